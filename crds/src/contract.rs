@@ -1,0 +1,291 @@
+//! The contract between operator and proxy: what a mesh compiles into, and how it is written and read; no decisions.
+//!
+//! A ConfigMap (or a directory) holds one document per key. A document is YAML and ends with the line `...`, YAML's own
+//! end-of-document marker, without which a reader takes it for half-written and refuses it. Fields that a reader does
+//! not know are reported and tolerated, so that operator and proxy may differ by one minor version in either direction;
+//! a document whose `version` is above [`CONTRACT_VERSION`] is refused, since its meaning may have changed.
+//!
+//! | document | ConfigMap | key | file under `--config-dir` |
+//! |---|---|---|---|
+//! | [`Bootstrap`] | `vicino-<mesh>` | `bootstrap.yaml` | `bootstrap.yaml` |
+//! | [`CompiledRoute`] | `vicino-<mesh>-routes-<namespace>[-n]` | `<service>.yaml` | `routes/<namespace>/<service>.yaml` |
+//! | [`CompiledNode`] | `vicino-<mesh>-nodes[-n]` | `<node>.yaml` | `nodes/<node>.yaml` |
+
+use std::collections::BTreeMap;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// The version that this code writes, and the highest that it reads.
+pub const CONTRACT_VERSION: i32 = 1;
+
+/// One document longer than this is refused, in bytes.
+pub const DOCUMENT_BYTES_MAX: usize = 256 * 1024;
+
+/// The proxy's bootstrap: what it must know before it reads anything else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Bootstrap {
+    /// See [`CONTRACT_VERSION`].
+    pub version: i32,
+    /// Name of the mesh.
+    pub mesh: String,
+    /// DNS domain of the cluster.
+    pub cluster_domain: String,
+    /// Worker threads; 0 is one per core.
+    pub workers: u32,
+    /// `error`, `warn`, `info` or `debug`.
+    pub log_level: String,
+    /// Seconds that a stopping proxy gives open requests.
+    pub drain_seconds: u32,
+}
+
+/// What calls to one Service get.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CompiledRoute {
+    /// See [`CONTRACT_VERSION`].
+    pub version: i32,
+    /// Namespace of the Service.
+    pub namespace: String,
+    /// Name of the Service.
+    pub service: String,
+    /// Generation of the MeshRoute that this was compiled from; 0 while there is none yet.
+    pub generation: i64,
+    /// Cluster IPs of the Service, empty for a headless one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cluster_ips: Vec<String>,
+    /// One entry per TCP port of the Service, in the Service's order.
+    pub ports: Vec<CompiledPort>,
+    /// Milliseconds for a connection to open.
+    pub connect_timeout_milliseconds: u32,
+    /// Milliseconds from head to the end of the response; 0 is no limit.
+    pub request_timeout_milliseconds: u32,
+    /// How often a call of which nothing was sent to an application may go to another endpoint.
+    pub requeues: u32,
+}
+
+/// A port of a Service, and where calls to it go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CompiledPort {
+    /// The Service's port number.
+    pub port: u16,
+    /// What is spoken on it.
+    pub protocol: CompiledProtocol,
+    /// By weight; at least one, and at least one weight above 0.
+    pub backends: Vec<CompiledBackend>,
+}
+
+/// What is spoken on a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CompiledProtocol {
+    /// HTTP/1.1.
+    #[serde(rename = "HTTP")]
+    Http,
+}
+
+/// Endpoints that calls go to: the pods behind one port of one Service of the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CompiledBackend {
+    /// Name of the Service whose EndpointSlices are meant.
+    pub service: String,
+    /// Its port number, for people and metrics.
+    pub port: u16,
+    /// Name of that port, as EndpointSlices carry it; empty for the only, unnamed port.
+    #[serde(default)]
+    pub port_name: String,
+    /// Relative share of the calls.
+    pub weight: u32,
+}
+
+/// One neighbourhood, as the others need to know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CompiledNode {
+    /// See [`CONTRACT_VERSION`].
+    pub version: i32,
+    /// Name of the node.
+    pub name: String,
+    /// Addresses of its proxy, IPv4 and IPv6; the first one that is reachable is used.
+    pub addresses: Vec<String>,
+    /// Port of its L2.
+    pub port: u16,
+    /// Zone; empty when unknown.
+    #[serde(default)]
+    pub zone: String,
+    /// Whether its proxy is ready; calls go to nodes that are not ready only when no other has an endpoint.
+    pub ready: bool,
+}
+
+/// Why a document is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ContractError {
+    /// Longer than [`DOCUMENT_BYTES_MAX`].
+    #[error("document has {0} bytes, at most {DOCUMENT_BYTES_MAX} are read")]
+    TooLong(usize),
+    /// The end-of-document marker is missing.
+    #[error("document does not end with a line `...`: it is half-written")]
+    HalfWritten,
+    /// Not YAML, or a field is missing or of another type.
+    #[error("document is not valid: {0}")]
+    Malformed(String),
+    /// From a newer operator.
+    #[error(
+        "document has contract version {found}, this proxy reads up to {CONTRACT_VERSION}: upgrade the proxy first"
+    )]
+    Newer {
+        /// The version that it says.
+        found: i64,
+    },
+    /// Well-formed, but it contradicts itself.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// Path of the field.
+        field: String,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+}
+
+/// A document that can be written and read.
+pub trait Document: Serialize + DeserializeOwned {
+    /// What the types alone cannot say; called by [`read`].
+    fn check(&self) -> Result<(), ContractError>;
+}
+
+impl Document for Bootstrap {
+    fn check(&self) -> Result<(), ContractError> {
+        not_empty("mesh", &self.mesh)?;
+        not_empty("clusterDomain", &self.cluster_domain)
+    }
+}
+
+impl Document for CompiledRoute {
+    fn check(&self) -> Result<(), ContractError> {
+        not_empty("namespace", &self.namespace)?;
+        not_empty("service", &self.service)?;
+        for (i, port) in self.ports.iter().enumerate() {
+            if port.port == 0 {
+                return Err(invalid(format!("ports[{i}].port"), "must be 1 to 65535"));
+            }
+            if self.ports[..i].iter().any(|p| p.port == port.port) {
+                return Err(invalid(format!("ports[{i}].port"), "must not be listed twice"));
+            }
+            if port.backends.iter().all(|b| b.weight == 0) {
+                return Err(invalid(
+                    format!("ports[{i}].backends"),
+                    "must have a backend with a weight above 0",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Document for CompiledNode {
+    fn check(&self) -> Result<(), ContractError> {
+        not_empty("name", &self.name)?;
+        for (i, address) in self.addresses.iter().enumerate() {
+            if address.parse::<std::net::IpAddr>().is_err() {
+                return Err(invalid(format!("addresses[{i}]"), "must be an IPv4 or IPv6 address"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn not_empty(field: &str, value: &str) -> Result<(), ContractError> {
+    if value.is_empty() { Err(invalid(field.to_owned(), "must not be empty")) } else { Ok(()) }
+}
+
+fn invalid(field: String, problem: &str) -> ContractError {
+    ContractError::Invalid { field, problem: problem.to_owned() }
+}
+
+/// Writes a document with its end marker.
+pub fn write<D: Document>(document: &D) -> String {
+    let mut text = serde_saphyr::to_string(document).expect("the contract's types are plain data");
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text.push_str("...\n");
+    text
+}
+
+/// What [`read`] found.
+#[derive(Debug)]
+pub struct Read<D> {
+    /// The document.
+    pub document: D,
+    /// Paths of fields that this version does not know, in order; to be reported, not refused.
+    pub unknown: Vec<String>,
+}
+
+/// Reads a document that [`write()`] (of this or a neighbouring version) wrote.
+pub fn read<D: Document>(bytes: &[u8]) -> Result<Read<D>, ContractError> {
+    if bytes.len() > DOCUMENT_BYTES_MAX {
+        return Err(ContractError::TooLong(bytes.len()));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|e| ContractError::Malformed(e.to_string()))?;
+    let body = text.trim_end().strip_suffix("...").filter(|body| body.is_empty() || body.ends_with('\n'));
+    let body = body.ok_or(ContractError::HalfWritten)?;
+    let raw: serde_json::Value =
+        serde_saphyr::from_str(body).map_err(|e| ContractError::Malformed(e.to_string()))?;
+    if let Some(found) = raw.get("version").and_then(serde_json::Value::as_i64)
+        && found > i64::from(CONTRACT_VERSION)
+    {
+        return Err(ContractError::Newer { found });
+    }
+    let document: D = serde_saphyr::from_str(body).map_err(|e| ContractError::Malformed(e.to_string()))?;
+    document.check()?;
+    let known = serde_json::to_value(&document).expect("the contract's types are plain data");
+    let mut unknown = Vec::new();
+    collect_unknown(&raw, &known, "", &mut unknown);
+    Ok(Read { document, unknown })
+}
+
+/// Fields of `raw` that `known` does not have. A field that is skipped when empty is known only when it is not empty,
+/// so an empty one is never called unknown.
+fn collect_unknown(raw: &serde_json::Value, known: &serde_json::Value, path: &str, out: &mut Vec<String>) {
+    use serde_json::Value;
+    match (raw, known) {
+        (Value::Object(raw), Value::Object(known)) => {
+            for (name, value) in raw {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                let empty = value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+                match known.get(name) {
+                    Some(known) => collect_unknown(value, known, &path, out),
+                    None if empty => {}
+                    None => out.push(path),
+                }
+            }
+        }
+        (Value::Array(raw), Value::Array(known)) => {
+            for (i, (raw, known)) in raw.iter().zip(known).enumerate() {
+                collect_unknown(raw, known, &format!("{path}[{i}]"), out);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Digest of a ConfigMap's data: the first 16 hexadecimal digits of SHA-256 over keys and values, each preceded by its
+/// length. The operator annotates it, the proxy computes it over what it took in and reports it.
+pub fn digest(data: &BTreeMap<String, String>) -> String {
+    let mut hash = Sha256::new();
+    for (key, value) in data {
+        for part in [key, value] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part.as_bytes());
+        }
+    }
+    let bytes = hash.finalize();
+    let head = bytes.first_chunk::<8>().expect("SHA-256 has 32 bytes");
+    format!("{:016x}", u64::from_be_bytes(*head))
+}
+
+#[cfg(test)]
+mod tests;

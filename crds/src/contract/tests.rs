@@ -1,0 +1,176 @@
+//! The contract, golden: these documents are what released proxies read; a change here is a change for them.
+
+use super::*;
+use expect_test::{Expect, expect};
+use proptest::prelude::*;
+
+fn route() -> CompiledRoute {
+    CompiledRoute {
+        version: 1,
+        namespace: "demo".into(),
+        service: "quotes".into(),
+        generation: 3,
+        cluster_ips: vec!["10.0.0.7".into()],
+        ports: vec![CompiledPort {
+            port: 80,
+            protocol: CompiledProtocol::Http,
+            backends: vec![CompiledBackend {
+                service: "quotes".into(),
+                port: 80,
+                port_name: "http".into(),
+                weight: 1,
+            }],
+        }],
+        connect_timeout_milliseconds: 1000,
+        request_timeout_milliseconds: 0,
+        requeues: 1,
+    }
+}
+
+fn golden<D: Document + PartialEq + std::fmt::Debug>(document: &D, expected: &Expect) {
+    let text = write(document);
+    expected.assert_eq(&text);
+    let back = read::<D>(text.as_bytes()).unwrap();
+    assert_eq!(&back.document, document);
+    assert!(back.unknown.is_empty(), "{:?}", back.unknown);
+}
+
+#[test]
+fn golden_route() {
+    golden(
+        &route(),
+        &expect![[r#"
+        version: 1
+        namespace: demo
+        service: quotes
+        generation: 3
+        clusterIps:
+        - "10.0.0.7"
+        ports:
+        - port: 80
+          protocol: HTTP
+          backends:
+          - service: quotes
+            port: 80
+            portName: http
+            weight: 1
+        connectTimeoutMilliseconds: 1000
+        requestTimeoutMilliseconds: 0
+        requeues: 1
+        ...
+    "#]],
+    );
+}
+
+#[test]
+fn golden_node() {
+    let node = CompiledNode {
+        version: 1,
+        name: "node1".into(),
+        addresses: vec!["10.1.0.1".into(), "fd00::1".into()],
+        port: 4141,
+        zone: "zone-a".into(),
+        ready: true,
+    };
+    golden(
+        &node,
+        &expect![[r#"
+        version: 1
+        name: node1
+        addresses:
+        - "10.1.0.1"
+        - fd00::1
+        port: 4141
+        zone: zone-a
+        ready: true
+        ...
+    "#]],
+    );
+}
+
+#[test]
+fn golden_bootstrap() {
+    let bootstrap = Bootstrap {
+        version: 1,
+        mesh: "default".into(),
+        cluster_domain: "cluster.local".into(),
+        workers: 0,
+        log_level: "info".into(),
+        drain_seconds: 30,
+    };
+    golden(
+        &bootstrap,
+        &expect![[r#"
+        version: 1
+        mesh: default
+        clusterDomain: cluster.local
+        workers: 0
+        logLevel: info
+        drainSeconds: 30
+        ...
+    "#]],
+    );
+}
+
+fn refused(text: &str, expected: &Expect) {
+    expected.assert_eq(&read::<CompiledRoute>(text.as_bytes()).unwrap_err().to_string());
+}
+
+#[test]
+fn every_prefix_of_a_document_is_half_written() {
+    let text = write(&route());
+    for end in 0..text.len() - "...\n".len() {
+        assert!(read::<CompiledRoute>(&text.as_bytes()[..end]).is_err(), "{end} bytes were taken for whole");
+    }
+}
+
+#[test]
+fn a_newer_version_is_refused_and_an_unknown_field_reported() {
+    let text = write(&route());
+    refused(
+        &text.replace("version: 1", "version: 2"),
+        &expect!["document has contract version 2, this proxy reads up to 1: upgrade the proxy first"],
+    );
+    let text = text.replace("requeues: 1", "requeues: 1\nmirror:\n  percent: 3");
+    assert_eq!(read::<CompiledRoute>(text.as_bytes()).unwrap().unknown, ["mirror"]);
+    let text = text.replace("  protocol: HTTP\n", "  protocol: HTTP\n    color: red\n");
+    assert_eq!(read::<CompiledRoute>(text.as_bytes()).unwrap().unknown, ["mirror", "ports[0].color"]);
+}
+
+#[test]
+fn contradictions_are_named() {
+    let text = write(&route());
+    refused(
+        &text.replace("weight: 1", "weight: 0"),
+        &expect!["ports[0].backends: must have a backend with a weight above 0"],
+    );
+    refused(&text.replace("namespace: demo", "namespace: ''"), &expect!["namespace: must not be empty"]);
+}
+
+#[test]
+fn a_digest_separates_keys_from_values() {
+    let map = |pairs: &[(&str, &str)]| {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<BTreeMap<_, _>>()
+    };
+    assert_ne!(digest(&map(&[("a", "bc")])), digest(&map(&[("ab", "c")])));
+    assert_ne!(digest(&map(&[])), digest(&map(&[("", "")])));
+    assert_eq!(digest(&map(&[("a", "b")])).len(), 16);
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read(service in "[a-z][a-z0-9-]{0,20}", port in 1u16.., weight in 1u32.., name in "[ -~]{0,20}", requeues: u32) {
+        let mut route = route();
+        route.service = service;
+        route.requeues = requeues;
+        route.ports[0].port = port;
+        route.ports[0].backends[0].weight = weight;
+        route.ports[0].backends[0].port_name = name;
+        prop_assert_eq!(read::<CompiledRoute>(write(&route).as_bytes()).unwrap().document, route);
+    }
+
+    #[test]
+    fn reading_any_bytes_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = read::<CompiledRoute>(&bytes);
+    }
+}

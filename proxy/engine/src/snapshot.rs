@@ -1,0 +1,181 @@
+//! The one immutable picture that a request is served by: Services, endpoints, neighbourhoods, neighbours; plain data, swapped whole.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Name of a Service with its namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceName {
+    /// Namespace of the Service.
+    pub namespace: Arc<str>,
+    /// Name of the Service.
+    pub name: Arc<str>,
+}
+
+/// Everything that a request can ask for. Built off the workers, shared by them, never changed.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Grows by one with every swap in this process.
+    pub version: u64,
+    /// Name of the own node; empty in a snapshot that has not heard of it yet.
+    pub node: Arc<str>,
+    /// Addresses of the own node.
+    pub node_addresses: Vec<IpAddr>,
+    /// DNS domain of the cluster, for example `cluster.local`.
+    pub cluster_domain: Arc<str>,
+    /// Routes by namespace, then Service name (two levels, so that a lookup needs no allocation).
+    pub services: HashMap<Arc<str>, HashMap<Arc<str>, Arc<Service>>>,
+    /// Endpoints by namespace, then Service name.
+    pub endpoints: HashMap<Arc<str>, HashMap<Arc<str>, Arc<EndpointSet>>>,
+    /// The other neighbourhoods and the own one, by name.
+    pub nodes: HashMap<Arc<str>, Arc<Node>>,
+    /// The pods of the own neighbourhood by address: who may call L1, and as whom.
+    pub neighbours: HashMap<IpAddr, Arc<Neighbour>>,
+    /// Addresses of every other node, to tell a foreign caller at once.
+    pub foreign_addresses: HashMap<IpAddr, Arc<str>>,
+}
+
+/// A compiled route.
+#[derive(Debug, PartialEq)]
+pub struct Service {
+    /// Whose route this is.
+    pub name: ServiceName,
+    /// Ports that may be called.
+    pub ports: Vec<ServicePort>,
+    /// Nanoseconds that a connection may take to open.
+    pub connect_timeout_ns: u64,
+    /// Nanoseconds from head to the end of the response; 0 is no limit.
+    pub request_timeout_ns: u64,
+    /// How often a call of which nothing was sent to an application may be placed again.
+    pub requeues: u32,
+}
+
+/// A port of a Service.
+#[derive(Debug, PartialEq)]
+pub struct ServicePort {
+    /// The Service's port number.
+    pub port: u16,
+    /// Where calls go; weights not all 0.
+    pub backends: Vec<Backend>,
+}
+
+/// Pods behind one port of one Service.
+#[derive(Debug, PartialEq)]
+pub struct Backend {
+    /// The Service whose endpoints are meant, in the route's namespace.
+    pub service: ServiceName,
+    /// Its port number.
+    pub port: u16,
+    /// Name of that port in EndpointSlices; empty when unnamed.
+    pub port_name: Arc<str>,
+    /// Relative share.
+    pub weight: u32,
+}
+
+/// Endpoints of all ports of one Service.
+#[derive(Debug, Default, PartialEq)]
+pub struct EndpointSet {
+    /// By port name.
+    pub ports: BTreeMap<Arc<str>, PortEndpoints>,
+}
+
+/// Usable endpoints of one Service port: the ready ones, or, while there is none, those that still serve while they
+/// terminate (as kube-proxy does, KEP-1669).
+#[derive(Debug, Default, PartialEq)]
+pub struct PortEndpoints {
+    /// Nodes that have usable endpoints, in order of name. Includes the own node.
+    pub nodes: Vec<NodeEndpoints>,
+    /// Usable pods of the own node, in order of address.
+    pub local: Vec<Arc<PodSlot>>,
+    /// All endpoints that the slices list, for error messages.
+    pub listed: u32,
+}
+
+/// How many usable pods a node has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeEndpoints {
+    /// Name of the node.
+    pub node: Arc<str>,
+    /// Usable pods there, at least 1.
+    pub pods: u32,
+}
+
+/// One pod port of the own node. The same object lives on through snapshots while the pod does, so that its count stays exact.
+#[derive(Debug)]
+pub struct PodSlot {
+    /// Where it is dialled.
+    pub address: SocketAddr,
+    /// UID of the pod: an address that is reused is another slot. Empty when the slice does not name the pod.
+    pub uid: Arc<str>,
+    /// Calls that this proxy, all workers together, has open to it.
+    in_flight: AtomicU32,
+}
+
+impl PodSlot {
+    /// A slot with nothing in flight.
+    pub fn new(address: SocketAddr, uid: Arc<str>) -> Self {
+        Self { address, uid, in_flight: AtomicU32::new(0) }
+    }
+
+    /// Calls in flight now.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Counts a call in; the caller owes one [`PodSlot::release`].
+    pub fn acquire(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a call out.
+    pub fn release(&self) {
+        let before = self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        debug_assert!(before > 0, "every release follows an acquire");
+    }
+}
+
+impl PartialEq for PodSlot {
+    fn eq(&self, other: &Self) -> bool {
+        self.address == other.address && self.uid == other.uid
+    }
+}
+
+/// A neighbourhood.
+#[derive(Debug, PartialEq)]
+pub struct Node {
+    /// Name of the node.
+    pub name: Arc<str>,
+    /// Where its L2 listens, in order of preference.
+    pub addresses: Vec<SocketAddr>,
+    /// Zone; empty when unknown.
+    pub zone: Arc<str>,
+    /// Whether its proxy is ready.
+    pub ready: bool,
+}
+
+/// A pod of the own neighbourhood.
+#[derive(Debug, PartialEq)]
+pub struct Neighbour {
+    /// UID of the pod.
+    pub uid: Arc<str>,
+    /// Namespace: short names resolve there.
+    pub namespace: Arc<str>,
+    /// Name of the pod.
+    pub name: Arc<str>,
+    /// Service account that it runs as.
+    pub service_account: Arc<str>,
+}
+
+impl Snapshot {
+    /// The route of a Service.
+    pub fn service(&self, namespace: &str, name: &str) -> Option<&Arc<Service>> {
+        self.services.get(namespace)?.get(name)
+    }
+
+    /// Usable endpoints of one port of a Service.
+    pub fn endpoints(&self, namespace: &str, service: &str, port_name: &str) -> Option<&PortEndpoints> {
+        self.endpoints.get(namespace)?.get(service)?.ports.get(port_name)
+    }
+}
