@@ -133,7 +133,7 @@ fn a_newer_version_is_refused_and_an_unknown_field_reported() {
     );
     let text = text.replace("requeues: 1", "requeues: 1\nmirror:\n  percent: 3");
     assert_eq!(read::<CompiledRoute>(text.as_bytes()).unwrap().unknown, ["mirror"]);
-    let text = text.replace("  protocol: HTTP\n", "  protocol: HTTP\n    color: red\n");
+    let text = text.replace("  protocol: HTTP\n", "  protocol: HTTP\n  color: red\n");
     assert_eq!(read::<CompiledRoute>(text.as_bytes()).unwrap().unknown, ["mirror", "ports[0].color"]);
 }
 
