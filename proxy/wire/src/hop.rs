@@ -1,0 +1,28 @@
+//! `vicino-hop/1`: the framed, multiplexed protocol L1 → L2, as frames and as credit; `hop/SPEC.md` says what they mean in which order.
+//!
+//! Streams, deadlines and connections are the engine's: this module knows one frame at a time.
+
+mod credit;
+mod decode;
+mod encode;
+mod error;
+mod frame;
+mod reset;
+
+pub use credit::{CREDIT_MAX, ReceiveCredit, SendCredit};
+pub use decode::{decode, frame_len};
+pub use encode::{
+    encode_data, encode_data_start, encode_drain, encode_hello, encode_ping, encode_pong, encode_request,
+    encode_reset, encode_response, encode_trailers, encode_window,
+};
+pub use error::HopError;
+pub use frame::{
+    DEADLINE_MS_NONE, Destination, FRAME_HEADER_BYTES, Frame, Hello, Kind, PAYLOAD_BYTES_MAX, RequestFrame,
+    ResponseFrame,
+};
+pub use reset::Reset;
+
+/// The protocol's name in TLS ALPN.
+pub const ALPN: &[u8] = b"vicino-hop/1";
+/// The version that HELLO carries.
+pub const VERSION: u8 = 1;

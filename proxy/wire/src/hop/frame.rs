@@ -1,0 +1,166 @@
+//! Frames as plain data and their numbers; how they lie in bytes is `encode` and `decode`.
+
+use std::net::IpAddr;
+
+use super::Reset;
+use crate::head::{Framing, Headers, RequestHead, ResponseHead};
+
+/// Bytes of the header before each payload: length u16, type u8, flags u8, stream u32, big endian.
+pub const FRAME_HEADER_BYTES: usize = 8;
+/// Longest payload.
+pub const PAYLOAD_BYTES_MAX: usize = 65_535;
+/// `deadline_ms` of a call without a deadline.
+pub const DEADLINE_MS_NONE: u32 = 0;
+
+/// Flag: the sender's half of the stream ends with this frame.
+pub(super) const FLAG_END: u8 = 1;
+/// Bit of the type: whoever does not know it skips the frame.
+pub(super) const OPTIONAL: u8 = 0x80;
+
+/// Frame types.
+pub(super) mod kind {
+    pub(in crate::hop) const HELLO: u8 = 0x01;
+    pub(in crate::hop) const REQUEST: u8 = 0x02;
+    pub(in crate::hop) const RESPONSE: u8 = 0x03;
+    pub(in crate::hop) const DATA: u8 = 0x04;
+    pub(in crate::hop) const TRAILERS: u8 = 0x05;
+    pub(in crate::hop) const RESET: u8 = 0x06;
+    pub(in crate::hop) const WINDOW: u8 = 0x07;
+    pub(in crate::hop) const PING: u8 = 0x08;
+    pub(in crate::hop) const PONG: u8 = 0x09;
+    pub(in crate::hop) const DRAIN: u8 = 0x0a;
+    /// Late binding, set aside: nothing here sends or reads them yet, whoever gets one skips it.
+    pub(in crate::hop) const RESERVED: [(&str, u8); 4] =
+        [("RESERVE", 0x90), ("GRANT", 0x91), ("CANCEL", 0x92), ("LOAD", 0x93)];
+}
+
+/// One frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame<'a> {
+    /// First frame of each side.
+    Hello(Hello<'a>),
+    /// Opens a stream (dialer only).
+    Request {
+        /// Not 0; greater than every one before it.
+        stream: u32,
+        /// No body follows. Same as `request.framing.is_empty()`.
+        end: bool,
+        /// The call.
+        request: RequestFrame<'a>,
+    },
+    /// Answers a stream (listener only): any number of interim ones, then one that is final.
+    Response {
+        /// Not 0.
+        stream: u32,
+        /// No body follows. Same as `response.framing.is_empty()` unless it is interim, when it is false.
+        end: bool,
+        /// The answer.
+        response: ResponseFrame<'a>,
+    },
+    /// A part of a body; empty only with `end`.
+    Data {
+        /// Not 0.
+        stream: u32,
+        /// Last part.
+        end: bool,
+        /// Counts against the stream's credit.
+        bytes: &'a [u8],
+    },
+    /// Ends a body that has trailers.
+    Trailers {
+        /// Not 0.
+        stream: u32,
+        /// The trailers that may be forwarded.
+        headers: Headers<'a>,
+    },
+    /// Gives a stream up, both halves.
+    Reset {
+        /// Not 0.
+        stream: u32,
+        /// Why.
+        reason: Reset,
+    },
+    /// The peer may send so many more bytes on a stream.
+    Window {
+        /// Not 0.
+        stream: u32,
+        /// Not 0, at most [`super::CREDIT_MAX`].
+        credit: u32,
+    },
+    /// Asks for a PONG with the same number.
+    Ping(u64),
+    /// Answers a PING.
+    Pong(u64),
+    /// The listener takes no more streams on this connection; those that are open go on.
+    Drain,
+    /// A frame of a type that is not known here and marked optional: skip it.
+    Skipped {
+        /// Its type.
+        kind: u8,
+    },
+}
+
+/// What each side says first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hello<'a> {
+    /// How many streams the peer may have open at a time, at least 1.
+    pub max_streams: u32,
+    /// With how much credit each stream begins that the peer sends on, 1 to [`super::CREDIT_MAX`].
+    pub initial_window: u32,
+    /// Longest DATA payload that the peer may send, at least 1,024.
+    pub max_frame: u16,
+    /// Name of the node, 1 to 253 bytes of letters, digits, `-`, `.`.
+    pub node: &'a str,
+}
+
+/// What a stream carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A request and its response.
+    Http,
+    /// Bytes both ways, each half ending by itself.
+    Opaque,
+}
+
+/// Whom a call is for. The names are empty when `pod` alone says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Destination<'a> {
+    /// The Service's namespace, at most 63 bytes, a DNS label or empty.
+    pub namespace: &'a str,
+    /// The Service, at most 63 bytes, a DNS label or empty.
+    pub service: &'a str,
+    /// The Service's port, not 0.
+    pub port: u16,
+    /// Name of that port, at most 63 bytes, a DNS label or empty.
+    pub port_name: &'a str,
+    /// The only endpoint that may take the call.
+    pub pod: Option<IpAddr>,
+}
+
+/// A call: the payload of a REQUEST frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestFrame<'a> {
+    /// For whom it is.
+    pub to: Destination<'a>,
+    /// What the stream carries. With [`Kind::Opaque`] the head is [`RequestHead::opaque`]'s and the framing is `UntilClose`.
+    pub kind: Kind,
+    /// Milliseconds left when the frame was written, [`DEADLINE_MS_NONE`] for no deadline.
+    pub deadline_ms: u32,
+    /// How many hops the call has behind it; L1 writes 1 for a call from a pod that has none.
+    pub hops: u8,
+    /// The calling pod's address as L1 saw it.
+    pub caller: Option<IpAddr>,
+    /// The request's head.
+    pub head: RequestHead<'a>,
+    /// With [`Kind::Http`]: `None`, `Length` or `Chunked`.
+    pub framing: Framing,
+}
+
+/// An answer: the payload of a RESPONSE frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponseFrame<'a> {
+    /// The response's head. On an opaque stream: status 200, which says that the endpoint is connected.
+    pub head: ResponseHead<'a>,
+    /// How the body ends; `UntilClose` on an opaque stream.
+    pub framing: Framing,
+}

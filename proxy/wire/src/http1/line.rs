@@ -1,0 +1,1 @@
+//! Bytes, tokens and line ends.
