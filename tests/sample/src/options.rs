@@ -1,0 +1,57 @@
+//! Who this process is and how it behaves, from the command line and the downward API; no effects.
+
+use std::net::SocketAddr;
+
+use clap::{Parser, ValueEnum};
+
+/// One of the four services of the sample application.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "vicino-sample", version, about)]
+pub struct Options {
+    /// Which of the four services to be.
+    #[arg(long, value_enum)]
+    pub role: Role,
+    /// Address to listen on.
+    #[arg(long, default_value = "0.0.0.0:8080")]
+    pub listen: SocketAddr,
+    /// Seconds that it keeps accepting calls after SIGTERM, so that everybody has heard that it goes.
+    #[arg(long, default_value_t = 3)]
+    pub shutdown_delay_seconds: u64,
+    /// Seconds that open calls then get to finish.
+    #[arg(long, default_value_t = 20)]
+    pub finish_seconds: u64,
+    /// The proxy that calls go through, as `http://ADDRESS:PORT`; without one, calls go straight to the host named.
+    #[arg(long, env = "http_proxy")]
+    pub proxy: Option<String>,
+    /// Name of this pod, told in every answer.
+    #[arg(long, env = "POD_NAME", default_value = "")]
+    pub pod: String,
+    /// Name of the node that it runs on, told in every answer.
+    #[arg(long, env = "NODE_NAME", default_value = "")]
+    pub node: String,
+}
+
+/// The four services.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// What people open; calls `quotes`.
+    Web,
+    /// Picks a quote; calls `authors` and `ratings` at the same time.
+    Quotes,
+    /// Knows who said it.
+    Authors,
+    /// Knows how people liked it.
+    Ratings,
+}
+
+impl Role {
+    /// The name of its Service.
+    pub fn service(self) -> &'static str {
+        match self {
+            Self::Web => "web",
+            Self::Quotes => "quotes",
+            Self::Authors => "authors",
+            Self::Ratings => "ratings",
+        }
+    }
+}
