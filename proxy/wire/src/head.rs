@@ -3,8 +3,10 @@
 mod authority;
 mod headers;
 pub(crate) mod name;
+pub(crate) mod text;
 
 pub use authority::{AUTHORITY_BYTES_MAX, Authority};
+pub(crate) use headers::Span;
 pub use headers::{Header, Headers, HeadersIter};
 
 /// Most fields that one head may have, the ones that are taken out included.

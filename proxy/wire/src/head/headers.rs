@@ -160,7 +160,10 @@ pub(crate) fn split_hop_field(bytes: &[u8]) -> Option<(Header<'_>, &[u8])> {
 fn split_line(bytes: &[u8]) -> Option<(Header<'_>, &[u8])> {
     let colon = bytes.iter().position(|&b| b == b':')?;
     let end = colon + bytes[colon..].iter().position(|&b| b == b'\r')?;
-    Some((Header { name: &bytes[..colon], value: bytes[colon + 1..end].trim_ascii() }, bytes.get(end + 2..)?))
+    Some((
+        Header { name: &bytes[..colon], value: super::text::trim_blanks(&bytes[colon + 1..end]) },
+        bytes.get(end + 2..)?,
+    ))
 }
 
 impl<'a> IntoIterator for Headers<'a> {

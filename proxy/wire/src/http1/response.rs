@@ -1,7 +1,11 @@
 //! A response's head: status line and what frames its body, which depends on the request's method; it opens no body.
 
-use super::{BadResponse, Slots};
-use crate::head::{Framing, ResponseHead};
+use super::{
+    BadResponse, HEAD_BYTES_MAX, Reject, Slots,
+    fields::{Said, Sender, read_fields},
+    line::line_end,
+};
+use crate::head::{Framing, Headers, ResponseHead, text::text_len};
 
 /// A response whose head is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +28,81 @@ pub fn parse_response<'a>(
     slots: &'a mut Slots,
     to_method: &str,
 ) -> Result<Option<Response<'a>>, BadResponse> {
-    let _ = (buf, slots, to_method);
-    unimplemented!("next commit")
+    let head = &buf[..buf.len().min(HEAD_BYTES_MAX)];
+    let complete = match status_line(head)? {
+        Some(line) => read_fields(head, line.next, line.minor, Sender::Application, &mut slots.fields)?
+            .map(|said| (line, said)),
+        None => None,
+    };
+    let Some((line, said)) = complete else {
+        return if head.len() == HEAD_BYTES_MAX { Err(Reject::HeadTooLong.into()) } else { Ok(None) };
+    };
+    let (framing, declared_length) = frame_body(line.status, to_method, &said);
+    Ok(Some(Response {
+        head: ResponseHead {
+            status: line.status,
+            reason: line.reason,
+            minor: line.minor,
+            declared_length,
+            headers: Headers::of_spans(head, &slots.fields.kept),
+        },
+        framing,
+        keep_alive: framing != Framing::UntilClose && said.persists(line.minor),
+        len: said.end,
+    }))
+}
+
+/// RFC 9112 §6.3, and the length that a response without a body says of the body that it would have had.
+fn frame_body(status: u16, to_method: &str, said: &Said<'_>) -> (Framing, Option<u64>) {
+    let is_tunnel = to_method == "CONNECT" && (200..300).contains(&status);
+    if status < 200 || status == 204 || is_tunnel {
+        return (Framing::None, None);
+    }
+    if status == 304 || to_method == "HEAD" {
+        return (Framing::None, said.length);
+    }
+    match (said.chunked, said.length) {
+        (true, _) => (Framing::Chunked, None),
+        (false, Some(length)) => (Framing::Length(length), None),
+        (false, None) => (Framing::UntilClose, None),
+    }
+}
+
+/// `HTTP/1.minor SP status [SP reason] CRLF`.
+struct StatusLine<'a> {
+    status: u16,
+    reason: &'a [u8],
+    minor: u8,
+    next: usize,
+}
+
+fn status_line(head: &[u8]) -> Result<Option<StatusLine<'_>>, Reject> {
+    const NAME: &[u8] = b"HTTP/";
+    if !NAME.starts_with(&head[..head.len().min(NAME.len())]) {
+        return Err(Reject::BadStatusLine);
+    }
+    let Some((start, rest)) = head.split_first_chunk::<12>() else { return Ok(None) };
+    let minor = match &start[NAME.len()..9] {
+        b"1.1 " => 1,
+        b"1.0 " => 0,
+        [b'0'..=b'9', b'.', b'0'..=b'9', b' '] => return Err(Reject::BadVersion),
+        _ => return Err(Reject::BadStatusLine),
+    };
+    let &[hundreds @ b'1'..=b'9', tens @ b'0'..=b'9', ones @ b'0'..=b'9'] = &start[9..] else {
+        return Err(Reject::BadStatusLine);
+    };
+    let status = [hundreds, tens, ones].iter().fold(0, |status, digit| status * 10 + u16::from(digit - b'0'));
+    if status == 101 {
+        return Err(Reject::UnaskedUpgrade);
+    }
+    let (reason, end) = match rest.first() {
+        Some(b' ') => {
+            let reason = &rest[1..];
+            let reason = &reason[..text_len(reason)];
+            (reason, start.len() + 1 + reason.len())
+        }
+        _ => (&[][..], start.len()),
+    };
+    let next = line_end(head, end, Reject::BadStatusLine)?;
+    Ok(next.map(|next| StatusLine { status, reason, minor, next }))
 }
