@@ -108,7 +108,7 @@ async fn call(client: &Client, url: String, show_path: bool) -> Call {
                 Ok(page) if response.status().is_success() => call.page = Some(Box::new(page)),
                 Ok(_) => call.error = Some(format!("answered {}", response.status())),
                 Err(_) => {
-                    call.error = Some(header("vicino-error").unwrap_or_else(|| "not a page".to_owned()))
+                    call.error = header("vicino-error").or_else(|| Some("not a page".to_owned()));
                 }
             }
         }
