@@ -6,8 +6,8 @@ pub(crate) mod name;
 pub(crate) mod text;
 
 pub use authority::{AUTHORITY_BYTES_MAX, Authority};
-pub(crate) use headers::Span;
 pub use headers::{Header, Headers, HeadersIter};
+pub(crate) use headers::{Span, split_hop_field};
 
 /// Most fields that one head may have, the ones that are taken out included.
 pub const HEADERS_MAX: usize = 128;

@@ -7,7 +7,10 @@ mod decode;
 mod encode;
 mod error;
 mod frame;
+mod payload;
 mod reset;
+#[cfg(test)]
+mod spec;
 
 pub use credit::{CREDIT_MAX, ReceiveCredit, SendCredit};
 pub use decode::{decode, frame_len};
@@ -17,12 +20,10 @@ pub use encode::{
 };
 pub use error::HopError;
 pub use frame::{
-    DEADLINE_MS_NONE, Destination, FRAME_HEADER_BYTES, Frame, Hello, Kind, PAYLOAD_BYTES_MAX, RequestFrame,
-    ResponseFrame,
+    DEADLINE_MS_NONE, Destination, FRAME_HEADER_BYTES, Frame, HOP_HEADERS_MAX, Hello, Kind, MAX_FRAME_MIN,
+    NODE_BYTES_MAX, PAYLOAD_BYTES_MAX, RequestFrame, ResponseFrame, VERSION,
 };
 pub use reset::Reset;
 
 /// The protocol's name in TLS ALPN.
 pub const ALPN: &[u8] = b"vicino-hop/1";
-/// The version that HELLO carries.
-pub const VERSION: u8 = 1;

@@ -11,8 +11,6 @@
 //! A head that a parser returned borrows from the read buffer and from reusable storage ([`http1::Slots`]): parsing, stripping and
 //! encoding allocate nothing once that storage and the output buffer have grown.
 
-#![allow(dead_code, clippy::todo, reason = "signatures first, bodies in the next commits")]
-
 pub mod head;
 pub mod hop;
 pub mod http1;

@@ -1,6 +1,8 @@
-//! What ends a hop connection, or refuses to encode a frame; fixed words, nothing of what a peer sent.
+//! What ends a hop connection or one stream of it, or refuses to encode a frame; fixed words, nothing of what a peer sent.
 
-/// A violation of the protocol by the peer (close the connection), or, from an encoder, a frame that the protocol cannot carry.
+/// A violation of the protocol by the peer, or, from an encoder, a frame that the protocol cannot carry.
+///
+/// As the error of [`super::decode`] it ends the connection, as [`super::Frame::Malformed`] one stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HopError {
@@ -28,8 +30,8 @@ pub enum HopError {
     /// A field that belongs to one connection or frames a message, which a hop never carries.
     #[error("a head has a field that belongs to one connection")]
     ForbiddenHeader,
-    /// More fields than [`crate::head::HEADERS_MAX`].
-    #[error("a head has more than 128 fields")]
+    /// More fields than [`super::HOP_HEADERS_MAX`].
+    #[error("a head has more than 160 fields")]
     TooManyHeaders,
     /// END where a body must follow, or no END where none can.
     #[error("END contradicts the framing")]

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::Reset;
-use crate::head::{Framing, Headers, RequestHead, ResponseHead};
+use super::{HopError, Reset};
+use crate::head::{Framing, HEADERS_MAX, Headers, RequestHead, ResponseHead};
 
 /// Bytes of the header before each payload: length u16, type u8, flags u8, stream u32, big endian.
 pub const FRAME_HEADER_BYTES: usize = 8;
@@ -12,6 +12,17 @@ pub const PAYLOAD_BYTES_MAX: usize = 65_535;
 /// `deadline_ms` of a call without a deadline.
 pub const DEADLINE_MS_NONE: u32 = 0;
 
+/// Most fields of a head on the hop: those that a caller may send, and what proxies add.
+pub const HOP_HEADERS_MAX: usize = HEADERS_MAX + 32;
+/// The version that HELLO carries.
+pub const VERSION: u8 = 1;
+/// Smallest `max_frame` that a HELLO may say.
+pub const MAX_FRAME_MIN: u16 = 1024;
+/// Longest node name.
+pub const NODE_BYTES_MAX: usize = 253;
+
+/// What HELLO begins with.
+pub(super) const MAGIC: &[u8] = b"VICINO";
 /// Flag: the sender's half of the stream ends with this frame.
 pub(super) const FLAG_END: u8 = 1;
 /// Bit of the type: whoever does not know it skips the frame.
@@ -29,9 +40,42 @@ pub(super) mod kind {
     pub(in crate::hop) const PING: u8 = 0x08;
     pub(in crate::hop) const PONG: u8 = 0x09;
     pub(in crate::hop) const DRAIN: u8 = 0x0a;
-    /// Late binding, set aside: nothing here sends or reads them yet, whoever gets one skips it.
-    pub(in crate::hop) const RESERVED: [(&str, u8); 4] =
-        [("RESERVE", 0x90), ("GRANT", 0x91), ("CANCEL", 0x92), ("LOAD", 0x93)];
+}
+
+/// Fields of HELLO.
+pub(super) mod hello_field {
+    pub(in crate::hop) const MAX_STREAMS: u8 = 1;
+    pub(in crate::hop) const INITIAL_WINDOW: u8 = 2;
+    pub(in crate::hop) const MAX_FRAME: u8 = 3;
+    pub(in crate::hop) const NODE: u8 = 4;
+}
+
+/// How a head says its framing.
+pub(super) mod framing_tag {
+    pub(in crate::hop) const NONE: u8 = 0;
+    pub(in crate::hop) const LENGTH: u8 = 1;
+    pub(in crate::hop) const CHUNKED: u8 = 2;
+    pub(in crate::hop) const UNTIL_CLOSE: u8 = 3;
+    /// No body, and the length that it would have had.
+    pub(in crate::hop) const NONE_DECLARED: u8 = 4;
+}
+
+/// Flags of a REQUEST's payload.
+pub(super) mod request_flag {
+    pub(in crate::hop) const ACCEPTS_TRAILERS: u8 = 1;
+}
+
+/// The number of what a stream carries.
+pub(super) fn kind_tag(kind: Kind) -> u8 {
+    match kind {
+        Kind::Http => 0,
+        Kind::Opaque => 1,
+    }
+}
+
+/// What the stream of that number carries.
+pub(super) fn kind_from_tag(tag: u8) -> Option<Kind> {
+    [Kind::Http, Kind::Opaque].into_iter().find(|kind| kind_tag(*kind) == tag)
 }
 
 /// One frame.
@@ -93,6 +137,14 @@ pub enum Frame<'a> {
     Pong(u64),
     /// The listener takes no more streams on this connection; those that are open go on.
     Drain,
+    /// A REQUEST, RESPONSE or TRAILERS with a fault inside: answer with RESET [`Reset::Protocol`] on this stream. Nobody else's stream suffers from
+    /// what one call carried; a malformed REQUEST uses up its stream number.
+    Malformed {
+        /// Not 0.
+        stream: u32,
+        /// What is wrong.
+        fault: HopError,
+    },
     /// A frame of a type that is not known here and marked optional: skip it.
     Skipped {
         /// Its type.
