@@ -3,9 +3,11 @@
 //!
 //! Reading order: [`options`] says who it is, [`serve`] owns the listener and an orderly end, [`answer`] picks the
 //! endpoint, [`role`] is what `/` says, [`client`] makes the calls, [`body`] are the streams.
+//! [`calls`] is the other thing that the binary can do: call, and sum up.
 
 pub mod answer;
 pub mod body;
+pub mod calls;
 pub mod client;
 pub mod options;
 pub mod role;

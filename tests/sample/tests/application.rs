@@ -1,5 +1,7 @@
 //! The four services together, through a proxy that stands in for the mesh: it knows services by name and nothing else.
 
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -18,9 +20,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use vicino_sample::client::Client;
-use vicino_sample::options::Options;
+use vicino_sample::options::{Arguments, Command};
 use vicino_sample::role::Page;
-use vicino_sample::serve;
+use vicino_sample::{calls, serve};
 
 /// Everything here ends within this.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -37,7 +39,9 @@ async fn start(role: &str, proxy: SocketAddr) -> Running {
     let address = listener.local_addr().unwrap();
     let proxy = format!("http://{proxy}");
     let arguments = ["x", "--role", role, "--proxy", &proxy, "--pod", role, "--node", "node-1"];
-    let options = Options::parse_from(arguments.iter().copied().chain(["--shutdown-delay-seconds", "3"]));
+    let options = Arguments::parse_from(arguments.iter().copied().chain(["--shutdown-delay-seconds", "3"]))
+        .serve
+        .unwrap();
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     tasks.spawn(serve::run(listener, options, stop.clone().cancelled_owned()));
     tasks.close();
@@ -90,6 +94,22 @@ async fn a_page_says_which_pod_answered_each_call() {
     let asked: Vec<_> =
         quotes.calls.iter().map(|c| (c.status, c.page.as_ref().unwrap().pod.as_str())).collect();
     assert_eq!((quotes.pod.as_str(), asked), ("quotes", vec![(200, "authors"), (200, "ratings")]));
+}
+
+#[tokio::test]
+async fn the_caller_sums_up() {
+    let (running, _mesh) = application().await;
+    let url = format!("http://{}/", running["web"].address);
+    let call = |arguments: &[&str]| {
+        let arguments = ["x", "call", &url].into_iter().chain(arguments.iter().copied());
+        match Arguments::parse_from(arguments).command.unwrap() {
+            Command::Call(options) => calls::run(options),
+        }
+    };
+    let outcome = call(&["--count", "30"]).await;
+    assert_eq!((outcome.succeeded, outcome.failed, outcome.seen["from node-1"]), (30, 0, 30), "{outcome}");
+    let answer = call(&[]).await.to_string();
+    assert!(answer.starts_with("200 OK\nx-pod: web\nx-node: node-1\n\n{"), "{answer}");
 }
 
 #[tokio::test]
