@@ -1,0 +1,44 @@
+//! Load generators: wrk for the closed loop, our own for the fixed rate and for idle connections; no process is started here.
+
+pub mod closed;
+pub mod exchange;
+pub mod fixed_rate;
+pub mod idle;
+
+use serde::{Deserialize, Serialize};
+
+/// What a load generator saw.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Load {
+    /// Requests that were answered.
+    pub requests: u64,
+    /// Requests without an answer or with another status than 200.
+    pub errors: u64,
+    /// Answers a second.
+    pub per_second: f64,
+    /// Median latency in microseconds.
+    pub p50_us: f64,
+    /// 99th percentile of the latency in microseconds.
+    pub p99_us: f64,
+}
+
+/// Why a load generator has no figures.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A system call of the generator itself failed.
+    #[error("cannot {0}")]
+    Io(&'static str, #[source] std::io::Error),
+    /// The target did not answer 200 in time.
+    #[error("no answer with status 200 from {target} within {seconds} s; last: {last}")]
+    NotReady {
+        /// Whom it called.
+        target: std::net::SocketAddr,
+        /// How long it tried.
+        seconds: u64,
+        /// What the last try gave.
+        last: String,
+    },
+    /// What wrk printed lacks a figure.
+    #[error("wrk's report has no {0}")]
+    Report(&'static str),
+}

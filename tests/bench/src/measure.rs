@@ -1,0 +1,303 @@
+//! One peer, once: starts backend and both proxies, asks for memory, closed loop and fixed rate, and ends them.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::clock;
+use crate::load::{Load, LoadError, closed};
+use crate::net::Nodes;
+use crate::options::{RunOptions, Target};
+use crate::peers::{self, Leg, Peer, PeerError, Role};
+use crate::prepare::Tools;
+use crate::process::{CommandLine, Conversation, ProcessError, Running, output};
+use crate::procfs::{self, Cpu, MachineStat};
+
+/// Seconds of load before anything is counted.
+const WARM_UP_SECONDS: u64 = 1;
+
+/// What one peer gave in one repetition.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Figures {
+    /// None without proxies.
+    pub memory: Option<Memory>,
+    /// As many requests as the peer can take.
+    pub closed: Measured,
+    /// A fixed rate.
+    pub fixed: Measured,
+}
+
+/// Resident memory of both proxies in KiB.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Memory {
+    /// After the first answer.
+    pub start_kib: u64,
+    /// While the idle connections are open.
+    pub idle_kib: u64,
+    /// Idle connections that could not be had.
+    pub failed: u32,
+}
+
+/// A load and what it cost.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Measured {
+    /// What the generator saw.
+    pub load: Load,
+    /// CPU seconds of both proxies per 100,000 requests; none without proxies.
+    pub cpu100k: Option<f64>,
+    /// The part of that in user code, from 0 to 1; the kernel samples it, so it is rough.
+    pub user_share: Option<f64>,
+    /// Cores that processes outside of this run kept busy meanwhile.
+    pub other_cores: f64,
+    /// Cores that the hypervisor took away meanwhile.
+    pub steal_cores: f64,
+}
+
+/// Why a peer has no figures in a repetition.
+#[derive(Debug, thiserror::Error)]
+pub enum MeasureError {
+    /// It could not be configured.
+    #[error("cannot configure {0}")]
+    Configure(&'static str, #[source] PeerError),
+    /// A program did not start or ended badly.
+    #[error("cannot run {0}")]
+    Run(&'static str, #[source] ProcessError),
+    /// A proxy or the backend ended.
+    #[error("{0}")]
+    Ended(String),
+    /// A load generator gave no figures.
+    #[error("cannot measure {0}")]
+    Load(&'static str, #[source] LoadError),
+    /// A load generator of ours wrote something else than figures.
+    #[error("{0} wrote no figures")]
+    Figures(&'static str, #[source] serde_json::Error),
+    /// A load generator of ours ended.
+    #[error("cannot talk to the idle connections")]
+    Idle(#[source] std::io::Error),
+    /// Not on Linux.
+    #[error("/proc/stat cannot be read")]
+    Procfs,
+}
+
+/// What all measurements of a run share.
+#[derive(Debug)]
+pub struct Bench<'a> {
+    /// The namespaces.
+    pub nodes: &'a Nodes,
+    /// The programs.
+    pub tools: &'a Tools,
+    /// Lengths and rates.
+    pub options: &'a RunOptions,
+    /// This program.
+    pub own: &'a Path,
+}
+
+impl Bench<'_> {
+    /// Measures `peer` once; its files go to a folder that is removed afterwards.
+    pub fn measure(&self, peer: Peer) -> Result<Figures, MeasureError> {
+        let folder = self.nodes.folder.join(peer.name());
+        // A backend that cannot write its files says so itself.
+        let _ = std::fs::create_dir_all(&folder);
+        let mut standing = self.start(peer, &folder)?;
+        let figures = self.figures(peer, &standing);
+        // A proxy that died explains a failure better than the generator's view of it.
+        let ended = standing.ended();
+        drop(standing);
+        let _ = std::fs::remove_dir_all(&folder);
+        match ended {
+            Some(ended) => Err(MeasureError::Ended(ended)),
+            None => figures,
+        }
+    }
+
+    fn start(&self, peer: Peer, folder: &Path) -> Result<Standing, MeasureError> {
+        let start = |line: &CommandLine, role: Role, label: &'static str| {
+            let namespace = self.namespace(role);
+            Running::start(line, namespace, folder, label).map_err(|e| MeasureError::Run(label, e))
+        };
+        let nginx = self.tools.nginx.clone().map_err(PeerError::Missing);
+        let backend = nginx.and_then(|nginx| peers::backend(&nginx, folder));
+        let backend = backend.map_err(|e| MeasureError::Configure("the backend", e))?;
+        let mut standing =
+            Standing { all: vec![("backend", start(&backend, Role::L2, "backend")?)], proxies: Vec::new() };
+        self.probe(&Peer::Direct.target(), &mut standing)?;
+        for leg in [Leg::l2(), Leg::l1()] {
+            let line = peer.proxy(&leg, self.tools, folder);
+            if let Some(line) = line.map_err(|e| MeasureError::Configure(leg.label(), e))? {
+                let proxy = start(&line, leg.role, leg.label())?;
+                standing.proxies.push(proxy.pid());
+                standing.all.push((leg.label(), proxy));
+            }
+        }
+        self.probe(&peer.target(), &mut standing)?;
+        Ok(standing)
+    }
+
+    fn figures(&self, peer: Peer, standing: &Standing) -> Result<Figures, MeasureError> {
+        let options = self.options;
+        let memory =
+            if standing.proxies.is_empty() { None } else { Some(self.memory(&peer.target(), standing)?) };
+        self.closed(peer, WARM_UP_SECONDS)?;
+        let closed = standing.watch(|| self.closed(peer, options.seconds))?;
+        let fixed = standing.watch(|| self.fixed(peer))?;
+        Ok(Figures { memory, closed, fixed })
+    }
+
+    fn closed(&self, peer: Peer, seconds: u64) -> Result<Load, MeasureError> {
+        let wrk = self.tools.wrk.clone().map_err(PeerError::Missing);
+        let wrk = wrk.map_err(|e| MeasureError::Configure("the closed loop", e))?;
+        let line =
+            CommandLine::new(&wrk, closed::arguments(&peer.target(), self.options.connections, seconds));
+        let report = output(&line, self.namespace(Role::L1)).map_err(|e| MeasureError::Run("wrk", e))?;
+        closed::parse(&report).map_err(|e| MeasureError::Load("the closed loop", e))
+    }
+
+    fn fixed(&self, peer: Peer) -> Result<Load, MeasureError> {
+        let options = self.options;
+        let numbers = [
+            ("--connections", u64::from(options.connections)),
+            ("--rate", u64::from(options.rate)),
+            ("--seconds", options.seconds),
+        ];
+        let line = self.own("fixed-rate", &peer.target(), &numbers);
+        let text =
+            output(&line, self.namespace(Role::L1)).map_err(|e| MeasureError::Run("the fixed rate", e))?;
+        serde_json::from_str(&text).map_err(|e| MeasureError::Figures("the fixed rate", e))
+    }
+
+    fn memory(&self, target: &Target, standing: &Standing) -> Result<Memory, MeasureError> {
+        let start_kib = procfs::tree_rss_kib(&standing.proxies);
+        let line = self.own("idle", target, &[("--connections", u64::from(self.options.idle))]);
+        let mut idle = Conversation::start(&line, self.namespace(Role::L1))
+            .map_err(|e| MeasureError::Run("the idle connections", e))?;
+        let mut failed = String::new();
+        BufReader::new(&mut idle.output).read_line(&mut failed).map_err(MeasureError::Idle)?;
+        let failed = failed.trim().parse().map_err(std::io::Error::other).map_err(MeasureError::Idle)?;
+        // What is given back with a delay counts as given back: the least within a second.
+        let mut idle_kib = u64::MAX;
+        let _ = clock::wait_for(Duration::from_secs(1), || {
+            idle_kib = idle_kib.min(procfs::tree_rss_kib(&standing.proxies));
+            None::<()>
+        });
+        Ok(Memory { start_kib, idle_kib, failed })
+    }
+
+    /// Waits until `target` answers, or says which process ended.
+    fn probe(&self, target: &Target, standing: &mut Standing) -> Result<(), MeasureError> {
+        let probed = output(&self.own("probe", target, &[]), self.namespace(Role::L1));
+        match (probed, standing.ended()) {
+            (_, Some(ended)) => Err(MeasureError::Ended(ended)),
+            (Err(e), None) => Err(MeasureError::Ended(format!("{e}; {}", standing.last_words()))),
+            (Ok(_), None) => Ok(()),
+        }
+    }
+
+    /// A step of this program, to be run inside a namespace.
+    fn own(&self, step: &str, target: &Target, numbers: &[(&str, u64)]) -> CommandLine {
+        let mut arguments = vec![step.to_owned(), "--address".to_owned(), target.address.to_string()];
+        arguments.extend(["--host".to_owned(), target.host.clone()]);
+        arguments.extend(numbers.iter().flat_map(|(name, n)| [(*name).to_owned(), n.to_string()]));
+        CommandLine::new(self.own, arguments)
+    }
+
+    fn namespace(&self, role: Role) -> &str {
+        match role {
+            Role::L1 => &self.nodes.caller,
+            Role::L2 => &self.nodes.callee,
+        }
+    }
+}
+
+/// The backend and the proxies of a measurement, as they run.
+struct Standing {
+    all: Vec<(&'static str, Running)>,
+    proxies: Vec<u32>,
+}
+
+impl Standing {
+    fn ended(&mut self) -> Option<String> {
+        self.all.iter_mut().find_map(|(label, process)| Some(format!("{label} {}", process.ended()?)))
+    }
+
+    fn last_words(&self) -> String {
+        let said = self.all.iter().map(|(label, process)| (label, process.last_words()));
+        let said =
+            said.filter(|(_, words)| !words.is_empty()).map(|(label, words)| format!("{label}: {words}"));
+        said.collect::<Vec<_>>().join("; ")
+    }
+
+    /// Runs a load and takes the difference that it makes.
+    fn watch(&self, load: impl FnOnce() -> Result<Load, MeasureError>) -> Result<Measured, MeasureError> {
+        let before = self.counters()?;
+        let load = load()?;
+        let after = self.counters()?;
+        Ok(measured(load, &before, &after, !self.proxies.is_empty()))
+    }
+
+    fn counters(&self) -> Result<Counters, MeasureError> {
+        Ok(Counters {
+            proxies: procfs::tree_cpu(&self.proxies),
+            run: procfs::tree_cpu(&[std::process::id()]),
+            machine: procfs::machine().ok_or(MeasureError::Procfs)?,
+            at: clock::now(),
+        })
+    }
+}
+
+/// What is read before and after a load.
+struct Counters {
+    proxies: Cpu,
+    /// This program and all that it started: proxies, backend, generators.
+    run: Cpu,
+    machine: MachineStat,
+    at: Instant,
+}
+
+fn measured(load: Load, before: &Counters, after: &Counters, proxies: bool) -> Measured {
+    let wall = (after.at - before.at).as_secs_f64();
+    let cpu = after.proxies.since(before.proxies);
+    let busy = procfs::seconds(after.machine.busy - before.machine.busy);
+    let other = busy - after.run.since(before.run).total();
+    #[expect(clippy::cast_precision_loss, reason = "a count of requests stays far below 2^52")]
+    let requests = load.requests.max(1) as f64;
+    Measured {
+        load,
+        cpu100k: proxies.then(|| cpu.total() / requests * 1e5),
+        user_share: proxies.then(|| cpu.user / cpu.total().max(1e-9)),
+        other_cores: other.max(0.0) / wall,
+        steal_cores: procfs::seconds(after.machine.steal - before.machine.steal) / wall,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cost_is_the_proxies_share_and_the_rest_of_the_machine_is_other_load() {
+        let at = clock::now();
+        let cpu = |user, system| Cpu { user, system };
+        let before = Counters {
+            proxies: cpu(1.0, 1.0),
+            run: cpu(10.0, 0.0),
+            machine: MachineStat { busy: 5_000, steal: 100 },
+            at,
+        };
+        let after = Counters {
+            proxies: cpu(1.5, 2.5),
+            run: cpu(16.0, 2.0),
+            machine: MachineStat { busy: 5_900, steal: 150 },
+            at: at + Duration::from_secs(5),
+        };
+        let load = Load { requests: 100_000, errors: 0, per_second: 20_000.0, p50_us: 1.0, p99_us: 1.0 };
+        let measured = measured(load, &before, &after, true);
+        let ticks = 100.0 / f64::from(u32::try_from(rustix::param::clock_ticks_per_second()).unwrap());
+        let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{a} is not {b}");
+        close(measured.cpu100k.unwrap(), 2.0);
+        close(measured.user_share.unwrap(), 0.25);
+        close(measured.other_cores, (9.0 * ticks - 8.0) / 5.0);
+        close(measured.steal_cores, 0.5 * ticks / 5.0);
+    }
+}
