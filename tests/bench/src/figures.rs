@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::measure::{Figures, Measured};
 use crate::peers::Peer;
+use crate::syscalls::Calls;
 
 /// More other load than this, in cores, disturbs a repetition.
 pub const DISTURBED_CORES: f64 = 0.2;
@@ -89,6 +90,8 @@ pub struct Summary {
     pub start_kib: Option<Spread>,
     /// With the idle connections.
     pub idle_kib: Option<Spread>,
+    /// System calls of L1 and L2 per request.
+    pub calls: Option<[Calls; 2]>,
     /// The first failure, if any repetition failed.
     pub failed: Option<String>,
 }
@@ -118,6 +121,7 @@ pub fn summarise(peer: Peer, samples: &[Sample]) -> Summary {
         rate_cpu100k: spread(&|f| f.fixed.cpu100k),
         start_kib: spread(&|f| Some(kib(f.memory?.start_kib))),
         idle_kib: spread(&|f| Some(kib(f.memory?.idle_kib))),
+        calls: figures.iter().find_map(|f| f.calls),
         failed: own.iter().find_map(|s| s.failed.clone()),
     }
 }
@@ -182,7 +186,7 @@ mod tests {
             steal_cores: 0.0,
         };
         let memory = Memory { start_kib: 100, idle_kib: 200, failed: 0 };
-        let figures = Figures { memory: Some(memory), closed: measured, fixed: measured };
+        let figures = Figures { memory: Some(memory), closed: measured, fixed: measured, calls: None };
         Sample { peer, repetition, figures: Some(figures), failed: None }
     }
 

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! [`prepare`] finds or installs what is needed, [`net`] makes the two nodes, [`peers`] says how each proxy is started,
-//! [`measure`] runs one peer once ([`process`], [`load`], [`procfs`]), [`figures`] reduces repetitions to medians, and
+//! [`measure`] runs one peer once ([`process`], [`load`], [`procfs`], [`syscalls`]), [`figures`] reduces repetitions to medians, and
 //! [`report`] prints them. Peers run in turn inside every repetition, so that a slow spell of the machine hits all of
 //! them alike; only figures of one run can be compared.
 
@@ -23,3 +23,4 @@ pub mod process;
 pub mod procfs;
 pub mod report;
 pub mod run;
+pub mod syscalls;

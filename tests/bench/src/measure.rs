@@ -14,9 +14,13 @@ use crate::peers::{self, Leg, Peer, PeerError, Role};
 use crate::prepare::Tools;
 use crate::process::{CommandLine, Conversation, ProcessError, Running, output};
 use crate::procfs::{self, Cpu, MachineStat};
+use crate::syscalls::{Calls, Counting, SyscallError};
 
 /// Seconds of load before anything is counted.
 const WARM_UP_SECONDS: u64 = 1;
+
+/// Seconds of load while system calls are counted.
+const COUNTING_SECONDS: u64 = 2;
 
 /// What one peer gave in one repetition.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -27,6 +31,8 @@ pub struct Figures {
     pub closed: Measured,
     /// A fixed rate.
     pub fixed: Measured,
+    /// System calls of L1 and L2 per request in a closed loop, where they were counted.
+    pub calls: Option<[Calls; 2]>,
 }
 
 /// Resident memory of both proxies in KiB.
@@ -76,6 +82,9 @@ pub enum MeasureError {
     /// A load generator of ours ended.
     #[error("cannot talk to the idle connections")]
     Idle(#[source] std::io::Error),
+    /// No system calls were counted.
+    #[error("cannot count system calls")]
+    Syscalls(#[source] SyscallError),
     /// Not on Linux.
     #[error("/proc/stat cannot be read")]
     Procfs,
@@ -96,12 +105,15 @@ pub struct Bench<'a> {
 
 impl Bench<'_> {
     /// Measures `peer` once; its files go to a folder that is removed afterwards.
-    pub fn measure(&self, peer: Peer) -> Result<Figures, MeasureError> {
+    pub fn measure(&self, peer: Peer, count_calls: bool) -> Result<Figures, MeasureError> {
         let folder = self.nodes.folder.join(peer.name());
         // A backend that cannot write its files says so itself.
         let _ = std::fs::create_dir_all(&folder);
         let mut standing = self.start(peer, &folder)?;
-        let figures = self.figures(peer, &standing);
+        let mut figures = self.figures(peer, &standing);
+        if let (true, Ok(figures)) = (count_calls, &mut figures) {
+            figures.calls = self.calls(peer, &standing, &folder)?;
+        }
         // A proxy that died explains a failure better than the generator's view of it.
         let ended = standing.ended();
         drop(standing);
@@ -142,7 +154,24 @@ impl Bench<'_> {
         self.closed(peer, WARM_UP_SECONDS)?;
         let closed = standing.watch(|| self.closed(peer, options.seconds))?;
         let fixed = standing.watch(|| self.fixed(peer))?;
-        Ok(Figures { memory, closed, fixed })
+        Ok(Figures { memory, closed, fixed, calls: None })
+    }
+
+    fn calls(
+        &self,
+        peer: Peer,
+        standing: &Standing,
+        folder: &Path,
+    ) -> Result<Option<[Calls; 2]>, MeasureError> {
+        let (Ok(strace), &[l2, l1]) = (&self.tools.strace, standing.proxies.as_slice()) else {
+            return Ok(None);
+        };
+        let l1 = Counting::attach(strace, l1, folder, "l1").map_err(MeasureError::Syscalls)?;
+        let l2 = Counting::attach(strace, l2, folder, "l2").map_err(MeasureError::Syscalls)?;
+        let requests = self.closed(peer, COUNTING_SECONDS)?.requests;
+        let l1 = l1.finish(requests).map_err(MeasureError::Syscalls)?;
+        let l2 = l2.finish(requests).map_err(MeasureError::Syscalls)?;
+        Ok(Some([l1, l2]))
     }
 
     fn closed(&self, peer: Peer, seconds: u64) -> Result<Load, MeasureError> {
@@ -213,6 +242,7 @@ impl Bench<'_> {
 /// The backend and the proxies of a measurement, as they run.
 struct Standing {
     all: Vec<(&'static str, Running)>,
+    /// Process ids of L2 and L1, in the order of their start.
     proxies: Vec<u32>,
 }
 

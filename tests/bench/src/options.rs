@@ -26,10 +26,10 @@ pub struct Options {
 #[derive(Debug, Args)]
 pub struct RunOptions {
     /// Repetitions; medians and minima are over these
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub reps: u32,
     /// Seconds of each load (closed loop, and fixed rate)
-    #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+    #[arg(long, value_name = "S", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub seconds: u64,
     /// Who is measured: vicino, haproxy (both wires), haproxy-h2, haproxy-h1, envoy, nginx, direct
     #[arg(long, value_name = "A,B", default_value = "vicino,haproxy,envoy,nginx,direct", value_parser = Peer::parse_list)]
@@ -43,6 +43,9 @@ pub struct RunOptions {
     /// Idle connections of the memory figure
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub idle: u32,
+    /// Also count system calls per request (strace), once a peer
+    #[arg(long)]
+    pub syscalls: bool,
     /// Writes every raw figure there
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

@@ -12,8 +12,8 @@ use crate::report::progress;
 const ENVOY_VERSION: &str = "1.40.0";
 
 /// Debian package of each program that the distribution has.
-const PACKAGES: [(&str, &str); 4] =
-    [("ip", "iproute2"), ("haproxy", "haproxy"), ("nginx", "nginx"), ("wrk", "wrk")];
+const PACKAGES: [(&str, &str); 5] =
+    [("ip", "iproute2"), ("haproxy", "haproxy"), ("nginx", "nginx"), ("wrk", "wrk"), ("strace", "strace")];
 
 /// Forbids that a package that is installed starts its service (Debian policy §9.3.3.1).
 const POLICY: &str = "/usr/sbin/policy-rc.d";
@@ -29,6 +29,8 @@ pub struct Tools {
     pub haproxy: Result<PathBuf, String>,
     /// Peer.
     pub envoy: Result<PathBuf, String>,
+    /// Counts system calls.
+    pub strace: Result<PathBuf, String>,
     /// Ours.
     pub vicino: Result<PathBuf, String>,
 }
@@ -50,6 +52,7 @@ pub fn prepare(options: &PrepareOptions) -> Tools {
         wrk: packaged("wrk"),
         nginx: packaged("nginx"),
         haproxy: packaged("haproxy"),
+        strace: packaged("strace"),
         envoy: envoy(options),
         vicino: vicino(options),
     }

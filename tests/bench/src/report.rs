@@ -8,6 +8,7 @@ use crate::figures::{DISTURBED_CORES, Sample, Spread, Summary, Verdict, ratios};
 use crate::machine::Machine;
 use crate::measure::Measured;
 use crate::options::RunOptions;
+use crate::syscalls::Calls;
 
 /// A line for whoever waits.
 #[expect(clippy::print_stderr, reason = "progress is for people and must not mix with the figures on stdout")]
@@ -86,6 +87,21 @@ pub fn tables(summaries: &[Summary], options: &RunOptions) {
             start.median / 1024.0,
             idle.median / 1024.0
         ));
+    }
+}
+
+/// The table of system calls, if they were counted.
+pub fn calls_table(summaries: &[Summary]) {
+    let counted: Vec<_> = summaries.iter().filter_map(|s| Some((s.peer, s.calls?))).collect();
+    if counted.is_empty() {
+        return;
+    }
+    say("\nsystem calls a request      writes   reads    waits    others");
+    for (peer, [l1, l2]) in counted {
+        for (role, calls) in [("L1", l1), ("L2", l2)] {
+            let Calls { writes, reads, waits, others } = calls;
+            say(&format!("{peer:<20} {role:<6} {writes:<8.2} {reads:<8.2} {waits:<8.2} {others:.2}"));
+        }
     }
 }
 

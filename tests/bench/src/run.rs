@@ -73,6 +73,9 @@ fn measure_all(options: &RunOptions) -> anyhow::Result<ExitCode> {
             bail!("nothing can be measured without {needed}: {reason}");
         }
     }
+    if let (true, Err(reason)) = (options.syscalls, &tools.strace) {
+        bail!("system calls cannot be counted: {reason}");
+    }
     let machine = Machine::here(&tools);
     report::heading(&machine, options);
     let (peers, skipped) = available(&options.peers.0, &tools);
@@ -94,6 +97,7 @@ fn measure_all(options: &RunOptions) -> anyhow::Result<ExitCode> {
         report.write(path).with_context(|| format!("cannot write {}", path.display()))?;
     }
     report::tables(&summaries, options);
+    report::calls_table(&summaries);
     report::remarks(&summaries, &samples, &skipped);
     say(&verdict.to_string());
     Ok(if options.gate && !verdict.pass { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -123,7 +127,8 @@ fn repeat(peers: &[Peer], options: &RunOptions, tools: &Tools) -> anyhow::Result
     for repetition in 1..=options.reps {
         for &peer in peers {
             let started = clock::now();
-            let measured = bench.measure(peer);
+            let count_calls = options.syscalls && repetition == options.reps;
+            let measured = bench.measure(peer, count_calls);
             let (figures, failed) = match measured {
                 Ok(figures) => (Some(figures), None),
                 Err(e) => (None, Some(format!("{:#}", anyhow::Error::from(e)))),
