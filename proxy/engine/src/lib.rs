@@ -1,3 +1,27 @@
 //! The data path without input and output: bytes and time go in, bytes and commands come out; no socket, no clock, no task.
+//!
+//! The map, in the order of one call's life:
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`core`] | one worker's state and the API towards whoever owns sockets and clock: [`core::Core`] |
+//! | [`snapshot`] | what a request is served by, swapped whole |
+//! | [`route`] | name and port → Service, port, backends |
+//! | [`balance`] | which backend, which node, which pod |
+//! | [`reply`] | our own answers: one table of reasons and statuses |
+//! | [`tally`] | counters that another thread may read |
+//! | [`deadline`] | time, and lazy deadlines |
+//!
+//! Inside, not public: connections of callers (`downstream`), of pods (`upstream`), of other neighbourhoods (`hop`), and the
+//! calls that join two of them (`exchange`).
 
+#![allow(dead_code, reason = "signatures first")]
+pub mod core;
+
+pub mod deadline;
+pub mod reply;
 pub mod snapshot;
+pub mod tally;
+
+pub use crate::core::{Command, ConnId, Core, CoreConfig, Event, Role};
+pub use crate::deadline::Time;

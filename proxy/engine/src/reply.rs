@@ -1,0 +1,222 @@
+//! Our own answers: the one table of reasons and statuses, and how they are written; it decides nothing.
+
+use vicino_wire::head::{Framing, Header, Headers, ResponseHead};
+use vicino_wire::hop::Reset;
+use vicino_wire::http1::write_response_head;
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $status:literal $word:literal $text:literal,)*) => {
+        /// Why a call gets an answer of our own.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason { $($(#[$doc])* $name,)* }
+
+        impl Reason {
+            /// All of them.
+            pub const ALL: [Reason; [$($status),*].len()] = [$(Reason::$name),*];
+
+            /// The status.
+            pub fn status(self) -> u16 {
+                match self { $(Reason::$name => $status,)* }
+            }
+
+            /// The word in `vicino-error`, metrics and logs.
+            pub fn word(self) -> &'static str {
+                match self { $(Reason::$name => $word,)* }
+            }
+
+            /// One sentence for people, the body of the answer.
+            pub fn text(self) -> &'static str {
+                match self { $(Reason::$name => $text,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The request breaks HTTP/1.1; the word in `vicino-error` is the rule's.
+    BadRequest = 400 "bad-request" "the request is not valid HTTP/1.1",
+    /// The caller is not of this neighbourhood.
+    NotANeighbour = 403 "not-a-neighbour" "this proxy serves the pods of its own node only",
+    /// The authority is not the name of a mesh Service.
+    NotInMesh = 403 "not-in-mesh" "the host is no Service of the mesh",
+    /// There is no such Service.
+    NoSuchService = 404 "no-such-service" "the mesh has no Service of this name",
+    /// The Service has no such port.
+    NoSuchPort = 404 "no-such-port" "the Service has no such port",
+    /// The head did not come in time.
+    HeadTimeout = 408 "head-timeout" "the request's head did not come in time",
+    /// Something of ours went wrong.
+    Internal = 500 "internal" "the proxy failed",
+    /// The application closed before its response was complete.
+    UpstreamClosed = 502 "upstream-closed" "the application closed the connection before it answered",
+    /// The application's response was malformed.
+    BadResponse = 502 "bad-response" "the application's response is not valid HTTP/1.1",
+    /// The other neighbourhood's proxy was lost with the call.
+    HopLost = 502 "hop-lost" "the connection to the application's node was lost",
+    /// The other proxy broke the protocol, or said that we did.
+    HopProtocol = 502 "hop-protocol" "the proxies misunderstood each other",
+    /// No usable endpoint.
+    NoEndpoint = 503 "no-endpoint" "the Service has no ready endpoint",
+    /// No endpoint took a connection.
+    ConnectFailed = 503 "connect-failed" "no endpoint of the Service took a connection",
+    /// A limit was reached.
+    Overloaded = 503 "overloaded" "a limit of the proxy is reached",
+    /// The proxy shuts down.
+    Draining = 503 "draining" "the proxy is shutting down",
+    /// The call was given up by the other side.
+    Cancelled = 503 "cancelled" "the call was given up",
+    /// The route's time is over.
+    Timeout = 504 "timeout" "the application did not answer in the time that the route allows",
+    /// The call passed too many proxies.
+    Loop = 508 "loop" "the call has passed too many proxies",
+    /// The endpoint is this proxy itself.
+    SelfCall = 508 "self-call" "the endpoint is the proxy itself",
+}
+
+impl Reason {
+    /// What L1 says when L2 gave a call up and it is not placed again.
+    pub fn of_reset(reset: Reset) -> Reason {
+        match reset {
+            Reset::Unprocessed | Reset::ConnectFailed => Reason::ConnectFailed,
+            Reset::NoEndpoint => Reason::NoEndpoint,
+            Reset::UpstreamClosed => Reason::UpstreamClosed,
+            Reset::BadResponse => Reason::BadResponse,
+            Reset::Timeout | Reset::DeadlineExpired => Reason::Timeout,
+            Reset::Cancelled => Reason::Cancelled,
+            Reset::Draining => Reason::Draining,
+            Reset::Protocol => Reason::HopProtocol,
+            Reset::Overloaded => Reason::Overloaded,
+            Reset::Internal => Reason::Internal,
+        }
+    }
+
+    /// What L2 says to L1.
+    pub fn to_reset(self) -> Reset {
+        match self {
+            Reason::NoEndpoint | Reason::NoSuchService | Reason::NoSuchPort => Reset::NoEndpoint,
+            Reason::ConnectFailed => Reset::ConnectFailed,
+            Reason::UpstreamClosed => Reset::UpstreamClosed,
+            Reason::BadResponse => Reset::BadResponse,
+            Reason::Timeout => Reset::DeadlineExpired,
+            Reason::Overloaded => Reset::Overloaded,
+            Reason::Draining => Reset::Draining,
+            Reason::Cancelled => Reset::Cancelled,
+            Reason::HopProtocol => Reset::Protocol,
+            _ => Reset::Internal,
+        }
+    }
+}
+
+/// What an answer of our own says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) word: &'static str,
+    pub(crate) text: &'static str,
+}
+
+impl From<Reason> for Reply {
+    fn from(reason: Reason) -> Reply {
+        Reply { status: reason.status(), word: reason.word(), text: reason.text() }
+    }
+}
+
+/// How the answer ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    /// The caller may send another request.
+    pub(crate) keep_alive: bool,
+    /// The request was HEAD: no body follows.
+    pub(crate) is_head: bool,
+    /// The caller speaks HTTP/1.0 and has to be told that it may send another request.
+    pub(crate) is_old: bool,
+}
+
+/// Appends an answer. One line of text, so that a person who tries with curl reads why.
+pub(crate) fn write_reply(out: &mut Vec<u8>, reply: Reply, manner: Manner) {
+    let kept = Header { name: b"connection", value: b"keep-alive" };
+    let fields = [
+        Header { name: b"vicino-error", value: reply.word.as_bytes() },
+        Header { name: b"content-type", value: b"text/plain" },
+        Header { name: b"via", value: b"1.1 vicino" },
+        kept,
+    ];
+    let said = if manner.keep_alive && manner.is_old { &fields[..] } else { &fields[..3] };
+    let length = (reply.word.len() + 2 + reply.text.len() + 1) as u64;
+    let head = ResponseHead {
+        status: reply.status,
+        reason: phrase(reply.status).as_bytes(),
+        minor: 1,
+        declared_length: Some(length),
+        headers: Headers::default(),
+    };
+    let framing = if manner.is_head { Framing::None } else { Framing::Length(length) };
+    write_response_head(out, &head, framing, said, manner.keep_alive);
+    if !manner.is_head {
+        for part in [reply.word, ": ", reply.text, "\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
+}
+
+fn phrase(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        403 => "Forbidden",
+        404 => "Not Found",
+        408 => "Request Timeout",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        508 => "Loop Detected",
+        _ => "Error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_status_with_a_phrase_and_a_word_of_its_own() {
+        let mut words: Vec<&str> = Reason::ALL.iter().map(|r| r.word()).collect();
+        words.sort_unstable();
+        words.dedup();
+        assert_eq!(words.len(), Reason::ALL.len());
+        for (i, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, i, "ALL is in order");
+            assert_ne!(phrase(reason.status()), "Error", "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_requeued_stays_so_on_its_way() {
+        for reset in Reset::ALL {
+            let again = Reason::of_reset(reset).to_reset();
+            assert_eq!(again.is_requeue_safe(), reset.is_requeue_safe(), "{reset:?} came back as {again:?}");
+        }
+    }
+
+    #[test]
+    fn a_reply_reads_well() {
+        let mut out = Vec::new();
+        let manner = Manner { keep_alive: false, is_head: false, is_old: false };
+        write_reply(&mut out, Reason::NotANeighbour.into(), manner);
+        expect![[r#"
+            HTTP/1.1 403 Forbidden
+            vicino-error: not-a-neighbour
+            content-type: text/plain
+            via: 1.1 vicino
+            Content-Length: 65
+            Connection: close
+
+            not-a-neighbour: this proxy serves the pods of its own node only
+        "#]]
+        .assert_eq(&String::from_utf8(out).unwrap().replace('\r', ""));
+    }
+}

@@ -1,0 +1,202 @@
+//! Counters that one worker writes and any thread may read; no labels, no text: whoever publishes them names them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::reply::Reason;
+use crate::snapshot::ServiceName;
+
+/// Upper bounds of the duration buckets in nanoseconds; one more bucket takes what is longer.
+pub const DURATION_BOUNDS_NS: [u64; 15] = [
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+    10_000_000_000,
+];
+
+/// Most Services that one worker counts apart, for each direction; calls to further ones are counted under an empty name.
+pub const SERVICES_MAX: usize = 10_000;
+
+/// A number that one thread writes (no locked instruction) and any thread reads.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// The value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(crate) fn add(&self, n: u64) {
+        self.0.store(self.get().wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// For numbers that go down as well.
+    #[inline]
+    pub(crate) fn sub(&self, n: u64) {
+        debug_assert!(self.get() >= n, "a gauge went below zero");
+        self.0.store(self.get().wrapping_sub(n), Ordering::Relaxed);
+    }
+}
+
+/// What went through connections of one sort.
+#[derive(Debug, Default)]
+pub struct ConnectionTally {
+    /// Opened ever.
+    pub opened: Counter,
+    /// Open now.
+    pub open: Counter,
+    /// Bytes read.
+    pub bytes_in: Counter,
+    /// Bytes written.
+    pub bytes_out: Counter,
+    /// Not taken because of a limit, or not connected.
+    pub refused: Counter,
+}
+
+/// Which side of a call a proxy was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// L1: a call of a pod of the own neighbourhood.
+    Outbound,
+    /// L2: a call that came over a hop to a pod of the own neighbourhood.
+    Inbound,
+}
+
+/// Calls to one Service in one direction.
+#[derive(Debug)]
+pub struct ServiceTally {
+    /// The Service.
+    pub service: ServiceName,
+    /// The side.
+    pub direction: Direction,
+    /// Finished calls by class of status; index 0: no status was sent (cut, cancelled, opaque).
+    pub by_class: [Counter; 6],
+    /// Durations from head to end, by [`DURATION_BOUNDS_NS`]; not cumulative.
+    pub durations: [Counter; DURATION_BOUNDS_NS.len() + 1],
+    /// Sum of the durations in nanoseconds.
+    pub duration_sum_ns: Counter,
+    /// Calls open now.
+    pub open: Counter,
+}
+
+impl ServiceTally {
+    fn new(service: ServiceName, direction: Direction) -> Self {
+        ServiceTally {
+            service,
+            direction,
+            by_class: Default::default(),
+            durations: Default::default(),
+            duration_sum_ns: Counter::default(),
+            open: Counter::default(),
+        }
+    }
+
+    /// Counts a finished call; `status` 0 when none was sent.
+    #[inline]
+    pub(crate) fn finish(&self, status: u16, duration_ns: u64) {
+        let class = usize::from(status / 100).min(self.by_class.len() - 1);
+        self.by_class[class].add(1);
+        let bucket = DURATION_BOUNDS_NS.partition_point(|bound| *bound < duration_ns);
+        self.durations[bucket].add(1);
+        self.duration_sum_ns.add(duration_ns);
+        self.open.sub(1);
+    }
+}
+
+/// Everything that one worker counts.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Connections of callers.
+    pub clients: ConnectionTally,
+    /// Connections to pods.
+    pub pods: ConnectionTally,
+    /// Hops that were dialled.
+    pub hops_dialed: ConnectionTally,
+    /// Hops that were accepted.
+    pub hops_accepted: ConnectionTally,
+    /// Streams open now, dialled and accepted.
+    pub streams_open: Counter,
+    /// Streams opened ever.
+    pub streams: Counter,
+    /// Calls placed again at another endpoint.
+    pub requeues: Counter,
+    /// Calls placed again because an idle connection had died.
+    pub stale_retries: Counter,
+    /// Callers whose request waits for their being known.
+    pub held: Counter,
+    /// Own answers by reason, in the order of [`Reason::ALL`].
+    pub replies: [Counter; Reason::ALL.len()],
+    /// Bytes in buffers, as of the last deadline looked at.
+    pub buffered: Counter,
+    services: Mutex<Vec<Arc<ServiceTally>>>,
+}
+
+impl Tally {
+    /// Every Service that was called so far.
+    pub fn services(&self) -> Vec<Arc<ServiceTally>> {
+        self.services.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The counters of a Service; made at first use. Takes a lock: for the first request of a Service under a snapshot only.
+    pub(crate) fn service(&self, service: &ServiceName, direction: Direction) -> Arc<ServiceTally> {
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = services.iter().find(|s| s.direction == direction && s.service == *service);
+        if let Some(found) = found {
+            return Arc::clone(found);
+        }
+        let service = if services.len() < 2 * SERVICES_MAX {
+            service.clone()
+        } else {
+            let overflow = ServiceName { namespace: "".into(), name: "".into() };
+            let found = services.iter().find(|s| s.direction == direction && s.service == overflow);
+            if let Some(found) = found {
+                return Arc::clone(found);
+            }
+            overflow
+        };
+        let block = Arc::new(ServiceTally::new(service, direction));
+        services.push(Arc::clone(&block));
+        block
+    }
+
+    pub(crate) fn reply(&self, reason: Reason) {
+        self.replies[reason as usize].add(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finished_call_is_in_one_class_and_one_bucket() {
+        let tally = Tally::default();
+        let name = ServiceName { namespace: "demo".into(), name: "web".into() };
+        let block = tally.service(&name, Direction::Outbound);
+        for (status, duration_ns) in [(200, 250_000), (404, 250_001), (0, u64::MAX / 4), (503, 0)] {
+            block.open.add(1);
+            block.finish(status, duration_ns);
+        }
+        let classes: Vec<u64> = block.by_class.iter().map(Counter::get).collect();
+        assert_eq!(classes, [1, 0, 1, 0, 1, 1]);
+        assert_eq!(block.durations[0].get(), 2);
+        assert_eq!(block.durations[1].get(), 1);
+        assert_eq!(block.durations[DURATION_BOUNDS_NS.len()].get(), 1);
+        assert_eq!(block.open.get(), 0);
+        assert!(Arc::ptr_eq(&block, &tally.service(&name, Direction::Outbound)));
+        assert!(!Arc::ptr_eq(&block, &tally.service(&name, Direction::Inbound)));
+    }
+}
