@@ -1,0 +1,171 @@
+//! `make demo`: from nothing to a mesh with an application in it, and what came of its calls; waits are bounded, and
+//! whatever was started stays for the next run.
+
+use std::fmt::Write as _;
+use std::io::{Write as _, stdout};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use vicino_cluster::Cluster;
+use vicino_cluster::images::Profile;
+use vicino_cluster::progress::Progress;
+
+use crate::kubectl::Kubectl;
+use crate::{boot, install};
+
+mod current;
+mod page;
+
+/// Name of the demo's cluster.
+const CLUSTER: &str = "vicino";
+/// Its nodes.
+const NODES: u8 = 3;
+/// The demo's namespace and its services, as config/demo has them.
+const NAMESPACE: &str = "demo";
+const SERVICES: [&str; 4] = ["authors", "quotes", "ratings", "web"];
+/// Calls that are made.
+const CALLS: &str = "500";
+
+const MESH_READY_MAX: Duration = Duration::from_mins(2);
+const ROLLOUT_SECONDS_MAX: &str = "--timeout=120s";
+const ROUTES_MAX: Duration = Duration::from_mins(1);
+
+/// Shows the mesh on a real Kubernetes of three nodes on this machine, or on the cluster that KUBECONFIG names.
+#[derive(Parser, Debug)]
+#[command(name = "vicino-demo", version, about)]
+pub struct Options {
+    /// What to do; without a word: up.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// `current` uses the cluster that KUBECONFIG names instead of booting one.
+    #[arg(long, env = "CLUSTER", default_value = "", global = true)]
+    pub cluster: String,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Boot what is missing, install what is missing, call, and show.
+    Up,
+    /// Take the cluster away, or, from the current one, what the demo put there.
+    Down,
+}
+
+/// Does it. Ctrl-C ends it at once and leaves what was started.
+pub async fn run(options: Options) -> Result<ExitCode> {
+    boot::show_progress();
+    let current = match options.cluster.as_str() {
+        "" => false,
+        "current" => true,
+        other => bail!("CLUSTER is {other:?}: say CLUSTER=current, or nothing to have a cluster booted"),
+    };
+    let work = async {
+        match (options.command.unwrap_or(Command::Up), current) {
+            (Command::Up, false) => up(&own().await?, false).await,
+            (Command::Up, true) => up(&current::cluster().await?, true).await,
+            (Command::Down, false) => down().await,
+            (Command::Down, true) => current::remove(&current::cluster().await?).await,
+        }
+    };
+    tokio::select! {
+        done = work => done.map(|()| ExitCode::SUCCESS),
+        pressed = tokio::signal::ctrl_c() => {
+            pressed.context("listen for Ctrl-C")?;
+            say("\nInterrupted. What was started stays: `make demo` goes on from there, `make demo-down` removes it.")?;
+            Ok(ExitCode::from(130))
+        }
+    }
+}
+
+async fn own() -> Result<Kubectl> {
+    let cluster = boot::cluster(CLUSTER, NODES, Some(Profile::Release)).await?;
+    Ok(Kubectl { program: cluster.kubectl_path(), kubeconfig: Some(cluster.kubeconfig_path()) })
+}
+
+async fn down() -> Result<()> {
+    let there = Cluster::remove(CLUSTER).await?;
+    say(if there { "The demo's cluster is gone." } else { "There is no demo cluster." })
+}
+
+async fn up(kubectl: &Kubectl, current: bool) -> Result<()> {
+    let progress = Progress::new();
+    install(kubectl, &progress).await?;
+    let calls = call(kubectl, &["http://web/", "--count", CALLS]).await.context("call the application")?;
+    let page = call(kubectl, &["http://web/?path=true", "--path"]).await.context("call the application")?;
+    progress.say(format!("made {CALLS} calls"));
+    say("\n$ kubectl get servicemeshes,meshroutes,meshnodes -A")?;
+    say(&kubectl.run(["get", "servicemeshes,meshroutes,meshnodes", "-A"]).await?)?;
+    say("One call, and the calls that it caused:")?;
+    say(&page::shown(&page)?)?;
+    say(&calls)?;
+    say(&next_steps(kubectl, current))
+}
+
+async fn install(kubectl: &Kubectl, progress: &Progress) -> Result<()> {
+    install::operator(kubectl).await?;
+    progress.say("operator available: kubectl apply -k config/default");
+    install::mesh(kubectl).await?;
+    kubectl.run(["apply", "-k", &install::config("demo")]).await.context("apply config/demo")?;
+    install::mesh_ready(kubectl, crate::fixture::MESH, MESH_READY_MAX).await?;
+    progress.say("mesh Ready: kubectl apply -f config/samples/servicemesh.yaml");
+    for service in SERVICES {
+        let deployment = format!("deployment/{service}");
+        let rollout = ["rollout", "status", &deployment, "-n", NAMESPACE, ROLLOUT_SECONDS_MAX];
+        kubectl.run(rollout).await.with_context(|| format!("wait for {deployment}"))?;
+    }
+    progress.say("application ready: kubectl apply -k config/demo");
+    routes_programmed(kubectl).await?;
+    progress.say(format!(
+        "all routes Programmed: kubectl wait -n {NAMESPACE} --for=condition=Programmed meshroute --all"
+    ));
+    Ok(())
+}
+
+/// Waits until each Service has a route, and each route is Programmed.
+async fn routes_programmed(kubectl: &Kubectl) -> Result<()> {
+    vicino_cluster::wait::until("a MeshRoute for each Service", ROUTES_MAX, async || {
+        let names = kubectl.run(["get", "meshroutes", "-n", NAMESPACE, "-o", "name"]).await?;
+        Ok(SERVICES.iter().all(|service| names.lines().any(|name| name.ends_with(&format!("/{service}")))))
+    })
+    .await?;
+    let seconds = format!("--timeout={}s", ROUTES_MAX.as_secs());
+    let wait = ["wait", "-n", NAMESPACE, "--for=condition=Programmed", "meshroutes", "--all", &seconds];
+    kubectl.run(wait).await.context("wait for the routes").map(drop)
+}
+
+/// Calls from a pod of `web`, as that application does.
+async fn call(kubectl: &Kubectl, arguments: &[&str]) -> Result<String> {
+    let exec = ["exec", "-n", NAMESPACE, "deployment/web", "--", "/vicino-sample", "call"];
+    let output = kubectl.output(exec.iter().chain(arguments)).await?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    // Calls that failed are part of what is shown; no calls at all are not.
+    if text.is_empty() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(text)
+}
+
+fn next_steps(kubectl: &Kubectl, current: bool) -> String {
+    let mut text = "To go on:\n".to_owned();
+    if let Some(path) = &kubectl.kubeconfig {
+        let folder = kubectl.program.parent().map(PathBuf::from).unwrap_or_default();
+        let _ = writeln!(text, "  export KUBECONFIG={}", path.display());
+        let _ = writeln!(text, "  export PATH={}:$PATH   # its kubectl", folder.display());
+    }
+    text += "  kubectl get vicino -A -o wide
+  kubectl explain servicemesh.spec
+  kubectl exec -n demo deployment/web -- /vicino-sample call http://quotes/ --path
+  kubectl exec -n demo deployment/web -- /vicino-sample call http://quotes/ --count 10000
+  kubectl scale -n demo deployment/quotes --replicas=8
+  kubectl apply -f config/samples/meshroute.yaml && kubectl wait -n demo --for=condition=Programmed meshroute/quotes
+";
+    text += if current { "  CLUSTER=current make demo-down" } else { "  make demo-down" };
+    text
+}
+
+fn say(text: &str) -> Result<()> {
+    writeln!(stdout(), "{text}").context("write to standard output")
+}

@@ -1,0 +1,49 @@
+//! Gets into the network namespace of a pod of a cluster on this machine; what is done there is the caller's.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio::process::Command;
+use tokio::sync::oneshot;
+
+/// The network namespace of a running container, by its id: that of any of its processes.
+pub fn of_container(id: &str) -> Result<PathBuf> {
+    let pids = fs::read_dir("/proc").context("list processes")?.flatten().map(|entry| entry.path());
+    let found = pids
+        .into_iter()
+        .find(|process| fs::read_to_string(process.join("cgroup")).is_ok_and(|cgroup| cgroup.contains(id)));
+    found.map(|process| process.join("ns/net")).with_context(|| format!("no process in container {id}"))
+}
+
+/// A command that runs `program` in a network namespace.
+pub fn command(netns: &Path, program: &str) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={}", netns.display())).arg(program).kill_on_drop(true);
+    command
+}
+
+/// Runs a future on a thread of its own whose sockets belong to a network namespace. The thread ends with the future;
+/// dropping the answer does not stop it, so `work` has to have an end.
+pub async fn inside<T, F>(netns: &Path, work: F) -> Result<T>
+where
+    T: Send + 'static,
+    F: AsyncFnOnce() -> T + Send + 'static,
+{
+    let file = fs::File::open(netns).with_context(|| format!("open {}", netns.display()))?;
+    let (answer, answered) = oneshot::channel();
+    let body = move || {
+        let enter = || -> Result<T> {
+            let kind = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(file.as_fd(), kind).context("enter the network namespace")?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            Ok(runtime.context("start the thread's runtime")?.block_on(work()))
+        };
+        // Nobody to tell means that the test has given up.
+        let _ = answer.send(enter());
+    };
+    std::thread::Builder::new().name("e2e-netns".to_owned()).spawn(body).context("start a thread")?;
+    answered.await.context("the thread in the network namespace panicked")?
+}

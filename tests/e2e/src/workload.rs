@@ -1,0 +1,218 @@
+//! Applications for scenarios: services of the sample application in a namespace of their own, and a caller on every node.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::ResourceExt;
+use kube::api::{Api, PostParams};
+use serde_json::{Value, json};
+
+use crate::caller::Caller;
+use crate::fixture::{Fixture, MESH};
+use crate::mesh;
+
+/// Marks namespaces of scenarios, so that what a failed one left is removed by the next.
+const LABEL: &str = "vicino-e2e.test/space";
+/// The sample application's image.
+pub const IMAGE: &str = "localhost/vicino-sample:dev";
+/// How long pods may take to be ready on a busy machine.
+pub const PODS_READY_MAX: Duration = Duration::from_mins(2);
+/// How long the mesh may take to serve what changed; the figure is measured in a scenario of its own.
+pub const EFFECT_MAX: Duration = Duration::from_mins(1);
+
+/// One Service and the Deployment behind it.
+#[derive(Clone, Debug)]
+pub struct App {
+    /// Name of both, and what the pods answer as when it is one of the sample application's roles.
+    pub name: String,
+    /// How many pods.
+    pub replicas: u32,
+    /// The node that they run on; `None` spreads them.
+    pub node: Option<String>,
+    /// Seconds that a pod goes on serving after SIGTERM.
+    pub shutdown_delay_seconds: u32,
+}
+
+impl App {
+    /// `replicas` pods, spread over the nodes.
+    pub fn new(name: &str, replicas: u32) -> Self {
+        Self { name: name.to_owned(), replicas, node: None, shutdown_delay_seconds: 3 }
+    }
+
+    /// On one node.
+    #[must_use]
+    pub fn on(self, node: &str) -> Self {
+        Self { node: Some(node.to_owned()), ..self }
+    }
+
+    fn role(&self) -> &str {
+        let role = ["web", "quotes", "ratings"].into_iter().find(|role| *role == self.name);
+        role.unwrap_or("authors")
+    }
+
+    /// The manifests.
+    pub fn manifests(&self) -> Vec<Value> {
+        let labels = json!({ "app": self.name });
+        let mut pod = pod_spec(self.role(), self.shutdown_delay_seconds);
+        match &self.node {
+            Some(node) => pod["nodeSelector"] = json!({ "kubernetes.io/hostname": node }),
+            None => {
+                pod["topologySpreadConstraints"] = json!([{
+                    "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway",
+                    "labelSelector": { "matchLabels": labels },
+                }]);
+            }
+        }
+        let deployment = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": self.name },
+            "spec": {
+                "replicas": self.replicas, "selector": { "matchLabels": labels },
+                "template": { "metadata": { "labels": labels }, "spec": pod },
+            },
+        });
+        vec![service(&self.name), deployment]
+    }
+}
+
+/// A Service on port 80 for the pods of the app of the same name.
+pub fn service(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": { "name": name },
+        "spec": { "selector": { "app": name }, "ports": [{ "name": "http", "port": 80, "targetPort": 8080 }] },
+    })
+}
+
+fn pod_spec(role: &str, shutdown_delay_seconds: u32) -> Value {
+    let field = |path: &str| json!({ "fieldRef": { "fieldPath": path } });
+    json!({
+        "terminationGracePeriodSeconds": 30,
+        "containers": [{
+            "name": "app", "image": IMAGE, "imagePullPolicy": "Never",
+            "args": ["--role", role, "--shutdown-delay-seconds", shutdown_delay_seconds.to_string()],
+            "env": [
+                { "name": "POD_NAME", "valueFrom": field("metadata.name") },
+                { "name": "NODE_NAME", "valueFrom": field("spec.nodeName") },
+                { "name": "NODE_IP", "valueFrom": field("status.hostIP") },
+                { "name": "http_proxy", "value": "http://$(NODE_IP):4140" },
+            ],
+            "readinessProbe": { "httpGet": { "path": "/healthz", "port": 8080 }, "periodSeconds": 1 },
+            "resources": { "requests": { "cpu": "5m", "memory": "8Mi" } },
+        }],
+    })
+}
+
+/// A pod on every node, to call from.
+fn callers() -> Value {
+    let labels = json!({ "app": "caller" });
+    json!({
+        "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": { "name": "caller" },
+        "spec": {
+            "selector": { "matchLabels": labels },
+            "template": { "metadata": { "labels": labels }, "spec": pod_spec("web", 0) },
+        },
+    })
+}
+
+/// Several manifests as one document for kubectl.
+pub fn list(manifests: &[Value]) -> String {
+    json!({ "apiVersion": "v1", "kind": "List", "items": manifests }).to_string()
+}
+
+/// A namespace of one scenario.
+#[derive(Debug)]
+pub struct Space<'a> {
+    /// The cluster that it is in.
+    pub fixture: &'a Fixture,
+    /// Its name.
+    pub name: String,
+    /// A caller on each node, in order of the nodes.
+    pub callers: Vec<Caller>,
+}
+
+impl<'a> Space<'a> {
+    /// A new namespace in the mesh, with `apps` and a caller on every node; returns when each caller reaches each app.
+    pub async fn new(fixture: &'a Fixture, what: &str, apps: &[App]) -> Result<Self> {
+        let name = create(fixture, what, Some(MESH)).await?;
+        let mut space = Self { fixture, name, callers: Vec::new() };
+        let manifests: Vec<_> = apps.iter().flat_map(App::manifests).chain([callers()]).collect();
+        space.apply(&list(&manifests)).await?;
+        for app in apps {
+            space.pods_ready(&app.name, app.replicas as usize).await?;
+        }
+        let nodes = fixture.nodes();
+        space.pods_ready("caller", nodes.len()).await?;
+        for pod in fixture.pods(&space.name, "app=caller").await? {
+            space.callers.push(Caller::of(&pod)?);
+        }
+        space.callers.sort_by(|a, b| a.node.cmp(&b.node));
+        ensure!(space.callers.iter().map(|c| &c.node).eq(&nodes), "a caller on every node");
+        for app in apps {
+            mesh::programmed(fixture, &space.name, &app.name).await?;
+            space.reachable(&app.name).await?;
+        }
+        Ok(space)
+    }
+
+    /// The caller on a node.
+    pub fn caller(&self, node: &str) -> &Caller {
+        self.callers.iter().find(|caller| caller.node == node).expect("there is a caller on every node")
+    }
+
+    /// Applies manifests to this namespace.
+    pub async fn apply(&self, manifests: &str) -> Result<String> {
+        self.fixture.kubectl.run_with(["apply", "-n", &self.name, "-f", "-"], manifests).await
+    }
+
+    /// kubectl in this namespace.
+    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        self.fixture.kubectl.run(["-n", &self.name].iter().chain(arguments)).await
+    }
+
+    /// Waits until `count` pods of an app are ready and no other is left.
+    pub async fn pods_ready(&self, app: &str, count: usize) -> Result<()> {
+        let label = format!("app={app}");
+        let what = format!("{count} ready pods of {app} in {}", self.name);
+        self.fixture
+            .until(&what, PODS_READY_MAX, async || {
+                let pods = self.fixture.pods(&self.name, &label).await?;
+                Ok(pods.len() == count && pods.iter().all(is_ready))
+            })
+            .await
+    }
+
+    /// Waits until each caller's calls to a Service are answered.
+    pub async fn reachable(&self, service: &str) -> Result<()> {
+        for caller in &self.callers {
+            caller.reaches(&format!("http://{service}/healthz"), EFFECT_MAX).await?;
+        }
+        Ok(())
+    }
+
+    /// Has the namespace deleted, without waiting for it: the next scenario has one of its own.
+    pub async fn leave(self) -> Result<()> {
+        self.fixture.kubectl.run(["delete", "namespace", &self.name, "--wait=false"]).await.map(drop)
+    }
+}
+
+/// Whether a pod is ready and not on its way out.
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let ready = conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+    ready && pod.metadata.deletion_timestamp.is_none()
+}
+
+/// A new namespace, in `mesh` if one is given. What earlier scenarios left goes.
+pub async fn create(fixture: &Fixture, what: &str, mesh: Option<&str>) -> Result<String> {
+    let left = ["delete", "namespaces", "--wait=false", "--ignore-not-found", "--selector", LABEL];
+    fixture.kubectl.run(left).await?;
+    let mut labels = json!({ LABEL: what });
+    if let Some(mesh) = mesh {
+        labels[vicino_crds::names::LABEL_MESH] = json!(mesh);
+    }
+    let namespace = json!({ "metadata": { "generateName": format!("e2e-{what}-"), "labels": labels } });
+    let namespace: Namespace = serde_json::from_value(namespace).expect("a constant manifest is valid");
+    let api = Api::<Namespace>::all(fixture.client.clone());
+    let made = api.create(&PostParams::default(), &namespace).await.context("create a namespace")?;
+    Ok(made.name_any())
+}
