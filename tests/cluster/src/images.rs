@@ -119,11 +119,23 @@ pub async fn build_product(
         }
         let archive = archives.join(format!("{package}.tar"));
         let image = format!("localhost/{package}:dev");
-        buildah.archive(target, &image, &archive).await?;
-        progress.say(format!("built {image}: {}", archive.display()));
+        // An archive is kept while nothing that went into it changed, so that clusters need not load it again.
+        let (note, made_from) = (archive.with_extension("made-from"), made_from(&programs, files, &recipe));
+        if !(archive.is_file() && fs::read_to_string(&note).is_ok_and(|noted| noted == made_from)) {
+            buildah.archive(target, &image, &archive).await?;
+            fs::write(&note, made_from).with_context(|| format!("write {}", note.display()))?;
+            progress.say(format!("built {image}: {}", archive.display()));
+        }
         paths.push(archive);
     }
     Ok(paths)
+}
+
+/// The programs and the recipe, each with the time of its last change.
+fn made_from(programs: &Path, files: &[&str], recipe: &Path) -> String {
+    let paths = files.iter().map(|file| programs.join(file)).chain([recipe.to_owned()]);
+    let changed = |path: &Path| fs::metadata(path).and_then(|data| data.modified());
+    paths.map(|path| format!("{} {:?}\n", path.display(), changed(&path))).collect()
 }
 
 /// Builds `packages` with everything linked in; the folder of the programs.
