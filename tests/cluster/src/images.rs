@@ -135,7 +135,7 @@ pub async fn build_product(
 fn made_from(programs: &Path, files: &[&str], recipe: &Path) -> String {
     let paths = files.iter().map(|file| programs.join(file)).chain([recipe.to_owned()]);
     let changed = |path: &Path| fs::metadata(path).and_then(|data| data.modified());
-    paths.map(|path| format!("{} {:?}\n", path.display(), changed(&path))).collect()
+    paths.map(|path| format!("{} {:?}", path.display(), changed(&path))).collect::<Vec<_>>().join("\n")
 }
 
 /// Builds `packages` with everything linked in; the folder of the programs.
