@@ -1,26 +1,40 @@
 //! Which bytes tokens, field values and targets are made of; the only tables of such kind, for both wires.
 
 /// Letters, digits and ``!#$%&'*+-.^_`|~`` (RFC 9110 §5.6.2).
-static TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
+/// 0 for these, 1 for all others.
+static NO_TOKEN: [u8; 256] = {
+    let mut table = [1; 256];
     let others = b"!#$%&'*+-.^_`|~";
     let mut i = 0;
     while i < others.len() {
-        table[others[i] as usize] = true;
+        table[others[i] as usize] = 0;
         i += 1;
     }
     let mut byte = 0;
     while byte < 256 {
-        table[byte] |= (byte as u8).is_ascii_alphanumeric();
+        if (byte as u8).is_ascii_alphanumeric() {
+            table[byte] = 0;
+        }
         byte += 1;
     }
     table
 };
 
-/// How many bytes at the start are token bytes.
+/// How many bytes at the start are token bytes. Eight at a time without a branch for each, since where a name ends is not to be predicted.
 #[inline]
 pub(crate) fn token_len(bytes: &[u8]) -> usize {
-    bytes.iter().position(|&b| !TOKEN[usize::from(b)]).unwrap_or(bytes.len())
+    let mut at = 0;
+    while let Some((chunk, _)) = bytes[at..].split_first_chunk::<8>() {
+        let mut ends = 0;
+        for (i, byte) in chunk.iter().enumerate() {
+            ends |= NO_TOKEN[usize::from(*byte)] << i;
+        }
+        if ends != 0 {
+            return at + ends.trailing_zeros() as usize;
+        }
+        at += 8;
+    }
+    bytes[at..].iter().position(|&b| NO_TOKEN[usize::from(b)] != 0).map_or(bytes.len(), |found| at + found)
 }
 
 /// Whether it is a token: not empty, token bytes only.
@@ -105,6 +119,18 @@ mod tests {
                 let mut bytes = [b'a'; 20];
                 bytes[at] = byte;
                 assert_eq!(text_len(&bytes), if allowed { 20 } else { at }, "byte {byte:#x} at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn tokens_end_at_the_same_byte_at_every_place_of_a_word() {
+        for byte in 0..=u8::MAX {
+            let allowed = byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+            for at in 0..20 {
+                let mut bytes = [b'a'; 20];
+                bytes[at] = byte;
+                assert_eq!(token_len(&bytes), if allowed { 20 } else { at }, "byte {byte:#x} at {at}");
             }
         }
     }
