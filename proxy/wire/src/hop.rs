@@ -16,7 +16,7 @@ pub use credit::{CREDIT_MAX, ReceiveCredit, SendCredit};
 pub use decode::{decode, frame_len};
 pub use encode::{
     encode_data, encode_data_start, encode_drain, encode_hello, encode_ping, encode_pong, encode_request,
-    encode_reset, encode_response, encode_trailers, encode_window,
+    encode_request_again, encode_reset, encode_response, encode_trailers, encode_window,
 };
 pub use error::HopError;
 pub use frame::{

@@ -52,6 +52,20 @@ pub fn encode_request(
     })
 }
 
+/// Appends a REQUEST that [`encode_request`] wrote (or that came as a frame) once more, for another stream and with the time that is left now.
+/// Nothing when `frame` is no REQUEST.
+pub fn encode_request_again(out: &mut Vec<u8>, frame: &[u8], stream: u32, deadline_ms: u32) {
+    /// Behind kind, flags and hops.
+    const DEADLINE_AT: usize = FRAME_HEADER_BYTES + 3;
+    if frame.len() < DEADLINE_AT + 4 || frame[2] != kind::REQUEST {
+        return;
+    }
+    let start = out.len();
+    out.extend_from_slice(frame);
+    out[start + 4..start + FRAME_HEADER_BYTES].copy_from_slice(&stream.to_be_bytes());
+    out[start + DEADLINE_AT..start + DEADLINE_AT + 4].copy_from_slice(&deadline_ms.to_be_bytes());
+}
+
 /// Appends RESPONSE with the head's fields and then `extra`; END is set when it is final and the framing is empty.
 pub fn encode_response(
     out: &mut Vec<u8>,

@@ -42,6 +42,7 @@ pub(super) struct Said<'a> {
     pub(super) keep_alive: bool,
     pub(super) accepts_trailers: bool,
     pub(super) expect_continue: bool,
+    pub(super) wants_path: bool,
     options: usize,
 }
 
@@ -113,7 +114,8 @@ impl<'a> Said<'a> {
     ) -> Result<bool, Reject> {
         match classify(name) {
             Name::EndToEnd => return Ok(true),
-            Name::HopByHop | Name::Ours | Name::ClientCert => {}
+            Name::HopByHop | Name::ClientCert => {}
+            Name::Ours => self.wants_path |= name.eq_ignore_ascii_case(b"vicino-debug") && value == b"path",
             Name::Host if self.host.is_some() => return Err(Reject::DuplicateHost),
             Name::Host => self.host = Some(value),
             Name::ContentLength if self.length.is_some() => return Err(Reject::DuplicateContentLength),

@@ -12,6 +12,7 @@ use crate::head::{
 
 /// A request whose head is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that a head did or did not say")]
 pub struct Request<'a> {
     /// What goes on to the destination.
     pub head: RequestHead<'a>,
@@ -23,6 +24,8 @@ pub struct Request<'a> {
     pub expect_continue: bool,
     /// The target was absolute-form (`GET http://web.demo/ HTTP/1.1`): the caller speaks to us as to its proxy.
     pub absolute_form: bool,
+    /// The caller said `Vicino-Debug: path` (which does not travel on): it wants to know which way its call went.
+    pub wants_path: bool,
     /// How many bytes of the buffer the head takes, a tolerated empty line before it included; the body begins there.
     pub len: usize,
 }
@@ -163,6 +166,7 @@ fn assemble<'a>(
         keep_alive: said.persists(line.minor),
         expect_continue: said.expect_continue && line.minor == 1,
         absolute_form: matches!(target, Target::Absolute { .. }),
+        wants_path: said.wants_path,
         len: said.end,
     })
 }
