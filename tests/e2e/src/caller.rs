@@ -78,7 +78,6 @@ impl Caller {
         let status = pod.status.as_ref().context("a pod without status")?;
         let container = status.container_statuses.iter().flatten().find_map(|c| c.container_id.clone());
         let container = container.with_context(|| format!("pod {name} has no container yet"))?;
-        let id = container.trim_start_matches("containerd://");
         let address = |text: &Option<String>, what| {
             let text = text.as_ref().with_context(|| format!("pod {name} has no {what}"))?;
             text.parse::<IpAddr>().with_context(|| format!("{what} of pod {name}"))
@@ -87,7 +86,8 @@ impl Caller {
             ip: address(&status.pod_ip, "address")?,
             proxy: SocketAddr::new(address(&status.host_ip, "node address")?, PORT_L1),
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
-            netns: netns::of_container(id).with_context(|| format!("network namespace of pod {name}"))?,
+            netns: netns::of_container(&container)
+                .with_context(|| format!("network namespace of pod {name}"))?,
             pod: name,
         })
     }

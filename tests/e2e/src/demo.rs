@@ -138,7 +138,7 @@ async fn routes_programmed(kubectl: &Kubectl) -> Result<()> {
 
 /// Calls from a pod of `web`, as that application does.
 async fn call(kubectl: &Kubectl, arguments: &[&str]) -> Result<String> {
-    let exec = ["exec", "-n", NAMESPACE, "deployment/web", "--", "/vicino-sample", "call"];
+    let exec = ["exec", "-n", NAMESPACE, "deployment/web", "--", "vicino-sample", "call"];
     let output = kubectl.output(exec.iter().chain(arguments)).await?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     // Calls that failed are part of what is shown; no calls at all are not.
@@ -157,8 +157,8 @@ fn next_steps(kubectl: &Kubectl, current: bool) -> String {
     }
     text += "  kubectl get vicino -A -o wide
   kubectl explain servicemesh.spec
-  kubectl exec -n demo deployment/web -- /vicino-sample call http://quotes/ --path
-  kubectl exec -n demo deployment/web -- /vicino-sample call http://quotes/ --count 10000
+  kubectl exec -n demo deployment/web -- vicino-sample call http://quotes/ --path
+  kubectl exec -n demo deployment/web -- vicino-sample call http://quotes/ --count 10000
   kubectl scale -n demo deployment/quotes --replicas=8
   kubectl apply -f config/samples/meshroute.yaml && kubectl wait -n demo --for=condition=Programmed meshroute/quotes
 ";

@@ -3,7 +3,7 @@
 //!
 //! Reading order: [`scenario`] runs one test body on the [`fixture`], which [`boot`]s a cluster, [`install`]s the mesh and, after a failure,
 //! lets [`diagnose`] tell what it looked like. [`workload`] are applications, [`caller`] calls from one of their pods
-//! (in its network namespace, see [`netns`]), [`mesh`] waits for what the kinds promise, [`figures`] prints measurements.
+//! (in its network namespace, see [`netns`]), a [`watcher`] does so all the time, [`mesh`] waits for what the kinds promise, [`figures`] prints measurements.
 //! [`demo`] is `make demo`.
 
 pub mod boot;
@@ -17,6 +17,7 @@ pub mod kubectl;
 pub mod mesh;
 pub mod netns;
 pub mod scenario;
+pub mod watcher;
 pub mod workload;
 
 pub use fixture::Fixture;

@@ -9,13 +9,20 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::process::Command;
 use tokio::sync::oneshot;
 
-/// The network namespace of a running container, by its id: that of any of its processes.
-pub fn of_container(id: &str) -> Result<PathBuf> {
-    let pids = fs::read_dir("/proc").context("list processes")?.flatten().map(|entry| entry.path());
-    let found = pids
-        .into_iter()
-        .find(|process| fs::read_to_string(process.join("cgroup")).is_ok_and(|cgroup| cgroup.contains(id)));
-    found.map(|process| process.join("ns/net")).with_context(|| format!("no process in container {id}"))
+/// A process of a running container, by the container's id (`containerd://…` or bare): all nodes are on this machine.
+pub fn process_of(container: &str) -> Result<i32> {
+    let id = container.trim_start_matches("containerd://");
+    let processes = fs::read_dir("/proc").context("list processes")?.flatten();
+    let mut numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let found = numbers.find(|number| {
+        fs::read_to_string(format!("/proc/{number}/cgroup")).is_ok_and(|cgroup| cgroup.contains(id))
+    });
+    found.with_context(|| format!("no process in container {id}"))
+}
+
+/// The network namespace of a running container.
+pub fn of_container(container: &str) -> Result<PathBuf> {
+    Ok(PathBuf::from(format!("/proc/{}/ns/net", process_of(container)?)))
 }
 
 /// A command that runs `program` in a network namespace.
@@ -28,6 +35,22 @@ pub fn command(netns: &Path, program: &str) -> Command {
 /// Runs a future on a thread of its own whose sockets belong to a network namespace. The thread ends with the future;
 /// dropping the answer does not stop it, so `work` has to have an end.
 pub async fn inside<T, F>(netns: &Path, work: F) -> Result<T>
+where
+    T: Send + 'static,
+    F: AsyncFnOnce() -> T + Send + 'static,
+{
+    start(netns, work)?.await.context("the thread in the network namespace panicked")?
+}
+
+/// As [`inside`], for work that ends by itself and whose answer nobody waits for here.
+pub fn detached<F>(netns: &Path, work: F) -> Result<()>
+where
+    F: AsyncFnOnce() + Send + 'static,
+{
+    start(netns, work).map(drop)
+}
+
+fn start<T, F>(netns: &Path, work: F) -> Result<oneshot::Receiver<Result<T>>>
 where
     T: Send + 'static,
     F: AsyncFnOnce() -> T + Send + 'static,
@@ -45,5 +68,5 @@ where
         let _ = answer.send(enter());
     };
     std::thread::Builder::new().name("e2e-netns".to_owned()).spawn(body).context("start a thread")?;
-    answered.await.context("the thread in the network namespace panicked")?
+    Ok(answered)
 }

@@ -1,0 +1,316 @@
+//! What breaks: the operator, the API server, a proxy, a node, a generated config. Calls go on.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::ResourceExt;
+use kube::api::{Api, Patch, PatchParams};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use tokio::time::Instant;
+use vicino_cluster::Fault;
+use vicino_cluster::load::Load;
+use vicino_crds::names::routes_config_map;
+use vicino_e2e::caller::Caller;
+use vicino_e2e::fixture::{MESH, NODES};
+use vicino_e2e::workload::{App, EFFECT_MAX, Space, service};
+use vicino_e2e::{Fixture, figures, mesh, netns, scenario};
+
+const OPERATOR: [&str; 4] = ["deployment/vicino-operator", "-n", "vicino-system", "--timeout=120s"];
+/// How long the API server is away.
+const AWAY: Duration = Duration::from_secs(60);
+/// How long Kubernetes may take to notice that a node came back.
+const NODE_BACK_MAX: Duration = Duration::from_mins(3);
+
+/// A load of `seconds` from one caller.
+async fn load(caller: &Caller, url: &str, seconds: u64) -> Result<vicino_cluster::load::Report> {
+    let duration = Duration::from_secs(seconds);
+    let load =
+        Load { target: url.to_owned(), via: Some(caller.proxy), rate: 50, duration, ..Load::default() };
+    caller.load(load).await
+}
+
+async fn operator_replicas(fixture: &Fixture, count: usize) -> Result<()> {
+    let [name, flag, namespace, _] = OPERATOR;
+    let replicas = format!("--replicas={count}");
+    fixture.kubectl.run(["scale", name, flag, namespace, &replicas]).await?;
+    fixture
+        .until("the operator's pods", Duration::from_mins(2), async || {
+            let pods = fixture.pods(namespace, "app.kubernetes.io/name=vicino-operator").await?;
+            Ok(pods.len() == count && pods.iter().all(vicino_e2e::workload::is_ready))
+        })
+        .await
+}
+
+#[test]
+fn calls_go_on_and_changes_arrive_however_often_the_operator_is_killed() {
+    scenario("operator-killed", async |fixture| {
+        let space = Space::new(fixture, "killed", &[App::new("quotes", 3)]).await?;
+        let kill =
+            ["delete", "pods", "-n", "vicino-system", "--selector=app.kubernetes.io/name=vicino-operator"];
+        let kill = kill.into_iter().chain(["--grace-period=0", "--force", "--wait=false"]);
+        let disturb = async {
+            for round in 0..5_u32 {
+                for name in ["a", "b", "c"] {
+                    space.apply(&service(&format!("{name}{round}")).to_string()).await?;
+                }
+                fixture.kubectl.run(kill.clone()).await?;
+                space.kubectl(&["delete", "service", &format!("a{round}"), "--wait=false"]).await?;
+            }
+            anyhow::Ok(())
+        };
+        let (report, disturbed) =
+            tokio::join!(load(&space.callers[0], "http://quotes/status?code=200", 30), disturb);
+        disturbed?;
+        let report = report?;
+        ensure!(report.failed_total() == 0, "calls while the operator is killed: {report}");
+        for round in 0..5 {
+            mesh::programmed(fixture, &space.name, &format!("b{round}")).await?;
+            mesh::programmed(fixture, &space.name, &format!("c{round}")).await?;
+        }
+        fixture
+            .until("routes of deleted Services to be gone", EFFECT_MAX, async || {
+                let routes = space.kubectl(&["get", "meshroutes", "-o", "name"]).await?;
+                Ok(!routes.lines().any(|route| route.starts_with("meshroute.vicino.dev/a")))
+            })
+            .await?;
+        operator_replicas(fixture, 2).await?;
+        space.leave().await
+    });
+}
+
+#[test]
+fn calls_go_on_while_the_api_server_is_away_also_through_a_proxy_that_restarts() {
+    scenario("api-away", async |fixture| {
+        let space = Space::new(fixture, "away", &[App::new("quotes", 3)]).await?;
+        let node = space.callers[0].node.clone();
+        let proxy = mesh::proxy_on(fixture, &node).await?;
+        fixture.cluster.fault(Fault::StopApi).await?;
+        let outage = while_away(&space, &proxy).await;
+        fixture.cluster.fault(Fault::StartApi).await?;
+        outage?;
+        space.apply(&service("fresh").to_string()).await?;
+        mesh::programmed(fixture, &space.name, "fresh").await?;
+        mesh::proxies_ready(fixture, usize::from(NODES), Duration::from_mins(2)).await?;
+        frozen(fixture, &space).await?;
+        space.leave().await
+    });
+}
+
+async fn while_away(space: &Space<'_>, proxy: &k8s_openapi::api::core::v1::Pod) -> Result<()> {
+    let away = Instant::now();
+    let url = "http://quotes/status?code=200";
+    let report = load(&space.callers[1], url, 15).await?;
+    ensure!(report.failed_total() == 0, "without the API server: {report}");
+    let restarted = Instant::now();
+    kill_container(proxy)?;
+    // The kubelet starts it again, and it serves from its copy on disk.
+    for caller in &space.callers {
+        caller.reaches(url, Duration::from_mins(2)).await.context("after the proxy was killed")?;
+    }
+    let took = restarted.elapsed().as_secs_f32();
+    figures::print(format!(
+        "proxy killed without an API server -> its node's calls are answered: {took:.1} s"
+    ));
+    for caller in &space.callers {
+        let report = load(caller, url, 5).await?;
+        ensure!(report.failed_total() == 0, "after a proxy restarted without the API server: {report}");
+    }
+    // A minute is what is promised; it is an amount, not a synchronisation.
+    while away.elapsed() < AWAY {
+        let report = load(&space.callers[0], url, 5).await?;
+        ensure!(report.failed_total() == 0, "after {:?} without the API server: {report}", away.elapsed());
+    }
+    Ok(())
+}
+
+/// An API server that answers nothing, with connections open, is another failure than one that is gone.
+async fn frozen(fixture: &Fixture, space: &Space<'_>) -> Result<()> {
+    fixture.cluster.fault(Fault::FreezeApi).await?;
+    let report = load(&space.callers[2], "http://quotes/status?code=200", 10).await;
+    fixture.cluster.fault(Fault::ThawApi).await?;
+    let report = report?;
+    ensure!(report.failed_total() == 0, "with a frozen API server: {report}");
+    space.apply(&service("fresher").to_string()).await?;
+    mesh::programmed(fixture, &space.name, "fresher").await
+}
+
+/// SIGKILL for a pod's container, behind Kubernetes' back.
+fn kill_container(pod: &k8s_openapi::api::core::v1::Pod) -> Result<()> {
+    let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    let id = containers.and_then(|all| all.first()?.container_id.clone()).context("no container")?;
+    let process = Pid::from_raw(netns::process_of(&id)?).context("a process has a number above 0")?;
+    kill_process(process, Signal::KILL).context("kill the proxy")
+}
+
+#[test]
+fn calls_to_other_nodes_go_on_when_a_node_is_cut_off() {
+    scenario("node-cut", async |fixture| {
+        let nodes = fixture.nodes();
+        let (here, there, lost) = (&nodes[0], &nodes[1], &nodes[2]);
+        let apps = [App::new("quotes", 3), App::new("authors", 2).on(there)];
+        let space = Space::new(fixture, "cut", &apps).await?;
+        fixture.cluster.fault(Fault::CutNode { node: lost.clone() }).await?;
+        let outage = while_cut(&space, here).await;
+        fixture.cluster.fault(Fault::JoinNode { node: lost.clone() }).await?;
+        outage?;
+        mesh::proxies_ready(fixture, usize::from(NODES), NODE_BACK_MAX).await?;
+        space.pods_ready("quotes", 3).await?;
+        space.caller(lost).reaches("http://authors/", NODE_BACK_MAX).await?;
+        space.leave().await
+    });
+}
+
+async fn while_cut(space: &Space<'_>, here: &str) -> Result<()> {
+    let caller = space.caller(here);
+    let (all, other) = tokio::join!(
+        load(caller, "http://quotes/status?code=200", 20),
+        load(caller, "http://authors/status?code=200", 20)
+    );
+    let (all, other) = (all?, other?);
+    figures::print(format!(
+        "a node of three cut off, 50/s for 20 s to pods on all of them: {} of {} failed, p99 {} ms, the slowest {} ms",
+        all.failed_total(),
+        all.sent,
+        all.p99_us / 1000,
+        all.max_us / 1000
+    ));
+    ensure!(other.failed_total() == 0, "calls to another node: {other}");
+    // Once it is known to be gone (by its hop, or by Kubernetes), nothing is sent there.
+    space
+        .fixture
+        .until("calls without a failure", Duration::from_mins(2), async || {
+            let report = load(caller, "http://quotes/status?code=200", 5).await?;
+            Ok(report.failed_total() == 0)
+        })
+        .await
+}
+
+#[test]
+fn a_spoiled_config_is_refused_and_named_and_everything_else_goes_on() {
+    scenario("spoiled-config", async |fixture| {
+        let apps = [App::new("quotes", 3), App::new("authors", 1), App::new("ratings", 1)];
+        let space = Space::new(fixture, "spoiled", &apps).await?;
+        operator_replicas(fixture, 0).await?;
+        let spoiled = spoil(fixture, &space).await;
+        operator_replicas(fixture, 2).await?;
+        spoiled?;
+        // The operator writes what is right again, and nothing is refused any more.
+        for node in fixture.nodes() {
+            nothing_refused(fixture, &node).await?;
+        }
+        space.leave().await
+    });
+}
+
+async fn spoil(fixture: &Fixture, space: &Space<'_>) -> Result<()> {
+    let name = routes_config_map(MESH, &space.name, 0);
+    let api = Api::<ConfigMap>::namespaced(fixture.client.clone(), "vicino-proxy");
+    let good = api.get(&name).await.with_context(|| format!("get {name}"))?.data.unwrap_or_default();
+    let document = |key: &str| good.get(key).cloned().with_context(|| format!("{name} has no {key}"));
+    let quotes = document("quotes.yaml")?;
+    let half = quotes.split_at(quotes.len() / 2).0.to_owned();
+    let newer = quotes.replacen("version: 1", "version: 99", 1);
+    ensure!(newer != quotes, "the document has no version: {quotes}");
+    // In the same write another Service changes for good: it has to take effect.
+    let moved = document("authors.yaml")?.replace("service: authors", "service: ratings");
+    let moved = moved.replacen("service: ratings", "service: authors", 1);
+    for (what, text, part) in [
+        ("corrupted", "{ this is : [ not a route".to_owned(), ""),
+        ("half-written", half, "half-written"),
+        ("from a newer version", newer, "version 99"),
+    ] {
+        let data = json!({ "data": { "quotes.yaml": text, "authors.yaml": moved } });
+        api.patch(&name, &PatchParams::default(), &Patch::Merge(&data)).await?;
+        for node in fixture.nodes() {
+            culprit_is_named(fixture, &node, (&name, "quotes.yaml"), part).await.context(what)?;
+        }
+        for caller in &space.callers {
+            let report = load(caller, "http://quotes/status?code=200", 1).await?;
+            ensure!(report.failed_total() == 0, "{what}: the last good one is not in force: {report}");
+            caller
+                .calls_until("http://authors/", EFFECT_MAX, |answer| {
+                    let pod = answer.as_ref().ok().and_then(|a| a.headers().get("x-pod"));
+                    pod.is_some_and(|pod| pod.as_bytes().starts_with(b"ratings"))
+                })
+                .await
+                .with_context(|| format!("{what}: the other key of the same write"))?;
+        }
+        let restored = json!({ "data": good });
+        api.patch(&name, &PatchParams::default(), &Patch::Merge(&restored)).await?;
+        for node in fixture.nodes() {
+            nothing_refused(fixture, &node).await.context(what)?;
+        }
+    }
+    Ok(())
+}
+
+/// In the MeshNode's status, and in the proxy's metrics.
+async fn culprit_is_named(
+    fixture: &Fixture,
+    node: &str,
+    (config, key): (&str, &str),
+    part: &str,
+) -> Result<()> {
+    let (mut seen, what) = (String::new(), format!("{node} to refuse {key}"));
+    let named = fixture.until(&what, EFFECT_MAX, async || {
+        let status = mesh::node(fixture, node).await?.status.context("no status")?;
+        seen = format!("{:?}", status.configs);
+        let served = status.configs.iter().find(|served| served.name == config);
+        let rejected = served.and_then(|served| served.rejected.iter().find(|rejected| rejected.key == key));
+        Ok(status.rejected_count == 1 && rejected.is_some_and(|rejected| rejected.message.contains(part)))
+    });
+    let named = named.await;
+    named.with_context(|| format!("with {part:?}: {seen}"))?;
+    let refused = refused_metric(fixture, node).await?;
+    ensure!(refused >= 1.0, "{node}: the metric says {refused}");
+    Ok(())
+}
+
+async fn nothing_refused(fixture: &Fixture, node: &str) -> Result<()> {
+    fixture
+        .until(&format!("{node} to refuse nothing"), EFFECT_MAX, async || {
+            let status = mesh::node(fixture, node).await?.status.context("no status")?;
+            Ok(status.rejected_count == 0)
+        })
+        .await
+}
+
+/// The sum of the proxy's gauge of refused configs.
+async fn refused_metric(fixture: &Fixture, node: &str) -> Result<f64> {
+    let arguments = ["--silent", "--fail", "--max-time", "5", "http://127.0.0.1:9991/metrics"];
+    let output = fixture.cluster.in_node(node, "curl", arguments).await?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let lines = text.lines().filter(|line| line.starts_with("vicino_proxy_config_rejected"));
+    let values: Vec<f64> = lines.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
+    ensure!(!values.is_empty(), "{node} has no metric vicino_proxy_config_rejected: {text}");
+    Ok(values.iter().sum())
+}
+
+#[test]
+fn a_restarted_kubelet_and_containerd_and_api_server_change_nothing() {
+    scenario("restarts", async |fixture| {
+        let space = Space::new(fixture, "restarts", &[App::new("quotes", 3)]).await?;
+        let node = space.callers[1].node.clone();
+        for fault in [
+            Fault::RestartKubelet { node: node.clone() },
+            Fault::RestartContainerd { node: node.clone() },
+            Fault::RestartApi,
+            Fault::RestartEtcd,
+        ] {
+            let what = fault.to_string();
+            let (report, done) = tokio::join!(
+                load(&space.callers[1], "http://quotes/status?code=200", 10),
+                fixture.cluster.fault(fault)
+            );
+            done?;
+            let report = report?;
+            ensure!(report.failed_total() == 0, "{what}: {report}");
+        }
+        let uids = mesh::proxies(fixture).await?.iter().filter_map(ResourceExt::uid).count();
+        ensure!(uids == usize::from(NODES), "{uids} proxies");
+        mesh::proxies_ready(fixture, usize::from(NODES), Duration::from_mins(2)).await?;
+        space.leave().await
+    });
+}
