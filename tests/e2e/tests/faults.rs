@@ -19,7 +19,7 @@ use vicino_e2e::{Fixture, figures, mesh, netns, scenario};
 
 const OPERATOR: [&str; 4] = ["deployment/vicino-operator", "-n", "vicino-system", "--timeout=120s"];
 /// How long the API server is away.
-const AWAY: Duration = Duration::from_secs(60);
+const AWAY: Duration = Duration::from_mins(1);
 /// How long Kubernetes may take to notice that a node came back.
 const NODE_BACK_MAX: Duration = Duration::from_mins(3);
 
