@@ -8,8 +8,8 @@
 //! | document | ConfigMap | key | file under `--config-dir` |
 //! |---|---|---|---|
 //! | [`Bootstrap`] | `vicino-<mesh>` | `bootstrap.yaml` | `bootstrap.yaml` |
-//! | [`CompiledRoute`] | `vicino-<mesh>-routes-<namespace>[-n]` | `<service>.yaml` | `routes/<namespace>/<service>.yaml` |
-//! | [`CompiledNode`] | `vicino-<mesh>-nodes[-n]` | `<node>.yaml` | `nodes/<node>.yaml` |
+//! | [`CompiledRoute`] | `vicino-<mesh>-routes-<namespace>[.n]` | `<service>.yaml` | `routes/<namespace>/<service>.yaml` |
+//! | [`CompiledNode`] | `vicino-<mesh>-nodes[.n]` | `<node>.yaml` | `nodes/<node>.yaml` |
 
 use std::collections::BTreeMap;
 

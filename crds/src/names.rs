@@ -52,7 +52,8 @@ pub fn mesh_object(mesh: &str) -> String {
     format!("vicino-{mesh}")
 }
 
-/// Name of the `part`-th (from 0) routes ConfigMap of a namespace.
+/// Name of the `part`-th (from 0) routes ConfigMap of a namespace. A part's number follows a '.', which no mesh and no
+/// namespace has in its name: part 1 of the namespace `shop` must not be called as part 0 of the namespace `shop-1`.
 pub fn routes_config_map(mesh: &str, namespace: &str, part: usize) -> String {
     numbered(format!("vicino-{mesh}-routes-{namespace}"), part)
 }
@@ -68,5 +69,5 @@ pub fn data_key(name: &str) -> String {
 }
 
 fn numbered(name: String, part: usize) -> String {
-    if part == 0 { name } else { format!("{name}-{part}") }
+    if part == 0 { name } else { format!("{name}.{part}") }
 }
