@@ -1,0 +1,133 @@
+//! One request to the API server: apply, apply a status, delete; every one has an end; no retry, no decision what to send.
+
+use std::time::Duration;
+
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::core::{ApiResource, DynamicObject};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use vicino_crds::names;
+
+use crate::world::{Failure, Key, ObjectId};
+
+/// A write that takes longer than this has failed.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a write did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The API server refused it, or could not be reached.
+    #[error("{}", answer(.0))]
+    Kube(#[source] Box<kube::Error>),
+    /// No answer in time.
+    #[error("no answer within {} s", WRITE_TIMEOUT.as_secs())]
+    Timeout,
+}
+
+/// What the API server says, without the struct around it.
+fn answer(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
+impl SendError {
+    /// The HTTP status of a refusal.
+    pub fn code(&self) -> Option<u16> {
+        match self {
+            Self::Kube(error) => match error.as_ref() {
+                kube::Error::Api(status) => Some(status.code),
+                _ => None,
+            },
+            Self::Timeout => None,
+        }
+    }
+
+    /// Whether the same write may succeed later without anybody changing anything.
+    pub fn transient(&self) -> bool {
+        self.code().is_none_or(|code| matches!(code, 409 | 429 | 500..))
+    }
+
+    /// As the World keeps it.
+    pub fn failure(&self) -> Failure {
+        Failure { message: self.to_string(), transient: self.transient() }
+    }
+}
+
+/// A client that writes as [`names::FIELD_MANAGER`].
+#[derive(Clone)]
+pub struct Sender {
+    client: Client,
+    params: PatchParams,
+}
+
+impl std::fmt::Debug for Sender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sender").field("params", &self.params).finish_non_exhaustive()
+    }
+}
+
+impl Sender {
+    /// Writes through `client`.
+    pub fn new(client: Client) -> Self {
+        Self { client, params: PatchParams::apply(names::FIELD_MANAGER).force() }
+    }
+
+    fn api(&self, key: &Key, resource: &ApiResource) -> Api<DynamicObject> {
+        if key.namespace.is_empty() {
+            Api::all_with(self.client.clone(), resource)
+        } else {
+            Api::namespaced_with(self.client.clone(), &key.namespace, resource)
+        }
+    }
+
+    /// Server-side-applies an object. With `uid`, only that incarnation: one that was deleted meanwhile is not made again.
+    pub async fn apply(
+        &self,
+        id: &ObjectId,
+        mut manifest: Value,
+        uid: Option<&str>,
+    ) -> Result<DynamicObject, SendError> {
+        if let Some(uid) = uid {
+            manifest["metadata"]["uid"] = json!(uid);
+        }
+        let api = self.api(&id.key, &id.kind.resource());
+        bounded(api.patch(&id.key.name, &self.params, &Patch::Apply(&manifest))).await
+    }
+
+    /// Server-side-applies the status of an object of ours.
+    pub async fn apply_status(
+        &self,
+        resource: &ApiResource,
+        key: &Key,
+        status: Value,
+    ) -> Result<DynamicObject, SendError> {
+        let body = json!({
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
+            "metadata": { "name": key.name },
+            "status": status,
+        });
+        let api = self.api(key, resource);
+        bounded(api.patch_status(&key.name, &self.params, &Patch::Apply(&body))).await
+    }
+
+    /// Deletes one incarnation of an object as it was last seen. One that is gone already is deleted.
+    pub async fn delete(&self, id: &ObjectId, uid: &str, version: u64) -> Result<(), SendError> {
+        let only = Preconditions { uid: Some(uid.to_owned()), resource_version: Some(version.to_string()) };
+        let params = DeleteParams::background().preconditions(only);
+        match bounded(self.api(&id.key, &id.kind.resource()).delete(&id.key.name, &params)).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.code() == Some(404) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+async fn bounded<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, SendError> {
+    match tokio::time::timeout(WRITE_TIMEOUT, request).await {
+        Ok(answer) => answer.map_err(|error| SendError::Kube(Box::new(error))),
+        Err(_) => Err(SendError::Timeout),
+    }
+}

@@ -1,0 +1,138 @@
+//! The one task that owns the World: takes in changes, and when they pause, runs the pipeline once over all of it.
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::apply::{Applier, Stage};
+use crate::event::{self, Events, Said};
+use crate::metric::Metrics;
+use crate::plan::{Plan, plan};
+use crate::report::StatusWriter;
+use crate::serve::Health;
+use crate::world::{Change, World};
+
+/// Changes are gathered until none has come for this long …
+const QUIET: Duration = Duration::from_millis(20);
+/// … or until the first of them is this old.
+const GATHER_MAX: Duration = Duration::from_millis(100);
+
+/// Everything that a pass needs.
+#[derive(Debug)]
+pub struct Reconciler {
+    /// The cluster, empty at first.
+    pub world: World,
+    /// What watches see.
+    pub changes: mpsc::Receiver<Change>,
+    /// Writes objects.
+    pub applier: Applier,
+    /// Writes statuses.
+    pub statuses: StatusWriter,
+    /// Tells users.
+    pub events: Events,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Says how it goes.
+    pub health: Health,
+    /// The time of day, for conditions.
+    pub clock: fn() -> Timestamp,
+}
+
+impl Reconciler {
+    /// Runs until `stop`. A pass that is under way then is abandoned: what it wrote is found again at the next start.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut said = Said::default();
+        loop {
+            let go_on = tokio::select! {
+                () = stop.cancelled() => return,
+                go_on = self.gather() => go_on,
+            };
+            if !go_on {
+                return;
+            }
+            if !self.world.synced() {
+                continue;
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.pass(&mut said) => {}
+            }
+        }
+    }
+
+    /// Waits until there is something to do. False when the watches have ended.
+    async fn gather(&mut self) -> bool {
+        let due = [self.applier.retry_at(), self.statuses.due_at()].into_iter().flatten().min();
+        loop {
+            let change = tokio::select! {
+                change = self.changes.recv() => change,
+                () = wait_until(due) => return true,
+            };
+            match change {
+                Some(change) => {
+                    if self.world.take(change) {
+                        break;
+                    }
+                }
+                None => return false,
+            }
+        }
+        let latest = Instant::now() + GATHER_MAX;
+        let mut quiet = Instant::now() + QUIET;
+        while let Ok(change) = timeout_at(quiet.min(latest), self.changes.recv()).await {
+            let Some(change) = change else { return false };
+            if self.world.take(change) {
+                quiet = Instant::now() + QUIET;
+            }
+        }
+        true
+    }
+
+    async fn pass(&mut self, said: &mut Said) {
+        let started = Instant::now();
+        self.health.begin_pass();
+        let mut plan = self.plan();
+        if self.applier.apply(&mut self.world, &plan, Stage::Routes, started).await.written > 0 {
+            plan = self.plan();
+        }
+        let outcome = self.applier.apply(&mut self.world, &plan, Stage::Rest, started).await;
+        if outcome.written + outcome.failed > 0 {
+            plan = self.plan();
+        }
+        for notice in event::notices(&self.world, &plan, said) {
+            self.events.tell(notice);
+        }
+        self.statuses.write(&mut self.world, &plan).await;
+        for (kind, count) in self.world.sizes() {
+            self.metrics.hold(kind, count);
+        }
+        self.metrics.reconciled(started.elapsed());
+        self.health.end_pass();
+    }
+
+    fn plan(&self) -> Plan {
+        let now = (self.clock)();
+        // Times of the API have whole seconds.
+        let whole =
+            Timestamp::from_second(now.as_second()).expect("a second that a clock has shown is in range");
+        let plan = plan(&self.world, &Time(whole));
+        for (mesh, faults) in &plan.faults {
+            self.metrics.failed("check");
+            for fault in faults {
+                tracing::error!(mesh, object = fault.object, problem = fault.problem, "refusing to write");
+            }
+        }
+        plan
+    }
+}
+
+async fn wait_until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,28 @@
+//! The ConfigMap with the proxies' bootstrap, mounted as a file.
+
+use vicino_crds::contract::{self, Bootstrap, CONTRACT_VERSION};
+use vicino_crds::names;
+
+use super::Rendered;
+use crate::validate::AcceptedMesh;
+use crate::world::{Body, Key, Kind};
+
+pub(super) fn render(mesh: &AcceptedMesh) -> Rendered {
+    let proxy = &mesh.spec.proxy;
+    // The schema keeps both at 0 or above.
+    let unsigned = |value: i32| u32::try_from(value).unwrap_or(0);
+    let bootstrap = Bootstrap {
+        version: CONTRACT_VERSION,
+        mesh: mesh.name.clone(),
+        cluster_domain: mesh.spec.cluster_domain.clone(),
+        workers: unsigned(proxy.workers),
+        log_level: proxy.log_level.as_str().to_owned(),
+        drain_seconds: unsigned(proxy.drain_seconds),
+    };
+    let data = [(names::BOOTSTRAP_KEY.to_owned(), contract::write(&bootstrap))].into();
+    let digest = contract::digest(&data);
+    let key = Key::new(names::PROXY_NAMESPACE, &names::mesh_object(&mesh.name));
+    Rendered::new(mesh, Kind::ConfigMap, key, Body::Data(data))
+        .label(names::LABEL_CONFIG, names::CONFIG_BOOTSTRAP)
+        .annotation(names::ANNOTATION_DIGEST, digest)
+}

@@ -1,0 +1,111 @@
+//! The DaemonSet of the proxies.
+//!
+//! - Host network and no declared ports: with host network every declared port becomes a hostPort, and then the second
+//!   pod of a node, which `maxSurge: 1` needs for an upgrade without a gap, cannot be scheduled.
+//! - User 0 without any capability: the folder of the local copy is a hostPath, which the kubelet makes for root alone,
+//!   and old and new proxy share their ports during an upgrade, which the kernel allows to one user only.
+//! - Probes are `exec`: on the host network a port is ambiguous while two proxies live on one node.
+//! - The copy's path ends with the node's name, so that nodes that share a file system (test clusters) do not share it.
+
+use serde_json::{Value, json};
+use vicino_crds::names;
+
+use super::Rendered;
+use crate::validate::AcceptedMesh;
+use crate::world::{Body, Key, Kind, Settings};
+
+/// Seconds that the kubelet gives a proxy above the time that it drains.
+const GRACE_SECONDS: i32 = 5;
+/// On the pod template: a changed bootstrap rolls the proxies.
+const ANNOTATION_BOOTSTRAP: &str = "vicino.dev/bootstrap";
+const LABEL_NAME: &str = "app.kubernetes.io/name";
+const PROXY: &str = "vicino-proxy";
+const STATE_DIR: &str = "/var/lib/vicino";
+
+pub(super) fn render(mesh: &AcceptedMesh, settings: &Settings, bootstrap: &Rendered) -> Rendered {
+    let name = names::mesh_object(&mesh.name);
+    let digest = bootstrap.annotations.get(names::ANNOTATION_DIGEST);
+    let mut labels = super::labels(&mesh.name);
+    labels.insert(LABEL_NAME.to_owned(), PROXY.to_owned());
+    let fields = json!({ "spec": {
+        "selector": { "matchLabels": { LABEL_NAME: PROXY, names::LABEL_MESH: mesh.name } },
+        "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } },
+        "template": {
+            "metadata": { "labels": labels, "annotations": { ANNOTATION_BOOTSTRAP: digest } },
+            "spec": pod(mesh, settings, &name),
+        },
+    }});
+    let key = Key::new(names::PROXY_NAMESPACE, &name);
+    Rendered::new(mesh, Kind::DaemonSet, key, Body::Fields(fields)).stamped()
+}
+
+fn pod(mesh: &AcceptedMesh, settings: &Settings, name: &str) -> Value {
+    let proxy = &mesh.spec.proxy;
+    let mut node_selector = proxy.node_selector.clone();
+    node_selector.insert("kubernetes.io/os".to_owned(), "linux".to_owned());
+    json!({
+        "serviceAccountName": name,
+        "hostNetwork": true,
+        "dnsPolicy": "Default",
+        "enableServiceLinks": false,
+        "priorityClassName": proxy.priority_class_name,
+        "terminationGracePeriodSeconds": proxy.drain_seconds + GRACE_SECONDS,
+        "nodeSelector": node_selector,
+        "tolerations": proxy.tolerations.as_ref().map_or_else(|| json!([{ "operator": "Exists" }]), |t| json!(t)),
+        "securityContext": { "seccompProfile": { "type": "RuntimeDefault" } },
+        "containers": [container(mesh, settings)],
+        "volumes": [
+            { "name": "bootstrap", "configMap": { "name": name } },
+            { "name": "run", "emptyDir": { "medium": "Memory", "sizeLimit": "1Mi" } },
+            { "name": "state", "hostPath": { "path": format!("{STATE_DIR}/{}", mesh.name), "type": "DirectoryOrCreate" } },
+        ],
+    })
+}
+
+fn container(mesh: &AcceptedMesh, settings: &Settings) -> Value {
+    let proxy = &mesh.spec.proxy;
+    let default = || json!({ "requests": { "cpu": "100m", "memory": "64Mi" } });
+    json!({
+        "name": "proxy",
+        "image": proxy.image.as_ref().unwrap_or(&settings.proxy_image),
+        "imagePullPolicy": proxy.image_pull_policy.as_str(),
+        "command": ["/vicino-proxy"],
+        "env": [
+            from_field("VICINO_NODE", "spec.nodeName"),
+            from_field("VICINO_POD_NAME", "metadata.name"),
+            from_field("VICINO_NAMESPACE", "metadata.namespace"),
+            from_field("NODE_IP", "status.hostIP"),
+            { "name": "VICINO_MESH", "value": mesh.name },
+            { "name": "VICINO_BOOTSTRAP", "value": format!("/etc/vicino/{}", names::BOOTSTRAP_KEY) },
+            { "name": "VICINO_RUN_DIR", "value": "/run/vicino" },
+            { "name": "VICINO_STATE_DIR", "value": format!("{STATE_DIR}/$(VICINO_NODE)") },
+        ],
+        "startupProbe": probe("live", &[("periodSeconds", 1), ("timeoutSeconds", 3), ("failureThreshold", 60)]),
+        "readinessProbe": probe("ready", &[("periodSeconds", 2), ("timeoutSeconds", 3), ("failureThreshold", 3)]),
+        "livenessProbe": probe("live", &[("periodSeconds", 10), ("timeoutSeconds", 5), ("failureThreshold", 6)]),
+        "resources": proxy.resources.as_ref().map_or_else(default, |resources| json!(resources)),
+        "securityContext": {
+            "runAsUser": 0,
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": { "drop": ["ALL"] },
+        },
+        "volumeMounts": [
+            { "name": "bootstrap", "mountPath": "/etc/vicino", "readOnly": true },
+            { "name": "run", "mountPath": "/run/vicino" },
+            { "name": "state", "mountPath": STATE_DIR },
+        ],
+    })
+}
+
+fn from_field(name: &str, path: &str) -> Value {
+    json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } })
+}
+
+fn probe(question: &str, numbers: &[(&str, i32)]) -> Value {
+    let mut probe = json!({ "exec": { "command": ["/vicino-proxy", "probe", question] } });
+    for (name, number) in numbers {
+        probe[name] = json!(number);
+    }
+    probe
+}

@@ -1,0 +1,143 @@
+//! The operator's life: connect, stand by, lead, stop; owns every task and decides nothing about meshes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::apply::{Applier, Sender};
+use crate::event::Events;
+use crate::lease::{Candidate, LeaseError};
+use crate::metric::Metrics;
+use crate::reconcile::Reconciler;
+use crate::report::StatusWriter;
+use crate::serve::{self, Health};
+use crate::watch;
+use crate::world::Settings;
+
+/// Tasks have this long to end once they are told to.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the process is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What is rendered.
+    pub settings: Settings,
+    /// Where health and metrics are served.
+    pub listen: SocketAddr,
+    /// Namespace of the Lease; none leads without asking.
+    pub lease_namespace: Option<String>,
+    /// Name of this replica, unique among them.
+    pub identity: String,
+}
+
+/// Why the operator ends other than by being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The kubeconfig or the service account is of no use.
+    #[error("cannot find out how to reach the API server: {0}")]
+    Config(String),
+    /// The client cannot be made.
+    #[error("cannot make a client of the API server")]
+    Client(#[source] Box<kube::Error>),
+    /// The port is taken.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Address and port.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another replica leads.
+    #[error("leads no longer")]
+    Lease(#[source] LeaseError),
+    /// Cannot happen while the tasks are not told to stop.
+    #[error("the pipeline ended by itself")]
+    Ended,
+}
+
+/// A client for the cluster that the environment names, whose connections are given up when they are silent for too long.
+pub async fn client() -> Result<Client, RunError> {
+    let mut config = kube::Config::infer().await.map_err(|error| RunError::Config(error.to_string()))?;
+    config.read_timeout = Some(watch::SILENCE_MAX);
+    config.connect_timeout = Some(Duration::from_secs(5));
+    Client::try_from(config).map_err(|error| RunError::Client(Box::new(error)))
+}
+
+/// Runs until `stop`, or until the lease is lost.
+pub async fn run(client: Client, options: Options, stop: CancellationToken) -> Result<(), RunError> {
+    let listener = TcpListener::bind(options.listen)
+        .await
+        .map_err(|source| RunError::Listen { address: options.listen, source })?;
+    let (metrics, exposition) = Metrics::new();
+    let health = Health::default();
+    let (tasks, all) = (TaskTracker::new(), CancellationToken::new());
+    tasks.spawn(serve::serve(listener, health.clone(), Arc::new(exposition), all.clone()));
+    let candidate = options
+        .lease_namespace
+        .as_deref()
+        .map(|namespace| Candidate::new(client.clone(), namespace, options.identity.clone(), Timestamp::now));
+    let result = lead(client, options, candidate, (metrics, health), (&tasks, &all, &stop)).await;
+    all.cancel();
+    tasks.close();
+    if tokio::time::timeout(STOP_TIMEOUT, tasks.wait()).await.is_err() {
+        tracing::warn!(tasks = tasks.len(), "some tasks did not end in time");
+    }
+    if let Ok(Some(candidate)) = result {
+        candidate.release().await;
+        return Ok(());
+    }
+    result.map(drop)
+}
+
+/// Waits for the lease, then runs the pipeline. Returns the lease when it is still held.
+async fn lead(
+    client: Client,
+    options: Options,
+    mut candidate: Option<Candidate>,
+    (metrics, health): (Metrics, Health),
+    (tasks, all, stop): (&TaskTracker, &CancellationToken, &CancellationToken),
+) -> Result<Option<Candidate>, RunError> {
+    if let Some(candidate) = &mut candidate {
+        tracing::info!(identity = options.identity, "standing by for the lease");
+        if !candidate.acquire(stop).await {
+            return Ok(None);
+        }
+    }
+    tracing::info!(identity = options.identity, "leading");
+    metrics.lead(true);
+    health.lead();
+    let (events, sending) = Events::new(client.clone(), options.identity, metrics.clone(), all.clone());
+    tasks.spawn(sending);
+    let sender = Sender::new(client.clone());
+    let reconciler = Reconciler {
+        world: watch::empty(options.settings),
+        changes: watch::start(&client, &metrics, tasks, all),
+        applier: Applier::new(sender.clone(), metrics.clone()),
+        statuses: StatusWriter::new(sender, metrics.clone()),
+        events,
+        metrics: metrics.clone(),
+        health,
+        clock: Timestamp::now,
+    };
+    let holding = async {
+        if let Some(candidate) = &mut candidate {
+            return candidate.hold(stop).await;
+        }
+        stop.cancelled().await;
+        Ok(())
+    };
+    // The pipeline is not spawned: when the lease is lost, it is dropped where it stands.
+    let held = tokio::select! {
+        held = holding => held.map_err(RunError::Lease),
+        () = reconciler.run(all.clone()) => Err(RunError::Ended),
+    };
+    metrics.lead(false);
+    held.map(|()| candidate)
+}

@@ -1,0 +1,152 @@
+//! `/healthz`, `/readyz` and `/metrics` over HTTP/1.1; answers what it is told and changes nothing.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::metric::Exposition;
+
+/// Connections at one time; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 64;
+/// A caller has this long to say what it wants.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection is closed after this long.
+const CONNECTION_TIMEOUT: Duration = Duration::from_mins(1);
+/// A pass that lasts longer than this is stuck: every request in it has an end, so it cannot be at work.
+const PASS_MAX: Duration = Duration::from_mins(5);
+
+/// What this process is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Role {
+    /// Another replica leads: ready to take over.
+    #[default]
+    Standby,
+    /// Leads, and has not seen the whole cluster yet.
+    Syncing,
+    /// Leads, and has run the pipeline.
+    Leading,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    role: Role,
+    pass_began: Option<Instant>,
+}
+
+/// How it goes; clones say it to the same place.
+#[derive(Clone, Debug, Default)]
+pub struct Health(Arc<Mutex<State>>);
+
+impl Health {
+    fn with<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
+        act(&mut self.0.lock().expect("nothing panics while it holds this lock"))
+    }
+
+    /// This process leads now.
+    pub fn lead(&self) {
+        self.with(|state| state.role = Role::Syncing);
+    }
+
+    /// A pass begins.
+    pub fn begin_pass(&self) {
+        self.with(|state| state.pass_began = Some(Instant::now()));
+    }
+
+    /// A pass has ended.
+    pub fn end_pass(&self) {
+        self.with(|state| {
+            state.pass_began = None;
+            state.role = Role::Leading;
+        });
+    }
+
+    fn healthy(&self) -> Result<&'static str, &'static str> {
+        let stuck = self.with(|state| state.pass_began.is_some_and(|began| began.elapsed() > PASS_MAX));
+        if stuck { Err("a pass of the pipeline does not end") } else { Ok("ok") }
+    }
+
+    fn ready(&self) -> Result<&'static str, &'static str> {
+        match self.with(|state| state.role) {
+            Role::Standby => Ok("standby"),
+            Role::Syncing => Err("leading, but some kind is not listed yet; the log says which"),
+            Role::Leading => Ok("leading"),
+        }
+    }
+}
+
+/// Serves on `listener` until `stop`.
+pub async fn serve(listener: TcpListener, health: Health, metrics: Arc<Exposition>, stop: CancellationToken) {
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let tasks = TaskTracker::new();
+    loop {
+        let permit = tokio::select! {
+            () = stop.cancelled() => break,
+            permit = connections.clone().acquire_owned() => permit.expect("the semaphore is never closed"),
+        };
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let (health, metrics, stop) = (health.clone(), metrics.clone(), stop.clone());
+                tasks.spawn(async move {
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = connection(stream, peer, health, metrics) => {}
+                    }
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    tasks.close();
+    tasks.wait().await;
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, health: Health, metrics: Arc<Exposition>) {
+    let service = service_fn(async |request| Ok::<_, Infallible>(answer(&request, &health, &metrics)));
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_TIMEOUT, served).await {
+        tracing::debug!(%peer, %error, "connection failed");
+    }
+}
+
+fn answer(request: &Request<Incoming>, health: &Health, metrics: &Exposition) -> Response<Full<Bytes>> {
+    const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    const TEXT: &str = "text/plain; charset=utf-8";
+    let say = |said: Result<&str, &str>| match said {
+        Ok(text) => (StatusCode::OK, TEXT, text.to_owned()),
+        Err(text) => (StatusCode::SERVICE_UNAVAILABLE, TEXT, text.to_owned()),
+    };
+    let (status, content, text) = match (request.method(), request.uri().path()) {
+        (&Method::GET, "/healthz") => say(health.healthy()),
+        (&Method::GET, "/readyz") => say(health.ready()),
+        (&Method::GET, "/metrics") => (StatusCode::OK, METRICS, metrics.text()),
+        _ => (StatusCode::NOT_FOUND, TEXT, "GET /healthz, /readyz or /metrics".to_owned()),
+    };
+    Response::builder()
+        .status(status)
+        .header(hyper::header::CONTENT_TYPE, content)
+        .body(Full::new(Bytes::from(text)))
+        .expect("status and header are constants")
+}

@@ -1,0 +1,151 @@
+//! World → what is accepted and what is wrong with the rest; pure. After this step nothing can fail for a reason that a user could fix.
+
+use std::collections::BTreeMap;
+
+use vicino_crds::{ServiceMeshSpec, contract::CompiledRoute};
+
+use crate::world::{Key, World};
+
+mod mesh;
+mod route;
+
+/// What is wrong, for the person who can put it right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// CamelCase, bounded set: the reason of the condition and of the event.
+    pub reason: &'static str,
+    /// Path of the field that is wrong; empty when it is not a field of the object.
+    pub field: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+impl Problem {
+    pub(crate) fn new(reason: &'static str, field: &str, message: String) -> Self {
+        Self { reason, field: field.to_owned(), message }
+    }
+
+    /// Field and message, as a condition says them.
+    pub fn text(&self) -> String {
+        if self.field.is_empty() { self.message.clone() } else { format!("{}: {}", self.field, self.message) }
+    }
+}
+
+/// What became of a ServiceMesh.
+#[derive(Clone, Debug, PartialEq)]
+pub enum MeshVerdict {
+    /// It is rendered.
+    Accepted(Box<AcceptedMesh>),
+    /// It is not rendered, and what was rendered earlier stays as it is.
+    Rejected(Problem),
+    /// It is valid, but what it needs of the cluster is missing; nothing is written until it is there.
+    Blocked(Problem),
+    /// It is being deleted: garbage collection takes what it owns.
+    Deleting,
+}
+
+/// A mesh with all that rendering needs of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AcceptedMesh {
+    /// Its name.
+    pub name: String,
+    /// Its UID, for owner references.
+    pub uid: String,
+    /// Its spec.
+    pub spec: ServiceMeshSpec,
+    /// Nodes that it selects, sorted.
+    pub nodes: Vec<String>,
+    /// Namespaces that name it, sorted; without those that are being deleted.
+    pub namespaces: Vec<String>,
+}
+
+/// What became of a Service of a meshed namespace, or of a MeshRoute that belongs to none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteVerdict {
+    /// The mesh that the namespace names, when it exists.
+    pub mesh: Option<String>,
+    /// Whether there is a Service that wants this route, so that the MeshRoute has to exist.
+    pub wanted: bool,
+    /// What proxies are told, or why nothing new.
+    pub outcome: Outcome,
+}
+
+/// What proxies are told about a Service.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// This.
+    Compiled(CompiledRoute),
+    /// What they were told last, since the MeshRoute is wrong.
+    Kept(Problem),
+    /// Nothing.
+    Nothing(Problem),
+}
+
+impl Outcome {
+    /// What is wrong, if anything is.
+    pub fn problem(&self) -> Option<&Problem> {
+        match self {
+            Self::Compiled(_) => None,
+            Self::Kept(problem) | Self::Nothing(problem) => Some(problem),
+        }
+    }
+}
+
+/// The verdict on everything.
+#[derive(Clone, Debug, Default)]
+pub struct Validated {
+    /// Every ServiceMesh by name.
+    pub meshes: BTreeMap<String, MeshVerdict>,
+    /// Every Service of a meshed namespace and every MeshRoute.
+    pub routes: BTreeMap<Key, RouteVerdict>,
+    /// Namespaces whose label names no mesh, and what to do about it.
+    pub namespaces: BTreeMap<String, Problem>,
+}
+
+impl Validated {
+    /// Meshes that are rendered.
+    pub fn accepted(&self) -> impl Iterator<Item = &AcceptedMesh> {
+        self.meshes.values().filter_map(|verdict| match verdict {
+            MeshVerdict::Accepted(mesh) => Some(mesh.as_ref()),
+            _ => None,
+        })
+    }
+}
+
+/// Judges everything in `world`.
+pub fn validate(world: &World) -> Validated {
+    let meshes = mesh::all(world);
+    let routes = route::all(world, &meshes);
+    Validated { namespaces: unknown_meshes(world), meshes, routes }
+}
+
+fn unknown_meshes(world: &World) -> BTreeMap<String, Problem> {
+    let known = |mesh: &str| world.meshes.get(&Key::cluster(mesh)).is_some();
+    let label = vicino_crds::names::LABEL_MESH;
+    let mut problems = BTreeMap::new();
+    for (key, row) in world.namespaces.iter() {
+        let Some(mesh) = row.value.mesh.as_deref().filter(|mesh| !known(mesh)) else { continue };
+        let field = format!("metadata.labels[{label}]");
+        let message = format!(
+            "there is no ServiceMesh {mesh:?}: create it, or label the namespace with one of {}",
+            list(world.meshes.iter().map(|(key, _)| key.name.as_str()))
+        );
+        problems.insert(key.name.clone(), Problem::new("MeshNotFound", &field, message));
+    }
+    problems
+}
+
+/// Names for a message: quoted, at most ten.
+pub(crate) fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    const SHOWN: usize = 10;
+    let names: Vec<_> = names.into_iter().collect();
+    if names.is_empty() {
+        return "(none exists)".to_owned();
+    }
+    let shown: Vec<_> = names.iter().take(SHOWN).map(|name| format!("{name:?}")).collect();
+    let more = if names.len() > SHOWN { format!(" and {} more", names.len() - SHOWN) } else { String::new() };
+    format!("{}{more}", shown.join(", "))
+}
+
+#[cfg(test)]
+mod tests;

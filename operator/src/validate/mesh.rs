@@ -1,0 +1,107 @@
+//! Verdicts on ServiceMeshes: which nodes and namespaces are whose; looks at no route.
+
+use std::collections::BTreeMap;
+
+use vicino_crds::{ServiceMeshSpec, names};
+
+use super::{AcceptedMesh, MeshVerdict, Problem, list};
+use crate::world::{Key, Mesh, Node, Row, World};
+
+/// The label by which a node says its operating system.
+pub(crate) const LABEL_OS: &str = "kubernetes.io/os";
+
+/// Every mesh. The older of two that want the same node has it (then the lower name).
+pub(super) fn all(world: &World) -> BTreeMap<String, MeshVerdict> {
+    let mut by_age: Vec<_> = world.meshes.iter().collect();
+    by_age.sort_by_key(|(key, row)| (row.value.created, key.name.clone()));
+    let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut verdicts = BTreeMap::new();
+    for (key, row) in by_age {
+        verdicts.insert(key.name.clone(), verdict(world, &key.name, row, &mut owners));
+    }
+    verdicts
+}
+
+fn verdict<'a>(
+    world: &'a World,
+    name: &'a str,
+    row: &Row<Mesh>,
+    owners: &mut BTreeMap<&'a str, &'a str>,
+) -> MeshVerdict {
+    if row.value.deleting {
+        return MeshVerdict::Deleting;
+    }
+    let spec = match &row.value.spec {
+        Ok(spec) => spec,
+        Err(problem) => {
+            let message = format!("cannot be read by this version of the operator: {problem}");
+            return MeshVerdict::Rejected(Problem::new("InvalidSpec", "spec", message));
+        }
+    };
+    let nodes: Vec<&str> = world
+        .nodes
+        .iter()
+        .filter(|(_, node)| selects(spec, &node.value))
+        .map(|(key, _)| key.name.as_str())
+        .collect();
+    if let Some(problem) = overlap(&nodes, owners) {
+        return MeshVerdict::Rejected(problem);
+    }
+    owners.extend(nodes.iter().map(|node| (*node, name)));
+    if let Some(problem) = proxy_namespace(world) {
+        return MeshVerdict::Blocked(problem);
+    }
+    MeshVerdict::Accepted(Box::new(AcceptedMesh {
+        name: name.to_owned(),
+        uid: row.uid.clone(),
+        spec: spec.clone(),
+        nodes: nodes.into_iter().map(str::to_owned).collect(),
+        namespaces: namespaces(world, name),
+    }))
+}
+
+/// Whether the mesh's proxies run on a node.
+fn selects(spec: &ServiceMeshSpec, node: &Node) -> bool {
+    node.labels.get(LABEL_OS).is_some_and(|os| os == "linux")
+        && spec.proxy.node_selector.iter().all(|(label, value)| node.labels.get(label) == Some(value))
+}
+
+fn overlap(nodes: &[&str], owners: &BTreeMap<&str, &str>) -> Option<Problem> {
+    let taken: Vec<_> =
+        nodes.iter().filter_map(|node| owners.get(node).map(|owner| (*node, *owner))).collect();
+    let (_, owner) = taken.first()?;
+    let message = format!(
+        "selects {} of the older mesh {owner:?}, and a node belongs to one mesh: choose labels that only nodes without a mesh have",
+        list(taken.iter().filter(|(_, other)| other == owner).map(|(node, _)| *node)),
+    );
+    Some(Problem::new("NodesBelongToAnotherMesh", "spec.proxy.nodeSelector", message))
+}
+
+fn proxy_namespace(world: &World) -> Option<Problem> {
+    let namespace = names::PROXY_NAMESPACE;
+    let problem = |reason, message: String| Some(Problem::new(reason, "", message));
+    match world.namespaces.get(&Key::cluster(namespace)) {
+        None => problem(
+            "ProxyNamespaceMissing",
+            format!(
+                "proxies run in the namespace {namespace:?}, which does not exist: create it with `kubectl apply -k config/default`"
+            ),
+        ),
+        Some(row) if row.value.deleting => problem(
+            "ProxyNamespaceTerminating",
+            format!(
+                "proxies run in the namespace {namespace:?}, which is being deleted: create it again with `kubectl apply -k config/default` once it is gone"
+            ),
+        ),
+        Some(_) => None,
+    }
+}
+
+fn namespaces(world: &World, mesh: &str) -> Vec<String> {
+    world
+        .namespaces
+        .iter()
+        .filter(|(_, row)| !row.value.deleting && row.value.mesh.as_deref() == Some(mesh))
+        .map(|(key, _)| key.name.clone())
+        .collect()
+}

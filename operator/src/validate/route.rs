@@ -1,0 +1,216 @@
+//! Verdicts on routes: Service + MeshRoute + mesh defaults → compiled route, or what is wrong; looks at no generated object.
+
+use std::collections::BTreeMap;
+
+use vicino_crds::contract::{
+    CONTRACT_VERSION, CompiledBackend, CompiledPort, CompiledProtocol, CompiledRoute,
+};
+use vicino_crds::mesh::RouteDefaults;
+use vicino_crds::route::Backend;
+use vicino_crds::{MeshRouteSpec, names};
+
+use super::{MeshVerdict, Outcome, Problem, RouteVerdict, list};
+use crate::world::{Key, Route, Row, Service, ServicePort, World};
+
+/// Every Service of a meshed namespace, and every MeshRoute.
+pub(super) fn all(world: &World, meshes: &BTreeMap<String, MeshVerdict>) -> BTreeMap<Key, RouteVerdict> {
+    let mut verdicts = BTreeMap::new();
+    for (namespace, row) in world.namespaces.iter() {
+        let mesh = row.value.mesh.as_deref().filter(|_| !row.value.deleting);
+        let Some((mesh, verdict)) = mesh.and_then(|mesh| meshes.get_key_value(mesh)) else { continue };
+        for (key, service) in world.services.in_namespace(&namespace.name) {
+            if !service.value.skip && !service.value.deleting {
+                verdicts.insert(key.clone(), of_service(world, (mesh, verdict), key, &service.value));
+            }
+        }
+    }
+    for (key, _) in world.routes.iter() {
+        if !verdicts.contains_key(key) {
+            verdicts.insert(key.clone(), without_service(world, key));
+        }
+    }
+    verdicts
+}
+
+fn of_service(
+    world: &World,
+    (mesh, verdict): (&String, &MeshVerdict),
+    key: &Key,
+    service: &Service,
+) -> RouteVerdict {
+    let defaults = match verdict {
+        MeshVerdict::Accepted(accepted) => Ok(&accepted.spec.defaults),
+        MeshVerdict::Rejected(problem) | MeshVerdict::Blocked(problem) => Err(problem.text()),
+        MeshVerdict::Deleting => Err("it is being deleted".to_owned()),
+    };
+    let outcome = match defaults {
+        Ok(defaults) => judge(world, key, service, defaults),
+        Err(why) => {
+            let message = format!("the ServiceMesh {mesh:?} is not in force: {why}");
+            Outcome::Kept(Problem::new("MeshNotAccepted", "", message))
+        }
+    };
+    RouteVerdict { mesh: Some(mesh.clone()), wanted: true, outcome }
+}
+
+fn judge(world: &World, key: &Key, service: &Service, defaults: &RouteDefaults) -> Outcome {
+    if service.external_name {
+        let message = format!(
+            "the Service is of type ExternalName and has no endpoints of its own: annotate it with {}: \"true\" to leave it out of the mesh",
+            names::ANNOTATION_SKIP
+        );
+        return Outcome::Nothing(Problem::new("UnsupportedService", "", message));
+    }
+    if service.ports.is_empty() {
+        let message = format!(
+            "the Service has no TCP port, and the mesh carries TCP only: give it one, or annotate it with {}: \"true\"",
+            names::ANNOTATION_SKIP
+        );
+        return Outcome::Nothing(Problem::new("UnsupportedService", "", message));
+    }
+    let default = MeshRouteSpec::default();
+    let (generation, spec) = match world.routes.get(key) {
+        None => (0, &default),
+        Some(Row { value: Route { generation, spec: Ok(spec), .. }, .. }) => (*generation, spec),
+        Some(Row { value: Route { spec: Err(problem), .. }, .. }) => {
+            let message = format!("cannot be read by this version of the operator: {problem}");
+            return Outcome::Kept(Problem::new("InvalidSpec", "spec", message));
+        }
+    };
+    match ports(world, key, service, spec) {
+        Ok(ports) => Outcome::Compiled(compile(key, service, (generation, spec, defaults), ports)),
+        Err(problem) => Outcome::Kept(problem),
+    }
+}
+
+fn compile(
+    key: &Key,
+    service: &Service,
+    (generation, spec, defaults): (i64, &MeshRouteSpec, &RouteDefaults),
+    ports: Vec<CompiledPort>,
+) -> CompiledRoute {
+    let timeouts = spec.timeouts.clone().unwrap_or_default();
+    // The schema keeps all of these at 0 or above.
+    let unsigned = |value: i32| u32::try_from(value).unwrap_or(0);
+    CompiledRoute {
+        version: CONTRACT_VERSION,
+        namespace: key.namespace.clone(),
+        service: key.name.clone(),
+        generation,
+        cluster_ips: service.cluster_ips.clone(),
+        ports,
+        connect_timeout_milliseconds: unsigned(
+            timeouts.connect_milliseconds.unwrap_or(defaults.connect_timeout_milliseconds),
+        ),
+        request_timeout_milliseconds: unsigned(
+            timeouts.request_milliseconds.unwrap_or(defaults.request_timeout_milliseconds),
+        ),
+        requeues: unsigned(spec.requeues.unwrap_or(defaults.requeues)),
+    }
+}
+
+fn ports(
+    world: &World,
+    key: &Key,
+    service: &Service,
+    spec: &MeshRouteSpec,
+) -> Result<Vec<CompiledPort>, Problem> {
+    let mut ports = Vec::with_capacity(service.ports.len());
+    for port in &service.ports {
+        let backends = if spec.backends.is_empty() {
+            vec![to(&key.name, port, 1)]
+        } else {
+            let each = spec.backends.iter().enumerate();
+            each.map(|(i, wanted)| backend(world, &key.namespace, (i, wanted), port))
+                .collect::<Result<_, _>>()?
+        };
+        ports.push(CompiledPort { port: port.port, protocol: CompiledProtocol::Http, backends });
+    }
+    Ok(ports)
+}
+
+fn to(service: &str, port: &ServicePort, weight: u32) -> CompiledBackend {
+    CompiledBackend { service: service.to_owned(), port: port.port, port_name: port.name.clone(), weight }
+}
+
+fn backend(
+    world: &World,
+    namespace: &str,
+    (index, wanted): (usize, &Backend),
+    called: &ServicePort,
+) -> Result<CompiledBackend, Problem> {
+    let name = format!("spec.backends[{index}].name");
+    let Some(target) = world.services.get(&Key::new(namespace, &wanted.name)) else {
+        let others = world.services.in_namespace(namespace).map(|(key, _)| key.name.as_str());
+        let message = format!(
+            "there is no Service {:?} in the namespace {namespace:?}; its Services: {}",
+            wanted.name,
+            list(others)
+        );
+        return Err(Problem::new("BackendNotFound", &name, message));
+    };
+    if target.value.external_name {
+        let message = format!(
+            "the Service {:?} is of type ExternalName and has no endpoints: name a Service that selects pods",
+            wanted.name
+        );
+        return Err(Problem::new("UnsupportedBackend", &name, message));
+    }
+    let number = wanted.port.map_or(Some(called.port), |port| u16::try_from(port).ok());
+    let Some(port) = target.value.ports.iter().find(|port| Some(port.port) == number) else {
+        let field = format!("spec.backends[{index}].port");
+        let asked = match wanted.port {
+            Some(port) => format!("{port}"),
+            None => format!("{}, which is the port that was called", called.port),
+        };
+        let exist: Vec<_> = target.value.ports.iter().map(|port| port.port.to_string()).collect();
+        let message = format!(
+            "the Service {:?} has no TCP port {asked}; its TCP ports: {}",
+            wanted.name,
+            exist.join(", ")
+        );
+        return Err(Problem::new("BackendPortNotFound", &field, message));
+    };
+    Ok(to(&wanted.name, port, u32::try_from(wanted.weight).unwrap_or(0)))
+}
+
+/// A MeshRoute that no Service of a meshed namespace wants.
+fn without_service(world: &World, key: &Key) -> RouteVerdict {
+    let namespace = world.namespaces.get(&Key::cluster(&key.namespace)).map(|row| &row.value);
+    let named = namespace.and_then(|namespace| namespace.mesh.clone());
+    let mesh = named.clone().filter(|mesh| world.meshes.get(&Key::cluster(mesh)).is_some());
+    let service = world.services.get(key).map(|row| &row.value).filter(|service| !service.deleting);
+    let (reason, message) = match (&mesh, &named, service) {
+        _ if namespace.is_some_and(|namespace| namespace.deleting) => {
+            ("NamespaceTerminating", "the namespace is being deleted".to_owned())
+        }
+        (None, Some(named), _) => (
+            "MeshNotFound",
+            format!(
+                "the namespace names the ServiceMesh {named:?}, which does not exist: create it, or change the label"
+            ),
+        ),
+        (None, None, _) => (
+            "NamespaceNotMeshed",
+            format!(
+                "the namespace is in no mesh: label it with {}: <name of a ServiceMesh>",
+                names::LABEL_MESH
+            ),
+        ),
+        (Some(_), _, Some(_)) => (
+            "ServiceSkipped",
+            format!(
+                "the Service is annotated with {}: \"true\": remove the annotation, or this MeshRoute",
+                names::ANNOTATION_SKIP
+            ),
+        ),
+        (Some(_), _, None) => (
+            "ServiceNotFound",
+            format!(
+                "there is no Service {:?} in the namespace {:?}: create it, or name the MeshRoute after the Service that it is for",
+                key.name, key.namespace
+            ),
+        ),
+    };
+    RouteVerdict { mesh, wanted: false, outcome: Outcome::Nothing(Problem::new(reason, "", message)) }
+}

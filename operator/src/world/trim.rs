@@ -1,0 +1,237 @@
+//! What is kept of an object of the API: one function for each kind, object in, row out; no decisions about meshes.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta, OwnerReference};
+use k8s_openapi::jiff::Timestamp;
+use kube::core::DynamicObject;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use vicino_crds::names;
+
+use super::{
+    Body, Child, Key, Kind, Mesh, Namespace, Neighbourhood, Node, Owner, Pod, Rollout, Route, Row, Service,
+};
+use super::{ServicePort, Slice, Step};
+
+/// The label that names the Service of an EndpointSlice.
+const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// Name and identity of an object.
+pub(crate) fn key(meta: &ObjectMeta) -> Key {
+    Key { namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() }
+}
+
+/// The step that an object as it is now stands for: `None` of `value` means that it is of no interest (any more).
+pub(crate) fn put<T>(meta: &ObjectMeta, value: Option<T>) -> Step<T> {
+    let uid = meta.uid.clone().unwrap_or_default();
+    match value {
+        Some(value) => Step::Put(key(meta), row(meta, value)),
+        None => Step::Gone(key(meta), uid),
+    }
+}
+
+/// A row of the object that `meta` belongs to.
+pub(crate) fn row<T>(meta: &ObjectMeta, value: T) -> Row<T> {
+    let version = meta.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0);
+    Row { uid: meta.uid.clone().unwrap_or_default(), version, value }
+}
+
+pub(crate) fn mesh(object: &DynamicObject) -> Mesh {
+    let meta = &object.metadata;
+    Mesh {
+        generation: meta.generation.unwrap_or(0),
+        created: meta.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+        deleting: meta.deletion_timestamp.is_some(),
+        spec: part(&object.data, "spec"),
+        status: part(&object.data, "status").unwrap_or_default(),
+    }
+}
+
+pub(crate) fn route(object: &DynamicObject) -> Route {
+    let meta = &object.metadata;
+    let labels = meta.labels.as_ref();
+    let managed =
+        labels.and_then(|l| l.get(names::LABEL_MANAGED_BY)).is_some_and(|by| by == names::MANAGED_BY);
+    let managers = meta.managed_fields.as_deref().unwrap_or_default();
+    let (ours, others) = managers.iter().filter(|entry| outside_status(entry)).fold(
+        (false, false),
+        |(ours, others), entry| match entry.manager.as_deref() {
+            Some(names::FIELD_MANAGER) => (true, others),
+            _ => (ours, true),
+        },
+    );
+    Route {
+        generation: meta.generation.unwrap_or(0),
+        deleting: meta.deletion_timestamp.is_some(),
+        labelled: labels.filter(|_| managed).and_then(|l| l.get(names::LABEL_MESH)).cloned(),
+        owners: owners(meta),
+        ours,
+        // An object from a file has no managers: it is its author's.
+        others: others || managers.is_empty(),
+        spec: part(&object.data, "spec"),
+        status: part(&object.data, "status").unwrap_or_default(),
+    }
+}
+
+/// Whether an entry of `managedFields` is about anything but the status.
+fn outside_status(entry: &ManagedFieldsEntry) -> bool {
+    let fields = entry.fields_v1.as_ref().and_then(|fields| fields.0.as_object());
+    entry.subresource.as_deref() != Some("status")
+        && fields.is_some_and(|fields| fields.keys().any(|field| field != "f:status"))
+}
+
+pub(crate) fn neighbourhood(object: &DynamicObject) -> Neighbourhood {
+    Neighbourhood {
+        labels: object.metadata.labels.clone().unwrap_or_default(),
+        owners: owners(&object.metadata),
+        spec: part(&object.data, "spec").unwrap_or_default(),
+        status: part(&object.data, "status").unwrap_or_default(),
+    }
+}
+
+/// One field of an object; absent is its default. Objects of ours are read leniently: one that this version cannot
+/// read must not end the watch of all the others.
+fn part<T: DeserializeOwned + Default>(data: &Value, field: &str) -> Result<T, String> {
+    match data.get(field) {
+        Some(value) if !value.is_null() => T::deserialize(value).map_err(|error| error.to_string()),
+        _ => Ok(T::default()),
+    }
+}
+
+pub(crate) fn namespace(object: &core::Namespace) -> Namespace {
+    let meta = &object.metadata;
+    Namespace {
+        mesh: meta.labels.as_ref().and_then(|labels| labels.get(names::LABEL_MESH)).cloned(),
+        deleting: meta.deletion_timestamp.is_some(),
+    }
+}
+
+pub(crate) fn service(object: &core::Service) -> Service {
+    let meta = &object.metadata;
+    let spec = object.spec.as_ref();
+    let ports = spec.and_then(|s| s.ports.as_deref()).unwrap_or_default();
+    let ips = spec.and_then(|s| s.cluster_ips.clone().or_else(|| s.cluster_ip.clone().map(|ip| vec![ip])));
+    Service {
+        ports: ports
+            .iter()
+            .filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP")
+            .filter_map(|port| {
+                let name = port.name.clone().unwrap_or_default();
+                u16::try_from(port.port).ok().map(|port| ServicePort { port, name })
+            })
+            .collect(),
+        cluster_ips: ips
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|ip| ip != "None" && !ip.is_empty())
+            .collect(),
+        external_name: spec.and_then(|s| s.type_.as_deref()) == Some("ExternalName"),
+        skip: meta
+            .annotations
+            .as_ref()
+            .and_then(|a| a.get(names::ANNOTATION_SKIP))
+            .is_some_and(|v| v == "true"),
+        deleting: meta.deletion_timestamp.is_some(),
+    }
+}
+
+pub(crate) fn slice(object: &EndpointSlice) -> Option<Slice> {
+    let service = object.metadata.labels.as_ref()?.get(LABEL_SERVICE_NAME)?.clone();
+    let endpoints = object.endpoints.as_deref().unwrap_or_default();
+    let ready = |e: &&k8s_openapi::api::discovery::v1::Endpoint| {
+        e.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
+    };
+    Some(Slice {
+        service,
+        address_type: object.address_type.clone(),
+        ready: endpoints.iter().filter(ready).count(),
+        total: endpoints.len(),
+    })
+}
+
+pub(crate) fn node(object: &core::Node) -> Node {
+    let addresses = object.status.as_ref().and_then(|s| s.addresses.as_deref()).unwrap_or_default();
+    Node {
+        labels: object.metadata.labels.clone().unwrap_or_default(),
+        addresses: addresses.iter().filter(|a| a.type_ == "InternalIP").map(|a| a.address.clone()).collect(),
+    }
+}
+
+pub(crate) fn pod(object: &core::Pod) -> Option<Pod> {
+    let spec = object.spec.as_ref()?;
+    let node = spec.node_name.clone().filter(|node| !node.is_empty())?;
+    let status = object.status.as_ref();
+    let ended = matches!(status.and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
+    let shared = spec.host_network.unwrap_or(false);
+    let mut ips: Vec<String> = status
+        .and_then(|s| s.pod_ips.as_deref())
+        .unwrap_or_default()
+        .iter()
+        .map(|ip| ip.ip.clone())
+        .collect();
+    if ips.is_empty() {
+        ips.extend(status.and_then(|s| s.pod_ip.clone()));
+    }
+    if ended || shared {
+        ips.clear();
+    }
+    let proxy_of = proxy_of(&object.metadata);
+    let conditions = status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    let ready = proxy_of.is_some()
+        && object.metadata.deletion_timestamp.is_none()
+        && conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+    let service_account = spec.service_account_name.clone().unwrap_or_default();
+    Some(Pod { node, service_account, ips, proxy_of, ready })
+}
+
+fn proxy_of(meta: &ObjectMeta) -> Option<String> {
+    let labels = meta.labels.as_ref()?;
+    let ours = meta.namespace.as_deref() == Some(names::PROXY_NAMESPACE)
+        && labels.get(names::LABEL_MANAGED_BY).is_some_and(|by| by == names::MANAGED_BY);
+    labels.get(names::LABEL_MESH).filter(|_| ours).cloned()
+}
+
+pub(crate) fn child(kind: Kind, object: DynamicObject) -> Child {
+    let DynamicObject { metadata: meta, data, .. } = object;
+    let rollout = (kind == Kind::DaemonSet).then(|| rollout(&meta, &data));
+    let annotations = meta.annotations.clone().unwrap_or_default();
+    Child {
+        owners: owners(&meta),
+        deleting: meta.deletion_timestamp.is_some(),
+        labels: meta.labels.unwrap_or_default(),
+        annotations: annotations.into_iter().filter(|(name, _)| name.starts_with(names::GROUP)).collect(),
+        body: body(kind, data),
+        rollout,
+    }
+}
+
+fn body(kind: Kind, data: Value) -> Body {
+    let Value::Object(mut fields) = data else { return Body::Fields(Value::Null) };
+    if kind == Kind::ConfigMap {
+        let entries: BTreeMap<String, String> =
+            fields.remove("data").and_then(|data| serde_json::from_value(data).ok()).unwrap_or_default();
+        return Body::Data(entries);
+    }
+    fields.remove("status");
+    Body::Fields(Value::Object(fields))
+}
+
+fn rollout(meta: &ObjectMeta, data: &Value) -> Rollout {
+    let status = data.get("status");
+    let number = |field: &str| status.and_then(|s| s.get(field)).and_then(Value::as_i64).unwrap_or(0);
+    let count = |field: &str| usize::try_from(number(field)).unwrap_or(0);
+    Rollout {
+        observed: number("observedGeneration") >= meta.generation.unwrap_or(0),
+        desired: count("desiredNumberScheduled"),
+        updated: count("updatedNumberScheduled"),
+        ready: count("numberReady"),
+    }
+}
+
+fn owners(meta: &ObjectMeta) -> Vec<Owner> {
+    let owner = |o: &OwnerReference| Owner { kind: o.kind.clone(), name: o.name.clone(), uid: o.uid.clone() };
+    meta.owner_references.as_deref().unwrap_or_default().iter().map(owner).collect()
+}
