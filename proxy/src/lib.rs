@@ -8,10 +8,10 @@
 //! | [`log`] | log lines, and their level while running |
 //! | [`config`] | documents → inputs → snapshot, from the API or from a directory |
 //! | [`store`] | the last good inputs on local disk |
-//! | [`publish`] | one snapshot to all workers, and their word that they run with it |
 //! | [`worker`] | threads that turn: accept, read, let the engine decide, write once |
 //! | [`report`] | what this proxy serves, in its MeshNode status |
-//! | [`metrics`], [`admin`], [`probe`] | what scrapers, people and the kubelet ask |
+//! | [`lifecycle`] | how far the process has come: starting, serving, draining |
+//! | [`metrics`], [`admin`], [`web`], [`probe`] | what scrapers, people and the kubelet ask |
 //! | [`run`] | the order of it all: start, serve, drain, stop |
 //!
 //! # Probes, and why they are `exec`
@@ -49,3 +49,16 @@
 //!
 //! RBAC: get, list, watch on ConfigMaps of its namespace, on EndpointSlices and on MeshNodes; patch on `meshnodes/status`.
 //! Nothing else. `terminationGracePeriodSeconds` has to be above the bootstrap's `drainSeconds` (plus 5 is enough).
+
+pub mod admin;
+pub mod config;
+pub mod lifecycle;
+pub mod log;
+pub mod metrics;
+pub mod options;
+pub mod probe;
+pub mod report;
+pub mod run;
+pub mod store;
+pub mod web;
+pub mod worker;

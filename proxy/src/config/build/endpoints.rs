@@ -1,0 +1,101 @@
+//! Slices of one Service → usable endpoints by port: each pod once, ready ones first, local ones with their counter.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use vicino_engine::snapshot::{EndpointSet, NodeEndpoints, PodSlot, PortEndpoints};
+
+use crate::config::inputs::ServiceSlices;
+use crate::config::slice::{Condition, SliceEndpoint};
+
+type Slots = HashMap<(SocketAddr, Arc<str>), Arc<PodSlot>>;
+
+/// What is dialled for one pod port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Candidate {
+    address: SocketAddr,
+    condition: Condition,
+    node: Arc<str>,
+    uid: Arc<str>,
+}
+
+impl Candidate {
+    /// Whether this is to be preferred to another entry of the same pod: the better condition (while a pod moves from one
+    /// slice to another, the older one may be behind), then IPv4, then the lower address. A total order, so that the order
+    /// of slices does not matter.
+    fn better_than(&self, other: &Self) -> bool {
+        let rank =
+            |c: &Self| (c.condition, c.address.is_ipv4(), std::cmp::Reverse(c.address), c.node.clone());
+        rank(self) > rank(other)
+    }
+}
+
+/// The endpoints of a Service, and how many were left out because their node is unknown.
+pub(super) fn of_service(slices: &ServiceSlices, own: &str, slots: &mut Slots) -> (EndpointSet, u32) {
+    let mut without_node = 0;
+    let mut ports: BTreeMap<Arc<str>, HashMap<PodKey, Candidate>> = BTreeMap::new();
+    for slice in slices.values() {
+        for port in &slice.ports {
+            let pods = ports.entry(Arc::from(&*port.name)).or_default();
+            for endpoint in &slice.endpoints {
+                if endpoint.node.is_empty() {
+                    without_node += 1;
+                    continue;
+                }
+                add(pods, endpoint, port.port);
+            }
+        }
+    }
+    let ports = ports.into_iter().map(|(name, pods)| (name, of_port(pods, own, slots))).collect();
+    (EndpointSet { ports }, without_node)
+}
+
+/// One pod: by UID, so that its IPv4 and its IPv6 address are one; an endpoint without a pod by its address.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum PodKey {
+    Uid(Arc<str>),
+    Address(IpAddr),
+}
+
+fn add(pods: &mut HashMap<PodKey, Candidate>, endpoint: &SliceEndpoint, port: u16) {
+    let key = match &*endpoint.uid {
+        "" => PodKey::Address(endpoint.address),
+        _ => PodKey::Uid(endpoint.uid.clone()),
+    };
+    let candidate = Candidate {
+        address: SocketAddr::new(endpoint.address, port),
+        condition: endpoint.condition,
+        node: endpoint.node.clone(),
+        uid: endpoint.uid.clone(),
+    };
+    match pods.entry(key) {
+        std::collections::hash_map::Entry::Vacant(entry) => {
+            entry.insert(candidate);
+        }
+        std::collections::hash_map::Entry::Occupied(mut entry) if candidate.better_than(entry.get()) => {
+            entry.insert(candidate);
+        }
+        std::collections::hash_map::Entry::Occupied(_) => {}
+    }
+}
+
+fn of_port(pods: HashMap<PodKey, Candidate>, own: &str, slots: &mut Slots) -> PortEndpoints {
+    let listed = u32::try_from(pods.len()).unwrap_or(u32::MAX);
+    let best = pods.values().map(|pod| pod.condition).max().unwrap_or(Condition::Down);
+    if best == Condition::Down {
+        return PortEndpoints { listed, ..PortEndpoints::default() };
+    }
+    let mut nodes: BTreeMap<Arc<str>, u32> = BTreeMap::new();
+    let mut local = Vec::new();
+    for pod in pods.into_values().filter(|pod| pod.condition == best) {
+        if &*pod.node == own {
+            let slot = slots.entry((pod.address, pod.uid.clone()));
+            local.push(slot.or_insert_with(|| Arc::new(PodSlot::new(pod.address, pod.uid.clone()))).clone());
+        }
+        *nodes.entry(pod.node).or_default() += 1;
+    }
+    local.sort_by_key(|slot| slot.address);
+    let nodes = nodes.into_iter().map(|(node, pods)| NodeEndpoints { node, pods }).collect();
+    PortEndpoints { nodes, local, listed }
+}

@@ -1,0 +1,422 @@
+//! Inputs → snapshot: tables for what an endpoint list means; properties for order, repetition and reuse.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use expect_test::{Expect, expect};
+use proptest::prelude::*;
+use vicino_crds::MeshNodeSpec;
+use vicino_crds::contract::{
+    self, CompiledBackend, CompiledNode, CompiledPort, CompiledProtocol, CompiledRoute,
+};
+use vicino_crds::node::Neighbour;
+use vicino_engine::snapshot::Snapshot;
+
+use super::{Built, build};
+use crate::config::bundle::{BundleKind, RawBundle};
+use crate::config::inputs::Identity;
+use crate::config::slice::{Condition, SliceEndpoint, SlicePort};
+use crate::config::{Change, Inputs, OwnNode, Slice, SliceKey};
+
+fn inputs(changes: impl IntoIterator<Item = Change>) -> Inputs {
+    let mut inputs = Inputs::new(Identity { node: "n1".into(), mesh: "default".into() });
+    take(&mut inputs, changes);
+    inputs
+}
+
+fn take(inputs: &mut Inputs, changes: impl IntoIterator<Item = Change>) {
+    for change in changes {
+        let mut notices = Vec::new();
+        inputs.apply(change, &mut notices);
+        assert_eq!(notices, []);
+    }
+}
+
+fn route(service: &str, generation: i64) -> String {
+    let backend = |name: &str, weight| CompiledBackend {
+        service: name.into(),
+        port: 80,
+        port_name: String::new(),
+        weight,
+    };
+    contract::write(&CompiledRoute {
+        version: 1,
+        namespace: "demo".into(),
+        service: service.into(),
+        generation,
+        cluster_ips: vec![format!("10.96.0.{}", service.len())],
+        ports: vec![CompiledPort {
+            port: 80,
+            protocol: CompiledProtocol::Http,
+            backends: vec![backend(service, 9), backend("canary", 1)],
+        }],
+        connect_timeout_milliseconds: 500,
+        request_timeout_milliseconds: u32::try_from(generation).unwrap() * 1000,
+        requeues: 1,
+    })
+}
+
+fn node(name: &str, address: &str, ready: bool) -> String {
+    contract::write(&CompiledNode {
+        version: 1,
+        name: name.into(),
+        addresses: vec![address.into()],
+        port: 4141,
+        zone: "z".into(),
+        ready,
+    })
+}
+
+fn bundle(name: &str, kind: BundleKind, documents: &[(&str, String)]) -> Change {
+    let data = documents.iter().map(|(key, text)| (format!("{key}.yaml"), text.clone()));
+    Change::Bundle(RawBundle { name: name.into(), kind, data: data.collect::<BTreeMap<_, _>>() })
+}
+
+fn routes(name: &str, documents: &[(&str, String)]) -> Change {
+    bundle(name, BundleKind::Routes { namespace: "demo".into() }, documents)
+}
+
+fn slice(name: &str, service: &str, endpoints: Vec<SliceEndpoint>) -> Change {
+    Change::Slice(Slice {
+        key: SliceKey::new("demo", name),
+        service: service.into(),
+        ports: vec![SlicePort { name: "".into(), port: 8080 }],
+        endpoints,
+    })
+}
+
+fn pod(address: &str, uid: &str, node: &str, condition: Condition) -> SliceEndpoint {
+    SliceEndpoint { address: address.parse().unwrap(), uid: uid.into(), node: node.into(), condition }
+}
+
+fn neighbours(pods: &[(&str, &str)]) -> Change {
+    let neighbour = |(uid, ip): &(&str, &str)| Neighbour {
+        uid: (*uid).into(),
+        namespace: "demo".into(),
+        name: format!("pod-{uid}"),
+        service_account: "default".into(),
+        ips: vec![(*ip).into()],
+    };
+    let pods = pods.iter().map(neighbour).collect();
+    let spec = MeshNodeSpec {
+        mesh: "default".into(),
+        addresses: vec!["192.0.2.1".into()],
+        pods,
+        ..MeshNodeSpec::default()
+    };
+    Change::MeshNode(OwnNode { generation: 1, spec })
+}
+
+/// Everything of a snapshot but its version, sorted.
+fn show(snapshot: &Snapshot) -> String {
+    let mut text = String::new();
+    let sorted = |map: &mut dyn Iterator<Item = String>| {
+        let mut lines: Vec<_> = map.collect();
+        lines.sort();
+        lines
+    };
+    for (namespace, services) in snapshot.services.iter().collect::<BTreeMap<_, _>>() {
+        for line in sorted(&mut services.values().map(|service| {
+            let backends = service.ports.iter().flat_map(|port| &port.backends);
+            let backends: Vec<_> = backends.map(|b| format!("{}*{}", b.service.name, b.weight)).collect();
+            let timeout = service.request_timeout_ns;
+            format!("route {namespace}/{} {} timeout={timeout}", service.name.name, backends.join(" "))
+        })) {
+            writeln!(text, "{line}").unwrap();
+        }
+    }
+    for (namespace, sets) in snapshot.endpoints.iter().collect::<BTreeMap<_, _>>() {
+        for (service, set) in sets.iter().collect::<BTreeMap<_, _>>() {
+            for (port, endpoints) in &set.ports {
+                let nodes: Vec<_> =
+                    endpoints.nodes.iter().map(|n| format!("{}={}", n.node, n.pods)).collect();
+                let local: Vec<_> =
+                    endpoints.local.iter().map(|s| format!("{}@{}", s.uid, s.address)).collect();
+                let (nodes, local, listed) = (nodes.join(","), local.join(","), endpoints.listed);
+                writeln!(
+                    text,
+                    "endpoints {namespace}/{service}:{port} nodes[{nodes}] local[{local}] of {listed}"
+                )
+                .unwrap();
+            }
+        }
+    }
+    for node in snapshot.nodes.iter().collect::<BTreeMap<_, _>>().into_values() {
+        writeln!(text, "node {} {:?} ready={}", node.name, node.addresses, node.ready).unwrap();
+    }
+    for (ip, neighbour) in snapshot.neighbours.iter().collect::<BTreeMap<_, _>>() {
+        writeln!(text, "neighbour {ip} {}", neighbour.uid).unwrap();
+    }
+    for (ip, node) in snapshot.foreign_addresses.iter().collect::<BTreeMap<_, _>>() {
+        writeln!(text, "foreign {ip} {node}").unwrap();
+    }
+    writeln!(text, "own {} {:?}", snapshot.node, snapshot.node_addresses).unwrap();
+    text
+}
+
+fn check(changes: Vec<Change>, expected: &Expect) {
+    expected.assert_eq(&show(&build(&inputs(changes), &Built::default()).snapshot));
+}
+
+#[test]
+fn a_whole_configuration() {
+    check(
+        vec![
+            routes("r", &[("web", route("web", 2))]),
+            bundle(
+                "n",
+                BundleKind::Nodes,
+                &[("n1", node("n1", "192.0.2.1", true)), ("n2", node("n2", "192.0.2.2", false))],
+            ),
+            neighbours(&[("u1", "10.0.1.1")]),
+            slice(
+                "a",
+                "web",
+                vec![
+                    pod("10.0.1.1", "u1", "n1", Condition::Ready),
+                    pod("10.0.2.1", "u2", "n2", Condition::Ready),
+                ],
+            ),
+        ],
+        &expect![[r#"
+            route demo/web web*9 canary*1 timeout=2000000000
+            endpoints demo/web: nodes[n1=1,n2=1] local[u1@10.0.1.1:8080] of 2
+            node n1 [192.0.2.1:4141] ready=true
+            node n2 [192.0.2.2:4141] ready=false
+            neighbour 10.0.1.1 u1
+            foreign 192.0.2.2 n2
+            own n1 [192.0.2.1]
+        "#]],
+    );
+}
+
+#[test]
+fn ending_endpoints_are_used_only_while_none_is_ready() {
+    let of = |first, second| {
+        slice("a", "web", vec![pod("10.0.1.1", "u1", "n1", first), pod("10.0.2.1", "u2", "n2", second)])
+    };
+    for (first, second, expected) in [
+        (Condition::Ready, Condition::Ready, "nodes[n1=1,n2=1] local[u1@10.0.1.1:8080] of 2"),
+        (Condition::Ready, Condition::Ending, "nodes[n1=1] local[u1@10.0.1.1:8080] of 2"),
+        (Condition::Ending, Condition::Ready, "nodes[n2=1] local[] of 2"),
+        (Condition::Ending, Condition::Down, "nodes[n1=1] local[u1@10.0.1.1:8080] of 2"),
+        (Condition::Down, Condition::Down, "nodes[] local[] of 2"),
+    ] {
+        let shown = show(&build(&inputs([of(first, second)]), &Built::default()).snapshot);
+        assert!(shown.contains(expected), "{first:?} {second:?}: {shown}");
+    }
+}
+
+#[test]
+fn a_pod_with_two_families_counts_once_and_by_its_ipv4_address() {
+    let four = || slice("a", "web", vec![pod("10.0.1.1", "u1", "n1", Condition::Ready)]);
+    let six = || {
+        slice(
+            "b",
+            "web",
+            vec![
+                pod("2001:db8::1", "u1", "n1", Condition::Ready),
+                pod("2001:db8::2", "u2", "n1", Condition::Ready),
+            ],
+        )
+    };
+    check(
+        vec![six(), four()],
+        &expect![[r#"
+            endpoints demo/web: nodes[n1=2] local[u1@10.0.1.1:8080,u2@[2001:db8::2]:8080] of 2
+            own n1 []
+        "#]],
+    );
+}
+
+#[test]
+fn an_endpoint_without_node_is_counted_not_used() {
+    let endpoints =
+        vec![pod("10.0.1.1", "u1", "", Condition::Ready), pod("10.0.1.2", "u2", "n1", Condition::Ready)];
+    let built = build(&inputs([slice("a", "web", endpoints)]), &Built::default());
+    assert_eq!(built.without_node, 1);
+    assert_eq!(
+        built.snapshot.endpoints("demo", "web", "").map(|e| (e.local.len(), e.nodes.len())),
+        Some((1, 1))
+    );
+}
+
+#[test]
+fn while_a_route_moves_the_higher_generation_wins_in_either_order() {
+    for (first, second) in [(1, 2), (2, 1)] {
+        let built = build(
+            &inputs([
+                routes("r", &[("web", route("web", first))]),
+                routes("r-1", &[("web", route("web", second))]),
+            ]),
+            &Built::default(),
+        );
+        assert_eq!(built.snapshot.service("demo", "web").map(|s| s.request_timeout_ns), Some(2_000_000_000));
+    }
+}
+
+#[test]
+fn what_did_not_change_is_taken_over_as_it_is() {
+    let mut inputs = inputs([
+        routes("r", &[("web", route("web", 1)), ("api", route("api", 1))]),
+        slice("a", "web", vec![pod("10.0.1.1", "u1", "n1", Condition::Ready)]),
+        slice("b", "api", vec![pod("10.0.1.2", "u2", "n1", Condition::Ready)]),
+        neighbours(&[("u1", "10.0.1.1")]),
+    ]);
+    let before = build(&inputs, &Built::default());
+    take(
+        &mut inputs,
+        [
+            routes("r", &[("web", route("web", 2)), ("api", route("api", 1))]),
+            slice(
+                "a",
+                "web",
+                vec![
+                    pod("10.0.1.1", "u1", "n1", Condition::Ready),
+                    pod("10.0.2.9", "u9", "n2", Condition::Ready),
+                ],
+            ),
+        ],
+    );
+    let after = build(&inputs, &before);
+    let (before, after) = (&before.snapshot, &after.snapshot);
+    assert_eq!(after.version, before.version + 1);
+    let service = |s: &Arc<Snapshot>, name| s.service("demo", name).unwrap().clone();
+    assert!(Arc::ptr_eq(&service(before, "api"), &service(after, "api")));
+    assert!(!Arc::ptr_eq(&service(before, "web"), &service(after, "web")));
+    let set = |s: &Arc<Snapshot>, name: &str| s.endpoints["demo"][name].clone();
+    assert!(Arc::ptr_eq(&set(before, "api"), &set(after, "api")));
+    let slot = |s: &Arc<Snapshot>| s.endpoints("demo", "web", "").unwrap().local[0].clone();
+    assert!(Arc::ptr_eq(&slot(before), &slot(after)), "the pod lives on, and its counter with it");
+}
+
+#[test]
+fn a_counter_survives_a_pod_that_is_unready_for_a_while_as_long_as_a_call_is_open() {
+    let web = |condition, uid| slice("a", "web", vec![pod("10.0.1.1", uid, "n1", condition)]);
+    let mut inputs = inputs([web(Condition::Ready, "u1")]);
+    let first = build(&inputs, &Built::default());
+    let call = first.snapshot.endpoints("demo", "web", "").unwrap().local[0].clone();
+    call.acquire();
+    let mut built = first;
+    for condition in [Condition::Down, Condition::Down, Condition::Ready] {
+        take(&mut inputs, [web(condition, "u1")]);
+        built = build(&inputs, &built);
+    }
+    let slot = built.snapshot.endpoints("demo", "web", "").unwrap().local[0].clone();
+    assert_eq!(slot.in_flight(), 1);
+    take(&mut inputs, [web(Condition::Ready, "u2")]);
+    let built = build(&inputs, &built);
+    let slot = built.snapshot.endpoints("demo", "web", "").unwrap().local[0].clone();
+    assert_eq!(slot.in_flight(), 0, "the address belongs to another pod now");
+}
+
+#[test]
+fn counters_of_pods_that_are_gone_are_let_go() {
+    let web = |endpoints| slice("a", "web", endpoints);
+    let mut inputs = inputs([]);
+    let mut built = Built::default();
+    for i in 1..50 {
+        take(&mut inputs, [web(vec![pod(&format!("10.0.1.{i}"), &format!("u{i}"), "n1", Condition::Ready)])]);
+        built = build(&inputs, &built);
+    }
+    assert!(built.slots.len() <= 3, "{} slots for one pod", built.slots.len());
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Route(u8, i64),
+    RouteGone(u8),
+    Slice(u8, u8, Vec<(u8, u8, Condition)>),
+    SliceGone(u8),
+    Neighbours(Vec<u8>),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let condition = prop_oneof![Just(Condition::Ready), Just(Condition::Ending), Just(Condition::Down)];
+    let pods = prop::collection::vec((0u8..6, 0u8..3, condition), 0..5);
+    prop_oneof![
+        (0u8..4, 1i64..4).prop_map(|(service, generation)| Step::Route(service, generation)),
+        (0u8..4).prop_map(Step::RouteGone),
+        (0u8..5, 0u8..4, pods).prop_map(|(name, service, pods)| Step::Slice(name, service, pods)),
+        (0u8..5).prop_map(Step::SliceGone),
+        prop::collection::vec(0u8..6, 0..4).prop_map(Step::Neighbours),
+    ]
+}
+
+fn change(step: &Step) -> Change {
+    match step {
+        Step::Route(service, generation) => {
+            let name = format!("s{service}");
+            routes(&format!("r{service}"), &[(&name, route(&name, *generation))])
+        }
+        Step::RouteGone(service) => Change::BundleGone(format!("r{service}").into()),
+        Step::Slice(name, service, pods) => {
+            let endpoint = |(p, n, c): &(u8, u8, Condition)| {
+                pod(&format!("10.0.0.{p}"), &format!("u{p}"), &format!("n{n}"), *c)
+            };
+            slice(&format!("e{name}"), &format!("s{service}"), pods.iter().map(endpoint).collect())
+        }
+        Step::SliceGone(name) => Change::SliceGone(SliceKey::new("demo", &format!("e{name}"))),
+        Step::Neighbours(pods) => {
+            let pods: Vec<_> = pods.iter().map(|p| (format!("u{p}"), format!("10.0.0.{p}"))).collect();
+            neighbours(&pods.iter().map(|(uid, ip)| (uid.as_str(), ip.as_str())).collect::<Vec<_>>())
+        }
+    }
+}
+
+/// The last news of everything, so that their order does not matter any more.
+fn last_news(steps: &[Step]) -> Vec<Step> {
+    let subject = |step: &Step| match step {
+        Step::Route(service, _) | Step::RouteGone(service) => (0, *service),
+        Step::Slice(name, ..) | Step::SliceGone(name) => (1, *name),
+        Step::Neighbours(_) => (2, 0),
+    };
+    let last: BTreeMap<_, _> = steps.iter().map(|step| (subject(step), step.clone())).collect();
+    last.into_values().collect()
+}
+
+proptest! {
+    #[test]
+    fn going_on_from_before_equals_starting_anew(steps in prop::collection::vec(step(), 1..40)) {
+        let mut inputs = inputs([]);
+        let mut built = Built::default();
+        for step in &steps {
+            take(&mut inputs, [change(step)]);
+            built = build(&inputs, &built);
+        }
+        prop_assert_eq!(show(&built.snapshot), show(&build(&inputs, &Built::default()).snapshot));
+        let again = build(&inputs, &built);
+        prop_assert_eq!(show(&again.snapshot), show(&built.snapshot));
+    }
+
+    #[test]
+    fn the_order_of_news_about_different_things_does_not_matter(
+        (steps, shuffled) in prop::collection::vec(step(), 1..30)
+            .prop_map(|steps| last_news(&steps))
+            .prop_flat_map(|steps| (Just(steps.clone()), Just(steps).prop_shuffle())),
+    ) {
+        let [a, b] = [steps, shuffled].map(|steps| {
+            show(&build(&inputs(steps.iter().map(change)), &Built::default()).snapshot)
+        });
+        prop_assert_eq!(a, b);
+    }
+
+    #[test]
+    fn only_usable_endpoints_are_offered_and_none_is_lost(
+        pods in prop::collection::vec((0u8..6, 0u8..3, prop_oneof![
+            Just(Condition::Ready), Just(Condition::Ending), Just(Condition::Down)]), 0..8),
+    ) {
+        let pods: BTreeMap<u8, (u8, Condition)> = pods.into_iter().map(|(p, n, c)| (p, (n, c))).collect();
+        let list = pods.iter().map(|(p, (n, c))| (*p, *n, *c)).collect();
+        let built = build(&inputs([change(&Step::Slice(0, 0, list))]), &Built::default());
+        let endpoints = built.snapshot.endpoints("demo", "s0", "").unwrap();
+        let of = |wanted| pods.values().filter(|(_, c)| *c == wanted).count();
+        let usable = if of(Condition::Ready) > 0 { of(Condition::Ready) } else { of(Condition::Ending) };
+        let offered: u32 = endpoints.nodes.iter().map(|n| n.pods).sum();
+        prop_assert_eq!(offered as usize, usable);
+        let own = endpoints.nodes.iter().find(|n| &*n.node == "n1").map_or(0, |n| n.pods as usize);
+        prop_assert_eq!(endpoints.local.len(), own);
+        prop_assert_eq!(endpoints.listed as usize, pods.len());
+    }
+}

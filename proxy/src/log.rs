@@ -1,0 +1,67 @@
+//! Log lines: format at start, level while running; decides about nothing else.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
+
+use crate::options::LogFormat;
+
+/// Libraries stay quiet below this, whatever the level.
+const LIBRARIES: [&str; 4] = ["kube_client=warn", "kube_runtime=warn", "hyper=warn", "tower=warn"];
+
+/// Why a level is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LevelError {
+    /// Neither a level nor directives.
+    #[error(
+        "`{text}` is no log level: error, warn, info, debug, trace or directives such as vicino_proxy=debug"
+    )]
+    Unknown {
+        /// What was asked for.
+        text: String,
+        /// Why it can't be read.
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// Logging was not set up in this process.
+    #[error("log lines are not written by this process")]
+    Gone,
+}
+
+/// Changes the level while the process runs.
+#[derive(Clone, Debug)]
+pub struct Level {
+    handle: reload::Handle<EnvFilter, Registry>,
+}
+
+/// Sets logging up for the process; a second call fails.
+pub fn start(level: &str, format: Option<LogFormat>) -> Result<Level, anyhow::Error> {
+    let (filter, handle) = reload::Layer::new(filter(level)?);
+    let terminal = std::io::stderr().is_terminal();
+    let format = format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
+    let lines = match format {
+        LogFormat::Text => fmt::layer().with_writer(std::io::stderr).with_ansi(terminal).boxed(),
+        LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed(),
+    };
+    tracing_subscriber::registry().with(filter).with(lines).try_init()?;
+    Ok(Level { handle })
+}
+
+impl Level {
+    /// What is in force.
+    pub fn current(&self) -> String {
+        self.handle.with_current(ToString::to_string).unwrap_or_default()
+    }
+
+    /// Puts another in force.
+    pub fn set(&self, level: &str) -> Result<(), LevelError> {
+        self.handle.reload(filter(level)?).map_err(|_gone| LevelError::Gone)
+    }
+}
+
+fn filter(level: &str) -> Result<EnvFilter, LevelError> {
+    let all = LIBRARIES.iter().fold(level.trim().to_owned(), |all, library| format!("{all},{library}"));
+    EnvFilter::try_new(all).map_err(|source| LevelError::Unknown { text: level.to_owned(), source })
+}

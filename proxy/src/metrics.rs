@@ -1,0 +1,192 @@
+//! Figures for scrapers, in the OpenMetrics text format; reads what others count, counts nothing itself.
+//!
+//! Labels are bounded: Services that were called (the engine bounds them), directions, classes, reasons, sides, and at most
+//! [`REFUSED_MAX`] names of refused documents.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, MetricEncoder, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use vicino_engine::reply::Reason;
+use vicino_engine::tally::{ConnectionTally, Tally};
+
+use crate::config::freshness::Freshness;
+use crate::config::gather::Edition;
+use crate::lifecycle::Life;
+
+mod services;
+
+/// Refused documents that are named; all are counted.
+const REFUSED_MAX: usize = 20;
+
+type NoLabels = [(&'static str, &'static str); 0];
+
+/// Where the figures are read.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    /// Phase and workers.
+    pub life: Life,
+    /// The configuration.
+    pub editions: watch::Receiver<Arc<Edition>>,
+    /// Its age.
+    pub freshness: Freshness,
+}
+
+impl Figures {
+    /// All of them, as text.
+    pub fn text(&self) -> String {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(self.clone()));
+        let mut out = String::new();
+        text::encode(&mut out, &registry).expect("a String takes everything");
+        out
+    }
+
+    fn process(&self, out: &mut Out<'_>) -> fmt::Result {
+        let version = env!("CARGO_PKG_VERSION");
+        out.family("build", "What runs", MetricType::Info, |family| {
+            family.encode_info(&[("version", version)])
+        })?;
+        out.gauge("ready", "1 when the proxy may be sent calls", &u64::from(self.life.ready().is_ok()))?;
+        out.gauge("workers", "Threads that turn", &self.life.crew().map_or(0, |crew| crew.len()))
+    }
+
+    fn config(&self, out: &mut Out<'_>) -> fmt::Result {
+        let edition = self.editions.borrow().clone();
+        let age = self.freshness.age(Instant::now()).as_secs_f64();
+        let served = self.life.crew().map_or(0, |crew| crew.served());
+        out.family(
+            "config_age_seconds",
+            "How long a source of configuration has not been heard of",
+            MetricType::Gauge,
+            |f| f.encode_gauge(&age),
+        )?;
+        out.gauge("config_version", "Snapshots built since the start, as all workers serve them", &served)?;
+        let routes = edition.snapshot.services.values().map(std::collections::HashMap::len).sum::<usize>();
+        out.gauge("config_routes", "Compiled routes in force", &routes)?;
+        out.gauge("config_neighbours", "Addresses of own pods", &edition.snapshot.neighbours.len())?;
+        out.gauge(
+            "config_endpoints_without_node",
+            "Endpoints left out: their node is unknown",
+            &edition.without_node,
+        )?;
+        out.gauge(
+            "config_documents_refused",
+            "Documents refused now; the last good ones stay",
+            &edition.refused.len(),
+        )?;
+        out.counter("config_refusals", "Documents refused ever", edition.refusals)?;
+        out.counter("config_unknown_fields", "Unknown fields met, each once", edition.unknown_fields)?;
+        let help = "Documents refused now, by name";
+        out.family("config_document_refused", help, MetricType::Gauge, |family| {
+            for (place, _) in edition.refused.iter().take(REFUSED_MAX) {
+                family.encode_family(&[("document", place.to_string())])?.encode_gauge(&1i64)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Collector for Figures {
+    fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+        let mut out = Out { encoder };
+        self.process(&mut out)?;
+        self.config(&mut out)?;
+        let Some(crew) = self.life.crew() else { return Ok(()) };
+        connections(crew.tallies(), &mut out)?;
+        calls(crew.tallies(), &mut out)?;
+        services::encode(crew.tallies(), &mut out)
+    }
+}
+
+fn connections(tallies: &[Arc<Tally>], out: &mut Out<'_>) -> fmt::Result {
+    type Side = fn(&Tally) -> &ConnectionTally;
+    type Figure = fn(&ConnectionTally) -> u64;
+    let sides: [(&str, Side); 4] = [
+        ("client", |t| &t.clients),
+        ("pod", |t| &t.pods),
+        ("hop_dialed", |t| &t.hops_dialed),
+        ("hop_accepted", |t| &t.hops_accepted),
+    ];
+    let figures: [(&str, &str, MetricType, Figure); 5] = [
+        ("connections", "Connections opened", MetricType::Counter, |c| c.opened.get()),
+        ("connections_refused", "Not taken, or not made", MetricType::Counter, |c| c.refused.get()),
+        ("received_bytes", "Bytes read", MetricType::Counter, |c| c.bytes_in.get()),
+        ("sent_bytes", "Bytes written", MetricType::Counter, |c| c.bytes_out.get()),
+        ("connections_open", "Connections open now", MetricType::Gauge, |c| c.open.get()),
+    ];
+    for (name, help, metric, figure) in figures {
+        out.family(name, help, metric, |family| {
+            for (side, of) in sides {
+                let sum: u64 = tallies.iter().map(|tally| figure(of(tally))).sum();
+                let labels = [("side", side)];
+                let mut one = family.encode_family(&labels)?;
+                match metric {
+                    MetricType::Counter => one.encode_counter::<NoLabels, _, u64>(&sum, None)?,
+                    _ => one.encode_gauge(&sum)?,
+                }
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn calls(tallies: &[Arc<Tally>], out: &mut Out<'_>) -> fmt::Result {
+    let sum = |of: fn(&Tally) -> u64| tallies.iter().map(|tally| of(tally)).sum::<u64>();
+    out.counter("streams", "Calls over hops", sum(|t| t.streams.get()))?;
+    out.gauge("streams_open", "Calls over hops, open now", &sum(|t| t.streams_open.get()))?;
+    out.counter("requeues", "Calls placed again at another endpoint", sum(|t| t.requeues.get()))?;
+    out.counter(
+        "stale_retries",
+        "Calls placed again: an idle connection had died",
+        sum(|t| t.stale_retries.get()),
+    )?;
+    out.gauge("held", "Callers waiting to be known", &sum(|t| t.held.get()))?;
+    out.gauge("buffered_bytes", "Bytes in buffers", &sum(|t| t.buffered.get()))?;
+    out.family("replies", "Answers of the proxy itself", MetricType::Counter, |family| {
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            let sum: u64 = tallies.iter().map(|tally| tally.replies[index].get()).sum();
+            let labels = [("reason", reason.word())];
+            family.encode_family(&labels)?.encode_counter::<NoLabels, _, u64>(&sum, None)?;
+        }
+        Ok(())
+    })
+}
+
+/// The encoder with this program's prefix.
+struct Out<'a> {
+    encoder: DescriptorEncoder<'a>,
+}
+
+impl Out<'_> {
+    fn family(
+        &mut self,
+        name: &str,
+        help: &str,
+        metric: MetricType,
+        values: impl FnOnce(&mut MetricEncoder) -> fmt::Result,
+    ) -> fmt::Result {
+        let name = format!("vicino_proxy_{name}");
+        values(&mut self.encoder.encode_descriptor(&name, help, None, metric)?)
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: &impl EncodeGaugeValue) -> fmt::Result {
+        self.family(name, help, MetricType::Gauge, |family| family.encode_gauge(value))
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.family(name, help, MetricType::Counter, |family| {
+            family.encode_counter::<NoLabels, _, u64>(&value, None)
+        })
+    }
+}
+
+fn counter(family: &mut MetricEncoder, labels: &impl EncodeLabelSet, value: u64) -> fmt::Result {
+    family.encode_family(labels)?.encode_counter::<NoLabels, _, u64>(&value, None)
+}

@@ -1,0 +1,67 @@
+//! Writes down what workers tell, at a bounded rate, on control's thread: a worker never waits for a log line.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use vicino_engine::Event;
+
+/// News that may wait to be written down; workers drop more.
+pub const NEWS_MAX: usize = 1024;
+/// Lines written in one [`WINDOW`]; the others are counted.
+const LINES_MAX: u32 = 100;
+/// See [`LINES_MAX`].
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// What a worker has to tell.
+#[derive(Debug)]
+pub enum News {
+    /// From its engine.
+    Engine(Event),
+    /// Connections wait to be accepted, but descriptors or memory are used up.
+    Exhausted(io::Error),
+    /// It has ended.
+    Ended(u32),
+}
+
+/// Writes until nobody has anything to tell any more.
+pub async fn write(mut news: mpsc::Receiver<News>) {
+    let mut window = Instant::now();
+    let (mut written, mut left_out) = (0, 0u64);
+    while let Some(next) = news.recv().await {
+        let now = Instant::now();
+        if now - window >= WINDOW {
+            if left_out > 0 {
+                tracing::warn!(lines = left_out, "more happened than is written down");
+            }
+            (window, written, left_out) = (now, 0, 0);
+        }
+        if written < LINES_MAX {
+            written += 1;
+            line(&next);
+        } else {
+            left_out += 1;
+        }
+    }
+}
+
+fn line(news: &News) {
+    match news {
+        News::Engine(Event::HopUp { node, address }) => tracing::info!(%node, %address, "hop stands"),
+        News::Engine(Event::HopDown { node, reason, streams }) => {
+            tracing::info!(%node, reason, streams, "hop ended");
+        }
+        News::Engine(Event::DialFailed { address, kind }) => {
+            tracing::warn!(%address, error = %kind, "connection not taken");
+        }
+        News::Engine(Event::Refused { peer, status, reason }) => {
+            tracing::info!(%peer, status, reason, "request answered by the proxy itself");
+        }
+        News::Engine(Event::Limited { peer, reason }) => tracing::warn!(%peer, reason, "connection refused"),
+        News::Exhausted(e) => {
+            tracing::error!(error = %e, "connections wait: descriptors or memory are used up");
+        }
+        News::Ended(worker) => tracing::debug!(worker, "worker ended"),
+    }
+}
