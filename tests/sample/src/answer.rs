@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::body::{self, AnyBody};
 use crate::client::Client;
-use crate::options::Options;
+use crate::options::{Options, Role};
 use crate::role;
 
 /// `/slow` waits no longer, in milliseconds.
@@ -22,6 +22,7 @@ const SIZE_BYTES_MAX: u64 = 1 << 30;
 /// The application: what all connections share.
 #[derive(Debug)]
 pub struct Application {
+    role: Role,
     options: Options,
     client: Client,
     leaving: AtomicBool,
@@ -29,9 +30,9 @@ pub struct Application {
 
 impl Application {
     /// Nothing is called yet.
-    pub fn new(options: Options) -> Arc<Self> {
+    pub fn new(role: Role, options: Options) -> Arc<Self> {
         let client = Client::new(options.proxy.as_deref());
-        Arc::new(Self { options, client, leaving: AtomicBool::new(false) })
+        Arc::new(Self { role, options, client, leaving: AtomicBool::new(false) })
     }
 
     /// From now on `/healthz` says 503, so that no new calls are sent here.
@@ -56,7 +57,8 @@ impl Application {
             "/" => {
                 let number = query("number").and_then(|n| n.parse().ok());
                 let show_path = query("path") == Some("true");
-                let (status, page) = role::page(&self.options, &self.client, number, show_path).await;
+                let (status, page) =
+                    role::page(self.role, &self.options, &self.client, number, show_path).await;
                 json_answer(status, &serde_json::to_value(page).expect("a page is plain data"))
             }
             "/healthz" if self.leaving.load(Ordering::Relaxed) => {

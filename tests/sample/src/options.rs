@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-/// One of the four services of the sample application, or a caller of them.
+/// One of the four services of the sample application, or a caller of them. The role is apart from the other options,
+/// since these also come from a pod's environment, where a caller finds them too.
 #[derive(Parser, Clone, Debug)]
 #[command(
     name = "vicino-sample",
@@ -17,9 +18,12 @@ pub struct Arguments {
     /// What to do instead of serving.
     #[command(subcommand)]
     pub command: Option<Command>,
+    /// Which of the four services to be.
+    #[arg(long, value_enum, required = true)]
+    pub role: Option<Role>,
     /// How to serve.
     #[command(flatten)]
-    pub serve: Option<Options>,
+    pub serve: Options,
 }
 
 /// What it can do instead of serving.
@@ -51,9 +55,6 @@ pub struct CallOptions {
 /// How to serve.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// Which of the four services to be.
-    #[arg(long, value_enum)]
-    pub role: Role,
     /// Address to listen on.
     #[arg(long, default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,

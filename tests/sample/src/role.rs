@@ -59,6 +59,7 @@ impl Call {
 /// The page of this service for quote `number` (any; they repeat), and its status: 502 when a call that it needs
 /// failed. With `show_path` the mesh is asked for the way that each call took.
 pub async fn page(
+    role: Role,
     options: &Options,
     client: &Client,
     number: Option<usize>,
@@ -70,7 +71,7 @@ pub async fn page(
     let ask = |service: &str| {
         call(client, format!("http://{service}/?number={number}{}", ask_path(show_path)), show_path)
     };
-    let (text, calls) = match options.role {
+    let (text, calls) = match role {
         Role::Web => {
             let call = ask(Role::Quotes.service()).await;
             let text = call.page.as_ref().map_or("no quote today", |page| &page.text).to_owned();
@@ -87,7 +88,7 @@ pub async fn page(
         Role::Ratings => (stars.to_string(), Vec::new()),
     };
     let status = if calls.iter().any(Call::failed) { StatusCode::BAD_GATEWAY } else { StatusCode::OK };
-    let service = options.role.service().to_owned();
+    let service = role.service().to_owned();
     (status, Page { service, pod: options.pod.clone(), node: options.node.clone(), text, calls })
 }
 

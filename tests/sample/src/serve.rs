@@ -13,17 +13,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::answer::Application;
-use crate::options::Options;
+use crate::options::{Options, Role};
 
 /// After an accept that failed (too many open files), the next one waits.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves until `stop` resolves, then leaves as Kubernetes expects it: for the delay of the options it goes on taking
 /// calls, since callers hear only by and by that it goes; then it stops listening and lets open calls finish.
-pub async fn run(listener: TcpListener, options: Options, stop: impl Future<Output = ()>) {
+pub async fn run(listener: TcpListener, role: Role, options: Options, stop: impl Future<Output = ()>) {
     let delay = Duration::from_secs(options.shutdown_delay_seconds);
     let finish = Duration::from_secs(options.finish_seconds);
-    let application = Application::new(options);
+    let application = Application::new(role, options);
     let connections = TaskTracker::new();
     let closing = CancellationToken::new();
     let leave = async {

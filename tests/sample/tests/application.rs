@@ -39,11 +39,14 @@ async fn start(role: &str, proxy: SocketAddr) -> Running {
     let address = listener.local_addr().unwrap();
     let proxy = format!("http://{proxy}");
     let arguments = ["x", "--role", role, "--proxy", &proxy, "--pod", role, "--node", "node-1"];
-    let options = Arguments::parse_from(arguments.iter().copied().chain(["--shutdown-delay-seconds", "3"]))
-        .serve
-        .unwrap();
+    let arguments = Arguments::parse_from(arguments.iter().copied().chain(["--shutdown-delay-seconds", "3"]));
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    tasks.spawn(serve::run(listener, options, stop.clone().cancelled_owned()));
+    tasks.spawn(serve::run(
+        listener,
+        arguments.role.unwrap(),
+        arguments.serve,
+        stop.clone().cancelled_owned(),
+    ));
     tasks.close();
     Running { address, stop, tasks }
 }
