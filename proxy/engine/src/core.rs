@@ -17,11 +17,24 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
+use vicino_wire::http1::Slots;
+
+use crate::config::CoreConfig;
+use crate::connection::{Connections, Kind};
 use crate::deadline::Time;
+use crate::exchange::{Exchange, ExchangeId, Loads};
+use crate::hop::node::Nodes;
+use crate::plan::Plans;
+use crate::random::Random;
+use crate::reply::Reason;
 use crate::snapshot::Snapshot;
+use crate::table::Table;
 use crate::tally::Tally;
+use crate::upstream::Pools;
+
+/// Events that are kept between two calls of [`Core::take_events`]; further ones are dropped.
+const EVENTS_MAX: usize = 1024;
 
 /// A connection of one core. Never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -107,192 +120,256 @@ pub enum Event {
     },
 }
 
-/// Limits and waits. The defaults are for production.
-#[derive(Clone, Debug)]
-pub struct CoreConfig {
-    /// Ports that this process listens on (L1, L2, admin, metrics): dialling one of them at an own address would be a call to ourselves.
-    pub own_ports: Vec<u16>,
-    /// Own addresses besides the snapshot's node addresses and loopback.
-    pub own_addresses: Vec<IpAddr>,
-    /// Connections from callers and from other neighbourhoods, each. 65,536.
-    pub connections_max: usize,
-    /// Bytes that wait to be written to one connection before its source is paused. 256 KiB.
-    pub output_bytes_max: usize,
-    /// Body bytes that are kept so that a request can be sent again. 64 KiB.
-    pub replay_bytes_max: usize,
-    /// Credit that a stream of a hop begins with, in bytes. 256 KiB.
-    pub stream_window: u32,
-    /// Streams that a peer may have open on one hop. 16,384.
-    pub streams_max: u32,
-    /// Idle connections that are kept for one pod port. 64.
-    pub pool_idle_max: usize,
-    /// How long a connection to a pod is kept idle; each takes up to a quarter off. 30 s.
-    pub pool_idle_timeout: Duration,
-    /// How long the request of a caller that is not known yet is held. 3 s.
-    pub unknown_caller_hold: Duration,
-    /// From accept to the end of the first request head. 10 s.
-    pub first_head_timeout: Duration,
-    /// From a later head's first byte to its end. 10 s.
-    pub head_timeout: Duration,
-    /// How long a caller's connection is kept between requests. 75 s.
-    pub keep_alive_timeout: Duration,
-    /// How long the first bytes in a tunnel are waited for before it is taken for opaque. 1 s.
-    pub detect_timeout: Duration,
-    /// How long a hop may take to stand. 1 s.
-    pub hop_connect_timeout: Duration,
-    /// How long the peer's HELLO may take. 5 s.
-    pub hop_hello_timeout: Duration,
-    /// Silence on a hop with calls in flight before a PING. 1 s.
-    pub hop_ping_after: Duration,
-    /// Silence on a hop with calls in flight before it is taken for dead. 3 s.
-    pub hop_dead_after: Duration,
-    /// How long a hop is kept without streams. 5 min.
-    pub hop_idle_timeout: Duration,
-    /// How long a connection that we refuse is read and thrown away, so that the answer arrives. 1 s.
-    pub linger_timeout: Duration,
-    /// When draining: how long an idle caller's connection waits for one last request. 2 s.
-    pub drain_idle_grace: Duration,
-}
-
-impl Default for CoreConfig {
-    fn default() -> Self {
-        CoreConfig {
-            own_ports: Vec::new(),
-            own_addresses: Vec::new(),
-            connections_max: 65_536,
-            output_bytes_max: 256 * 1024,
-            replay_bytes_max: 64 * 1024,
-            stream_window: 256 * 1024,
-            streams_max: 16_384,
-            pool_idle_max: 64,
-            pool_idle_timeout: Duration::from_secs(30),
-            unknown_caller_hold: Duration::from_secs(3),
-            first_head_timeout: Duration::from_secs(10),
-            head_timeout: Duration::from_secs(10),
-            keep_alive_timeout: Duration::from_secs(75),
-            detect_timeout: Duration::from_secs(1),
-            hop_connect_timeout: Duration::from_secs(1),
-            hop_hello_timeout: Duration::from_secs(5),
-            hop_ping_after: Duration::from_secs(1),
-            hop_dead_after: Duration::from_secs(3),
-            hop_idle_timeout: Duration::from_mins(5),
-            linger_timeout: Duration::from_secs(1),
-            drain_idle_grace: Duration::from_secs(2),
-        }
-    }
-}
-
 /// Everything of one worker's connections. Not shared between threads.
 #[derive(Debug)]
 pub struct Core {
-    config: CoreConfig,
-    tally: Arc<Tally>,
+    pub(crate) config: CoreConfig,
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) tally: Arc<Tally>,
+    pub(crate) random: Random,
+    /// The time of the turn.
+    pub(crate) now: Time,
+    pub(crate) net: Connections,
+    pub(crate) exchanges: Table<ExchangeId, Exchange>,
+    pub(crate) nodes: Nodes,
+    pub(crate) pools: Pools,
+    pub(crate) loads: Loads,
+    pub(crate) plans: Plans,
+    pub(crate) plans_inbound: Plans,
+    pub(crate) slots: Slots,
+    /// Connections of callers that wait to be known.
+    pub(crate) held: Vec<ConnId>,
+    /// When what is left is cut; None while not draining.
+    pub(crate) draining: Option<Time>,
+    events: Vec<Event>,
 }
 
 impl Core {
     /// A core without connections, without a snapshot (callers are held until there is one). `seed` makes its random choices.
     pub fn new(config: CoreConfig, seed: u64) -> Core {
-        let _ = seed;
-        Core { config, tally: Arc::default() }
+        let tally = Arc::<Tally>::default();
+        Core {
+            net: Connections::new(Arc::clone(&tally), config.output_bytes_max),
+            config,
+            snapshot: Arc::default(),
+            tally,
+            random: Random::new(seed),
+            now: Time::default(),
+            exchanges: Table::new(),
+            nodes: Nodes::default(),
+            pools: Pools::default(),
+            loads: Loads::default(),
+            plans: Plans::default(),
+            plans_inbound: Plans::default(),
+            slots: Slots::default(),
+            held: Vec::new(),
+            draining: None,
+            events: Vec::new(),
+        }
     }
 
     /// The configuration from now on. Requests that are being served keep what they were routed by.
     pub fn swap(&mut self, snapshot: Arc<Snapshot>, now: Time) {
-        let _ = (snapshot, now);
+        self.now = now;
+        self.snapshot = snapshot;
+        self.plans.clear();
+        self.plans_inbound.clear();
+        for hop in self.nodes.update(&self.snapshot) {
+            self.retire_hop(hop);
+        }
+        for idle in self.pools.update(&self.snapshot) {
+            self.net.close(idle);
+        }
+        for id in std::mem::take(&mut self.held) {
+            self.unhold(id);
+        }
+        self.settle();
     }
 
-    /// The version of the snapshot in force.
+    /// The version of the snapshot in force; 0 before the first.
     pub fn version(&self) -> u64 {
-        0
+        self.snapshot.version
     }
 
     /// A listener took a connection. None: over a limit, close it.
     pub fn accepted(&mut self, role: Role, peer: SocketAddr, local: SocketAddr, now: Time) -> Option<ConnId> {
-        let _ = (role, peer, local, now, self.config.connections_max);
-        unimplemented!("next commit")
+        let _ = local;
+        self.now = now;
+        let tally = match role {
+            Role::L1 => &self.tally.clients,
+            Role::L2 => &self.tally.hops_accepted,
+        };
+        if tally.open.get() >= self.config.connections_max as u64 {
+            tally.refused.add(1);
+            self.event(Event::Limited { peer: peer.ip(), reason: "connections" });
+            return None;
+        }
+        Some(match role {
+            Role::L1 => self.accept_client(peer),
+            Role::L2 => self.accept_hop(peer),
+        })
     }
 
     /// Bytes that were read, at least one, at most 64 KiB.
     pub fn received(&mut self, id: ConnId, bytes: &[u8], now: Time) {
-        let _ = (id, bytes, now);
-        unimplemented!("next commit")
+        self.now = now;
+        let Some(conn) = self.net.get(id) else { return };
+        let is_direct = conn.input.is_empty() && !conn.is_paused;
+        self.net.count_received(id, bytes.len());
+        if is_direct {
+            let used = self.consume(id, bytes);
+            self.net.keep_input(id, &bytes[used..]);
+            self.net.update_wants_read(id);
+        } else {
+            self.net.keep_input(id, bytes);
+            self.pump(id);
+        }
+        self.settle();
     }
 
     /// Whether the connection is to be read now. False for one that is paused, or gone.
     pub fn wants_read(&self, id: ConnId) -> bool {
-        let _ = id;
-        unimplemented!("next commit")
+        self.net.wants_read(id)
     }
 
     /// The peer sends no more (FIN).
     pub fn ended(&mut self, id: ConnId, now: Time) {
-        let _ = (id, now);
-        unimplemented!("next commit")
+        self.now = now;
+        if let Some(conn) = self.net.get_mut(id) {
+            conn.is_ended = true;
+            self.pump(id);
+        }
+        self.settle();
     }
 
     /// Reading or writing failed: the connection is gone. The driver forgets the id; no `Close` follows.
     pub fn failed(&mut self, id: ConnId, kind: std::io::ErrorKind, now: Time) {
-        let _ = (id, kind, now);
-        unimplemented!("next commit")
+        self.now = now;
+        let _ = kind;
+        match self.net.forget(id) {
+            None => {}
+            Some(Kind::Client(client)) => {
+                if client.state == crate::downstream::ClientState::Held {
+                    self.tally.held.sub(1);
+                }
+                if let Some(exchange) = client.exchange {
+                    self.abandon(exchange);
+                }
+            }
+            Some(Kind::Pod(pod)) => self.pod_failed(id, &pod),
+            Some(Kind::Hop(hop)) => self.hop_is_gone(id, *hop, "failed"),
+        }
+        self.settle();
     }
 
     /// A [`Command::Connect`] succeeded.
     pub fn connected(&mut self, id: ConnId, local: SocketAddr, now: Time) {
-        let _ = (id, local, now);
-        unimplemented!("next commit")
+        let _ = local;
+        self.now = now;
+        let Some(conn) = self.net.get(id) else { return };
+        let is_hop = matches!(conn.kind, Kind::Hop(_));
+        self.net.connected(id);
+        if is_hop {
+            self.hop_connected(id);
+        } else {
+            self.pod_connected(id);
+        }
+        self.settle();
     }
 
     /// A [`Command::Connect`] failed. The driver forgets the id; no `Close` follows.
     pub fn connect_failed(&mut self, id: ConnId, kind: std::io::ErrorKind, now: Time) {
-        let _ = (id, kind, now);
-        unimplemented!("next commit")
+        self.now = now;
+        let address = self.net.get(id).map(|conn| conn.peer);
+        match self.net.forget(id) {
+            Some(Kind::Pod(pod)) => self.pod_connect_failed(&pod, kind),
+            Some(Kind::Hop(hop)) => {
+                self.tally.hops_dialed.refused.add(1);
+                if let Some(address) = address {
+                    self.event(Event::DialFailed { address, kind });
+                }
+                self.hop_is_gone(id, *hop, "connect-failed");
+            }
+            Some(Kind::Client(_)) | None => {}
+        }
+        self.settle();
     }
 
     /// Does what is due.
     pub fn fire(&mut self, now: Time) {
-        let _ = now;
-        unimplemented!("next commit")
+        self.now = now;
+        while let Some(id) = self.net.table.pop_due(now) {
+            match self.net.get(id).map(|conn| &conn.kind) {
+                Some(Kind::Client(_)) => self.client_due(id),
+                Some(Kind::Pod(_)) => self.pod_due(id),
+                Some(Kind::Hop(_)) => self.hop_due(id),
+                None => {}
+            }
+        }
+        while let Some(id) = self.exchanges.pop_due(now) {
+            self.fail(id, Reason::Timeout);
+        }
+        if self.draining.is_some_and(|deadline| deadline <= now) {
+            self.cut_all();
+        }
+        self.settle();
     }
 
     /// When [`Core::fire`] is to be called next. May be earlier than anything is due.
     pub fn next_deadline(&self) -> Option<Time> {
-        unimplemented!("next commit")
+        let draining = self.draining.filter(|_| self.net.table.len() > 0);
+        [self.net.table.next_due(), self.exchanges.next_due(), draining].into_iter().flatten().min()
     }
 
     /// Moves the connections that got output since the last call to the end of `into`, each once.
     pub fn take_dirty(&mut self, into: &mut Vec<ConnId>) {
-        let _ = into;
-        unimplemented!("next commit")
+        self.net.take_dirty(into);
     }
 
     /// Moves the connections that were paused and may be read again to the end of `into`.
     pub fn take_resumed(&mut self, into: &mut Vec<ConnId>) {
-        let _ = into;
-        unimplemented!("next commit")
+        into.append(&mut self.net.resumed);
     }
 
     /// What waits to be written to a connection; empty when nothing does or it is gone.
     pub fn output(&self, id: ConnId) -> &[u8] {
-        let _ = id;
-        unimplemented!("next commit")
+        self.net.output(id)
     }
 
     /// The first `n` bytes of [`Core::output`] were written.
     pub fn wrote(&mut self, id: ConnId, n: usize, now: Time) {
-        let _ = (id, n, now);
-        unimplemented!("next commit")
+        self.now = now;
+        let Some(written) = self.net.wrote(id, n) else { return };
+        if written.released > 0
+            && let Some(exchange) = self.exchange_of(id)
+        {
+            self.give_credit(exchange, written.released);
+        }
+        if written.unblocks
+            && let Some(exchange) = self.exchange_of(id).and_then(|id| self.exchanges.get(id))
+        {
+            let source = match self.net.get(id).map(|conn| &conn.kind) {
+                Some(Kind::Client(_)) => exchange.response_source(),
+                _ => exchange.request_source(),
+            };
+            if let Some(source) = source {
+                self.net.resume(source);
+            }
+        }
+        if self.net.hop(id).is_some() {
+            self.hop_wrote(id);
+        }
+        self.settle();
     }
 
     /// Moves what the driver has to do to the end of `into`, in order.
     pub fn take_commands(&mut self, into: &mut Vec<Command>) {
-        let _ = into;
-        unimplemented!("next commit")
+        into.append(&mut self.net.commands);
     }
 
     /// Moves what is worth a log line to the end of `into`. At most 1,024 are kept between two calls.
     pub fn take_events(&mut self, into: &mut Vec<Event>) {
-        let _ = into;
-        unimplemented!("next commit")
+        into.append(&mut self.events);
     }
 
     /// The counters: keep the Arc on another thread and read it there.
@@ -300,15 +377,88 @@ impl Core {
         &self.tally
     }
 
-    /// Begins to stop: no new connections are offered by the driver from now on; idle ones go, open requests are finished with
-    /// `Connection: close`, hops are told. What is left at `deadline` is cut.
+    /// Begins to stop: idle callers' connections go after a moment in which a last request is answered, open requests are finished with
+    /// `Connection: close`, other neighbourhoods are told to open no more streams. What is left at `deadline` is cut by [`Core::fire`].
+    /// Connections that still arrive are served in the same way.
     pub fn drain(&mut self, now: Time, deadline: Time) {
-        let _ = (now, deadline);
-        unimplemented!("next commit")
+        self.now = now;
+        self.draining = Some(deadline);
+        let ids: Vec<ConnId> = self.net.table.iter().map(|(id, _)| id).collect();
+        for id in ids {
+            match self.net.get(id).map(|conn| &conn.kind) {
+                Some(Kind::Hop(hop)) if hop.node.is_none() => self.tell_draining(id),
+                Some(Kind::Hop(hop)) if hop.streams() == 0 => self.retire_hop(id),
+                Some(Kind::Client(_)) => self.client_drained(id),
+                _ => {}
+            }
+        }
+        self.settle();
     }
 
-    /// Whether no request is open and no caller's connection is left.
+    /// While draining: whether nothing is left to wait for, so that the process may end. Otherwise: whether nothing is open at all.
     pub fn is_idle(&self) -> bool {
-        unimplemented!("next commit")
+        self.exchanges.len() == 0
+            && self.tally.clients.open.get() == 0
+            && self.tally.hops_accepted.open.get() == 0
+    }
+
+    /// The deadline of draining has come.
+    fn cut_all(&mut self) {
+        let ids: Vec<ExchangeId> = self.exchanges.iter().map(|(id, _)| id).collect();
+        for id in ids {
+            self.fail(id, Reason::Draining);
+        }
+        let ids: Vec<ConnId> = self.net.table.iter().map(|(id, _)| id).collect();
+        for id in ids {
+            self.net.close(id);
+        }
+    }
+
+    /// Keeps an event, when there is room.
+    pub(crate) fn event(&mut self, event: Event) {
+        if self.events.len() < EVENTS_MAX {
+            self.events.push(event);
+        }
+    }
+
+    /// Looks at the input of all connections that may go on, until none is left.
+    fn settle(&mut self) {
+        while let Some(id) = self.net.next_ready() {
+            self.pump(id);
+        }
+    }
+
+    /// Looks at what a connection has in its input.
+    fn pump(&mut self, id: ConnId) {
+        let Some(conn) = self.net.get_mut(id) else { return };
+        if conn.is_paused {
+            return;
+        }
+        if !conn.input.is_empty() {
+            let input = std::mem::take(&mut conn.input);
+            let used = self.consume(id, &input);
+            self.net.put_input_back(id, input, used);
+        }
+        let is_at_end = self.net.get(id).is_some_and(|conn| conn.is_ended && !conn.is_paused);
+        if is_at_end {
+            match self.net.get(id).map(|conn| &conn.kind) {
+                Some(Kind::Client(_)) => self.client_ended(id),
+                Some(Kind::Pod(_)) => self.pod_ended(id),
+                Some(Kind::Hop(_)) => self.hop_lost(id, "ended"),
+                None => {}
+            }
+        }
+        self.net.update_wants_read(id);
+    }
+
+    #[inline]
+    fn consume(&mut self, id: ConnId, bytes: &[u8]) -> usize {
+        let used = match self.net.get(id).map(|conn| &conn.kind) {
+            Some(Kind::Client(_)) => self.client_bytes(id, bytes),
+            Some(Kind::Pod(_)) => self.pod_bytes(id, bytes),
+            Some(Kind::Hop(_)) => self.hop_bytes(id, bytes),
+            None => bytes.len(),
+        };
+        used.min(bytes.len())
     }
 }

@@ -6,8 +6,9 @@
 //! |---|---|
 //! | [`core`] | one worker's state and the API towards whoever owns sockets and clock: [`core::Core`] |
 //! | [`snapshot`] | what a request is served by, swapped whole |
+//! | [`identify`] | who calls, from the address |
 //! | [`route`] | name and port → Service, port, backends |
-//! | [`balance`] | which backend, which node, which pod |
+//! | `balance` | which backend, which node, which pod |
 //! | [`reply`] | our own answers: one table of reasons and statuses |
 //! | [`tally`] | counters that another thread may read |
 //! | [`deadline`] | time, and lazy deadlines |
@@ -15,13 +16,27 @@
 //! Inside, not public: connections of callers (`downstream`), of pods (`upstream`), of other neighbourhoods (`hop`), and the
 //! calls that join two of them (`exchange`).
 
-#![allow(dead_code, reason = "signatures first")]
+mod balance;
+pub mod config;
+mod connection;
 pub mod core;
-
 pub mod deadline;
+mod downstream;
+mod exchange;
+mod hash;
+mod hop;
+pub mod identify;
+mod plan;
+mod random;
 pub mod reply;
+pub mod route;
+#[cfg(test)]
+mod sim;
 pub mod snapshot;
+mod table;
 pub mod tally;
+mod upstream;
 
-pub use crate::core::{Command, ConnId, Core, CoreConfig, Event, Role};
+pub use crate::config::CoreConfig;
+pub use crate::core::{Command, ConnId, Core, Event, Role};
 pub use crate::deadline::Time;

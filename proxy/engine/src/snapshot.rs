@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub neighbours: HashMap<IpAddr, Arc<Neighbour>>,
     /// Addresses of every other node, to tell a foreign caller at once.
     pub foreign_addresses: HashMap<IpAddr, Arc<str>>,
+    /// Services by cluster IP, for calls that name one instead of a Service.
+    pub cluster_ips: HashMap<IpAddr, ServiceName>,
 }
 
 /// A compiled route.

@@ -1,0 +1,175 @@
+//! Which backend, which node, which pod: pure choices over plain numbers; nothing is counted or remembered here.
+
+use crate::random::Random;
+
+/// The index of a weight, drawn in proportion to the weights. None when all are 0.
+pub(crate) fn pick_weighted(
+    weights: impl Iterator<Item = u64> + Clone,
+    random: &mut Random,
+) -> Option<usize> {
+    let total: u64 = weights.clone().sum();
+    if total == 0 {
+        return None;
+    }
+    let mut point = random.below(total);
+    for (i, weight) in weights.enumerate() {
+        if point < weight {
+            return Some(i);
+        }
+        point -= weight;
+    }
+    None
+}
+
+/// One node that may take a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    /// Usable pods there, at least 1.
+    pub(crate) pods: u32,
+    /// 0: not to be asked again; 1: only when there is no better; 2: good.
+    pub(crate) grade: u8,
+}
+
+/// Power of two choices (Mitzenmacher 2001): of two nodes of the best grade, drawn in proportion to their pods, the one with less in flight per pod;
+/// the first drawn when they are equal. None when there is no node of grade 1 or 2.
+pub(crate) fn pick_node(
+    candidates: &(impl Iterator<Item = Candidate> + Clone),
+    in_flight: impl Fn(usize) -> u32,
+    random: &mut Random,
+) -> Option<usize> {
+    let best = candidates.clone().map(|c| c.grade).max().filter(|grade| *grade > 0)?;
+    let weight = move |c: Candidate| if c.grade == best { u64::from(c.pods.max(1)) } else { 0 };
+    let first = pick_weighted(candidates.clone().map(weight), random)?;
+    let others = candidates.clone().enumerate().map(move |(i, c)| if i == first { 0 } else { weight(c) });
+    let Some(second) = pick_weighted(others, random) else { return Some(first) };
+    let pods = |i| candidates.clone().nth(i).map_or(1, |c: Candidate| u64::from(c.pods.max(1)));
+    let first_load = u64::from(in_flight(first)) * pods(second);
+    let second_load = u64::from(in_flight(second)) * pods(first);
+    Some(if second_load < first_load { second } else { first })
+}
+
+/// The index of the least number in flight; ties are broken at random. None marks a pod that is not to be asked.
+pub(crate) fn pick_pod(in_flight: impl Iterator<Item = Option<u32>>, random: &mut Random) -> Option<usize> {
+    let mut best: Option<(usize, u32)> = None;
+    let mut ties = 0;
+    for (i, load) in in_flight.enumerate() {
+        let Some(load) = load else { continue };
+        match best {
+            Some((_, least)) if load > least => {}
+            Some((_, least)) if load == least => {
+                ties += 1;
+                if random.below(ties) == 0 {
+                    best = Some((i, load));
+                }
+            }
+            _ => {
+                best = Some((i, load));
+                ties = 1;
+            }
+        }
+    }
+    best.map(|(i, _)| i)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DRAWS: u32 = 40_000;
+
+    fn shares(count: usize, mut pick: impl FnMut() -> usize) -> Vec<f64> {
+        let mut counts = vec![0_u32; count];
+        for _ in 0..DRAWS {
+            counts[pick()] += 1;
+        }
+        counts.iter().map(|c| f64::from(*c) / f64::from(DRAWS)).collect()
+    }
+
+    #[test]
+    fn backends_get_their_weights() {
+        let mut random = Random::new(1);
+        let weights = [90_u64, 0, 10];
+        let got = shares(3, || pick_weighted(weights.iter().copied(), &mut random).unwrap());
+        assert!((got[0] - 0.9).abs() < 0.01 && got[1] == 0.0 && (got[2] - 0.1).abs() < 0.01, "{got:?}");
+        assert_eq!(pick_weighted([0, 0].into_iter(), &mut random), None);
+    }
+
+    #[test]
+    fn idle_nodes_get_calls_in_proportion_to_their_pods() {
+        let mut random = Random::new(2);
+        let nodes = [1, 2, 5].map(|pods| Candidate { pods, grade: 2 });
+        let got = shares(3, || pick_node(&nodes.iter().copied(), |_| 0, &mut random).unwrap());
+        for (share, pods) in got.iter().zip([1.0, 2.0, 5.0]) {
+            assert!((share - pods / 8.0).abs() < 0.01, "{got:?}");
+        }
+    }
+
+    #[test]
+    fn under_load_each_pod_gets_its_share_and_a_slow_node_less() {
+        // Each node ends a call after as many draws as it is slow; the choice sees only what is in flight.
+        let mut random = Random::new(3);
+        let nodes = [2, 2, 4].map(|pods| Candidate { pods, grade: 2 });
+        let mut open: Vec<std::collections::VecDeque<u32>> = vec![std::collections::VecDeque::default(); 3];
+        let mut counts = [0_u32; 3];
+        for draw in 0..DRAWS {
+            for queue in &mut open {
+                while queue.front().is_some_and(|end| *end <= draw) {
+                    queue.pop_front();
+                }
+            }
+            let i = pick_node(&nodes.iter().copied(), |i| open[i].len() as u32, &mut random).unwrap();
+            counts[i] += 1;
+            open[i].push_back(draw + if i == 0 { 64 } else { 16 });
+        }
+        let share = |i: usize| f64::from(counts[i]) / f64::from(DRAWS);
+        assert!(share(0) < 0.17, "the slow node's share of pods is 0.25, it got {}", share(0));
+        assert!((share(2) / share(1) - 2.0).abs() < 0.3, "{counts:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_picked_node_is_of_the_best_grade(
+            nodes in prop::collection::vec((1_u32..9, 0_u8..3, 0_u32..9), 0..8),
+            seed: u64,
+        ) {
+            let candidates: Vec<Candidate> = nodes.iter().map(|n| Candidate { pods: n.0, grade: n.1 }).collect();
+            let picked = pick_node(&candidates.iter().copied(), |i| nodes[i].2, &mut Random::new(seed));
+            let best = candidates.iter().map(|c| c.grade).max().unwrap_or(0);
+            prop_assert_eq!(picked.map(|i| candidates[i].grade), (best > 0).then_some(best));
+        }
+
+        #[test]
+        fn of_two_nodes_the_less_loaded_per_pod_is_picked(
+            a in (1_u32..9, 0_u32..99), b in (1_u32..9, 0_u32..99), seed: u64,
+        ) {
+            let nodes = [a, b].map(|n| Candidate { pods: n.0, grade: 2 });
+            let loads = [a.1, b.1];
+            let i = pick_node(&nodes.iter().copied(), |i| loads[i], &mut Random::new(seed)).unwrap();
+            let other = 1 - i;
+            prop_assert!(loads[i] * nodes[other].pods <= loads[other] * nodes[i].pods);
+        }
+
+        #[test]
+        fn a_picked_pod_has_the_least_in_flight(
+            loads in prop::collection::vec(prop::option::of(0_u32..5), 0..12),
+            seed: u64,
+        ) {
+            let picked = pick_pod(loads.iter().copied(), &mut Random::new(seed));
+            let least = loads.iter().flatten().min().copied();
+            prop_assert_eq!(picked.and_then(|i| loads[i]), least);
+        }
+    }
+
+    #[test]
+    fn ties_between_pods_are_broken_evenly() {
+        let mut random = Random::new(4);
+        let loads = [Some(1), Some(0), Some(0), None, Some(0)];
+        let got = shares(5, || pick_pod(loads.into_iter(), &mut random).unwrap());
+        assert!(got[0] == 0.0 && got[3] == 0.0);
+        for i in [1, 2, 4] {
+            assert!((got[i] - 1.0 / 3.0).abs() < 0.01, "{got:?}");
+        }
+    }
+}

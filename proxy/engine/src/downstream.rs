@@ -1,0 +1,364 @@
+//! A caller's connection: HTTP/1.1 requests one at a time, or a tunnel; it knows neither routes nor pods.
+
+mod begin;
+mod tunnel;
+
+pub(crate) use begin::HOPS_MAX;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use vicino_wire::head::Headers;
+use vicino_wire::http1::{Body, BodyDecoder, Reject, parse_request};
+
+use crate::connection::Kind;
+use crate::core::{ConnId, Core, Event};
+use crate::exchange::ExchangeId;
+use crate::identify::Caller;
+use crate::reply::{Manner, Reason, Reply, write_reply};
+
+/// Bytes of a body that nobody wants which are read so that the connection can be used again, or so that our answer arrives.
+const DISCARD_BYTES_MAX: u64 = 256 * 1024;
+
+/// Where a caller's connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ClientState {
+    /// A request's head is to come.
+    Head,
+    /// A request waits for its caller to be known.
+    Held,
+    /// A request is being served.
+    Call,
+    /// CONNECT was answered; the first bytes will tell what is spoken.
+    Detect,
+    /// Plain bytes both ways.
+    Opaque,
+    /// The answer is out; so many bytes of the request's body may still be thrown away.
+    Discard(u64),
+    /// FIN is out; so many bytes are still read and thrown away.
+    Linger(u64),
+}
+
+/// A caller's connection.
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent fact about a request")]
+pub(crate) struct Client {
+    pub(crate) state: ClientState,
+    pub(crate) exchange: Option<ExchangeId>,
+    /// The caller wants to send another request; of the request that is served.
+    pub(crate) keep_alive: bool,
+    is_head_method: bool,
+    is_old: bool,
+    caller: Caller,
+    /// The snapshot that said who calls.
+    judged_by: Option<u64>,
+    /// The caller's address, as it stands in `X-Forwarded-For`.
+    address: Rc<str>,
+    /// Body of the request that is served, while it has not ended.
+    decoder: Option<BodyDecoder>,
+    /// What CONNECT asked for.
+    tunnel: Option<Box<str>>,
+    is_head_begun: bool,
+    is_hold_over: bool,
+}
+
+impl Client {
+    fn new(peer: SocketAddr) -> Self {
+        Client {
+            state: ClientState::Head,
+            exchange: None,
+            keep_alive: false,
+            is_head_method: false,
+            is_old: false,
+            caller: Caller::Unknown,
+            judged_by: None,
+            address: peer.ip().to_canonical().to_string().into(),
+            decoder: None,
+            tunnel: None,
+            // The first head has to come in a time that begins with the connection.
+            is_head_begun: true,
+            is_hold_over: false,
+        }
+    }
+}
+
+/// Takes the next step of a body over at most `allowance` bytes of data.
+pub(crate) fn decode_body<'b>(
+    decoder: &mut BodyDecoder,
+    buf: &'b [u8],
+    allowance: usize,
+) -> Result<(Body<'b>, usize), Reject> {
+    let part = &buf[..buf.len().min(allowance)];
+    let (body, used) = decoder.decode(part)?;
+    if body == Body::More && used < part.len() && part.len() < buf.len() {
+        // Trailers are looked at as a whole; they are no data, so the allowance does not cut them.
+        let (body, more) = decoder.decode(&buf[used..])?;
+        return Ok((body, used + more));
+    }
+    Ok((body, used))
+}
+
+impl Core {
+    pub(crate) fn accept_client(&mut self, peer: SocketAddr) -> ConnId {
+        let id = self.net.accept(Kind::Client(Client::new(peer)), peer);
+        self.net.set_due(id, self.now + self.config.first_head_timeout);
+        id
+    }
+
+    /// Understands what came from a caller. Returns how many bytes are done with.
+    pub(crate) fn client_bytes(&mut self, id: ConnId, buf: &[u8]) -> usize {
+        let mut at = 0;
+        while let Some(client) = self.net.client(id) {
+            let state = client.state;
+            let rest = &buf[at..];
+            let used = match state {
+                _ if rest.is_empty() => break,
+                ClientState::Head => self.client_head(id, rest),
+                ClientState::Held => break,
+                ClientState::Call | ClientState::Discard(_) => self.client_body(id, rest),
+                ClientState::Detect => self.detect(id, rest),
+                ClientState::Opaque => self.client_opaque(id, rest),
+                ClientState::Linger(_) => self.linger_bytes(id, rest.len()),
+            };
+            at += used;
+            if used == 0 && self.net.client(id).is_some_and(|client| client.state == state) {
+                return at;
+            }
+        }
+        if self.net.get(id).is_none() { buf.len() } else { at }
+    }
+
+    fn client_head(&mut self, id: ConnId, buf: &[u8]) -> usize {
+        let mut slots = std::mem::take(&mut self.slots);
+        let used = match parse_request(buf, &mut slots) {
+            Ok(Some(request)) => self.begin(id, &request),
+            Ok(None) => {
+                let is_later =
+                    self.net.client(id).is_some_and(|c| !std::mem::replace(&mut c.is_head_begun, true));
+                if is_later {
+                    self.net.set_due(id, self.now + self.config.head_timeout);
+                }
+                0
+            }
+            Err(reject) => {
+                let text = Reason::BadRequest.text();
+                self.tally.reply(Reason::BadRequest);
+                self.write_answer(id, Reply { status: reject.status(), word: reject.reason(), text }, false);
+                buf.len()
+            }
+        };
+        self.slots = slots;
+        used
+    }
+
+    fn client_body(&mut self, id: ConnId, buf: &[u8]) -> usize {
+        let Some(client) = self.net.client(id) else { return buf.len() };
+        let exchange = client.exchange;
+        let Some(mut decoder) = client.decoder.take() else { return 0 };
+        let allowance = match exchange {
+            Some(exchange) => self.request_allowance(exchange),
+            None => usize::MAX,
+        };
+        if allowance == 0 {
+            if let Some(client) = self.net.client(id) {
+                client.decoder = Some(decoder);
+            }
+            self.net.pause(id);
+            return 0;
+        }
+        let step = decode_body(&mut decoder, buf, allowance);
+        let is_end = decoder.is_ended();
+        if !is_end && let Some(client) = self.net.client(id) {
+            client.decoder = Some(decoder);
+        }
+        match (step, exchange) {
+            (Ok((body, used)), Some(exchange)) => {
+                match body {
+                    Body::Data(data) => self.request_data(exchange, data, is_end),
+                    Body::Trailers(trailers) => self.request_end(exchange, trailers),
+                    Body::End => self.request_end(exchange, Headers::default()),
+                    Body::More => {}
+                }
+                used
+            }
+            (Ok((_, used)), None) => {
+                self.discarded(id, used, is_end);
+                used
+            }
+            (Err(reject), exchange) => {
+                self.body_rejected(id, exchange, reject);
+                buf.len()
+            }
+        }
+    }
+
+    /// The request's body breaks the rules: the caller is told when nothing has been answered yet.
+    fn body_rejected(&mut self, id: ConnId, exchange: Option<ExchangeId>, reject: Reject) {
+        let is_begun =
+            exchange.and_then(|e| self.exchanges.get(e)).is_none_or(|exchange| exchange.response.status != 0);
+        if let Some(exchange) = exchange {
+            self.abandon(exchange);
+        }
+        if is_begun {
+            return self.client_cut(id);
+        }
+        let text = Reason::BadRequest.text();
+        self.tally.reply(Reason::BadRequest);
+        self.write_answer(id, Reply { status: reject.status(), word: reject.reason(), text }, false);
+    }
+
+    fn discarded(&mut self, id: ConnId, used: usize, is_end: bool) {
+        let Some(client) = self.net.client(id) else { return };
+        let ClientState::Discard(left) = client.state else { return };
+        if is_end {
+            return self.client_answered(id, true, true);
+        }
+        match left.checked_sub(used as u64) {
+            Some(left) => client.state = ClientState::Discard(left),
+            None => self.linger(id),
+        }
+    }
+
+    fn linger_bytes(&mut self, id: ConnId, count: usize) -> usize {
+        let Some(client) = self.net.client(id) else { return count };
+        let ClientState::Linger(left) = client.state else { return count };
+        match left.checked_sub(count as u64) {
+            Some(left) => client.state = ClientState::Linger(left),
+            None => self.net.close(id),
+        }
+        count
+    }
+
+    /// An answer of our own to the request that is served.
+    pub(crate) fn answer(&mut self, id: ConnId, reason: Reason, is_request_ended: bool) {
+        self.tally.reply(reason);
+        self.write_answer(id, reason.into(), is_request_ended);
+    }
+
+    fn write_answer(&mut self, id: ConnId, reply: Reply, is_request_ended: bool) {
+        let is_draining = self.draining.is_some();
+        let Some(conn) = self.net.get_mut(id) else { return };
+        let peer = conn.peer.ip();
+        let Some(client) = conn.client() else { return };
+        let keep_alive = client.keep_alive && is_request_ended && !is_draining;
+        let manner = Manner { keep_alive, is_head: client.is_head_method, is_old: client.is_old };
+        if let Some(out) = self.net.out(id) {
+            write_reply(out, reply, manner);
+        }
+        self.event(Event::Refused { peer, status: reply.status, reason: reply.word });
+        self.client_answered(id, keep_alive, is_request_ended);
+    }
+
+    /// The answer is written: the connection waits for another request, or ends.
+    pub(crate) fn client_answered(&mut self, id: ConnId, keep_alive: bool, is_request_ended: bool) {
+        let is_draining = self.draining.is_some();
+        let Some(client) = self.net.client(id) else { return };
+        client.exchange = None;
+        client.is_hold_over = false;
+        if !keep_alive && is_request_ended {
+            client.state = ClientState::Linger(DISCARD_BYTES_MAX);
+            self.net.set_due(id, self.now + self.config.keep_alive_timeout);
+            return self.net.close_flushed(id);
+        }
+        if !keep_alive {
+            return self.linger(id);
+        }
+        if is_request_ended {
+            client.state = ClientState::Head;
+            client.decoder = None;
+            client.is_head_begun = false;
+            let wait =
+                if is_draining { self.config.drain_idle_grace } else { self.config.keep_alive_timeout };
+            self.net.set_due(id, self.now + wait);
+        } else {
+            client.state = ClientState::Discard(DISCARD_BYTES_MAX);
+            self.net.set_due(id, self.now + self.config.head_timeout);
+        }
+        self.net.resume(id);
+    }
+
+    /// Sends FIN, and reads a little more so that what was written is not lost to a reset.
+    fn linger(&mut self, id: ConnId) {
+        let Some(client) = self.net.client(id) else { return };
+        client.state = ClientState::Linger(DISCARD_BYTES_MAX);
+        client.decoder = None;
+        client.exchange = None;
+        self.net.set_due(id, self.now + self.config.linger_timeout);
+        self.net.shutdown_write(id);
+        self.net.resume(id);
+    }
+
+    /// The response cannot be finished: the caller sees that it is cut short.
+    pub(crate) fn client_cut(&mut self, id: ConnId) {
+        if let Some(client) = self.net.client(id) {
+            client.exchange = None;
+            client.decoder = None;
+            client.state = ClientState::Linger(0);
+        }
+        self.net.set_due(id, self.now + self.config.linger_timeout);
+        self.net.close_flushed(id);
+    }
+
+    /// The caller sends no more, and all that it sent was looked at.
+    pub(crate) fn client_ended(&mut self, id: ConnId) {
+        let Some(client) = self.net.client(id) else { return };
+        let exchange = client.exchange;
+        match client.state {
+            // Half closed: the answer still goes out.
+            ClientState::Held => {}
+            ClientState::Call if client.decoder.is_none() => {}
+            ClientState::Opaque => {
+                if let Some(exchange) = exchange {
+                    self.request_end(exchange, Headers::default());
+                }
+            }
+            ClientState::Call => {
+                if let Some(exchange) = exchange {
+                    self.abandon(exchange);
+                }
+                self.net.close(id);
+            }
+            ClientState::Head | ClientState::Detect | ClientState::Discard(_) | ClientState::Linger(_) => {
+                self.net.close_flushed(id);
+            }
+        }
+    }
+
+    pub(crate) fn client_due(&mut self, id: ConnId) {
+        let Some(conn) = self.net.get_mut(id) else { return };
+        let is_begun = !conn.input.is_empty();
+        let Some(client) = conn.client() else { return };
+        match client.state {
+            ClientState::Head if is_begun => {
+                client.keep_alive = false;
+                self.answer(id, Reason::HeadTimeout, false);
+            }
+            ClientState::Held => {
+                client.is_hold_over = true;
+                self.unhold(id);
+            }
+            ClientState::Detect => self.open_tunnel(id),
+            ClientState::Call | ClientState::Opaque => {}
+            ClientState::Head | ClientState::Discard(_) | ClientState::Linger(_) => self.net.close(id),
+        }
+    }
+
+    /// The proxy stops: an idle connection has a moment for one last request.
+    pub(crate) fn client_drained(&mut self, id: ConnId) {
+        let Some(client) = self.net.client(id) else { return };
+        if client.state == ClientState::Head {
+            let due = (self.now + self.config.drain_idle_grace).min(self.net.table.due(id));
+            self.net.set_due(id, due);
+        }
+    }
+
+    /// Lets a held request be judged again.
+    pub(crate) fn unhold(&mut self, id: ConnId) {
+        let Some(client) = self.net.client(id) else { return };
+        if client.state == ClientState::Held {
+            client.state = ClientState::Head;
+            self.tally.held.sub(1);
+            self.net.resume(id);
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! A request's first moments: who calls, what is asked for, and the exchange that serves it or the answer that refuses it.
+
+use std::rc::Rc;
+
+use vicino_wire::head::{Framing, Header, Headers};
+use vicino_wire::hop::{DEADLINE_MS_NONE, Kind, ReceiveCredit, RequestFrame, SendCredit, encode_request};
+use vicino_wire::http1::{BodyDecoder, Request};
+
+use super::ClientState;
+use crate::core::{ConnId, Core};
+use crate::deadline::Time;
+use crate::exchange::{Exchange, Fresh, Method, Origin, RequestSide, ResponseSide, Target};
+use crate::identify::{Caller, identify};
+use crate::plan::{Plan, outbound};
+use crate::reply::Reason;
+use crate::route::route;
+
+/// Proxies of this mesh that a call may have passed.
+pub(crate) const HOPS_MAX: u8 = 8;
+
+/// What the head says of the way that a call took.
+#[derive(Clone, Copy, Debug, Default)]
+struct Way {
+    hops: u8,
+    has_forwarded: bool,
+}
+
+/// How often `Via` names us, and whether there is a `Forwarded`.
+fn look_back(headers: Headers<'_>) -> Way {
+    let mut way = Way::default();
+    for Header { name, value } in headers {
+        match name.len() {
+            3 if name.eq_ignore_ascii_case(b"via") => {
+                let ours =
+                    value.split(|b| *b == b',').filter(|one| one.trim_ascii() == b"1.1 vicino").count();
+                way.hops = way.hops.saturating_add(u8::try_from(ours).unwrap_or(u8::MAX));
+            }
+            9 if name.eq_ignore_ascii_case(b"forwarded") => way.has_forwarded = true,
+            _ => {}
+        }
+    }
+    way
+}
+
+impl Core {
+    /// A head is complete. Returns how many bytes of the input are done with: 0 when the request is held.
+    pub(super) fn begin(&mut self, id: ConnId, request: &Request<'_>) -> usize {
+        match self.judge(id) {
+            Some(Caller::Unknown) => {
+                self.hold(id);
+                return 0;
+            }
+            Some(_) => {}
+            None => return request.len,
+        }
+        let Some(client) = self.net.client(id) else { return request.len };
+        client.keep_alive = request.keep_alive;
+        client.is_head_method = request.head.method == "HEAD";
+        client.is_old = request.head.minor == 0;
+        client.state = ClientState::Call;
+        client.decoder = (!request.framing.is_empty()).then(|| BodyDecoder::new(request.framing));
+        self.net.set_due(id, Time::NEVER);
+        if request.head.method == "CONNECT" {
+            self.connect(id, request);
+            return request.len;
+        }
+        let way = look_back(request.head.headers);
+        let plan =
+            if way.hops > HOPS_MAX { Err(Reason::Loop) } else { self.plan(id, request.head.authority) };
+        match plan {
+            Ok(plan) => self.call(id, request, way, &plan),
+            Err(reason) => self.answer(id, reason, request.framing.is_empty()),
+        }
+        request.len
+    }
+
+    /// Who calls, as the snapshot in force sees it. None when the caller was refused.
+    fn judge(&mut self, id: ConnId) -> Option<Caller> {
+        let version = self.snapshot.version;
+        let conn = self.net.get_mut(id)?;
+        let peer = conn.peer.ip();
+        let client = conn.client()?;
+        if client.judged_by != Some(version) {
+            client.caller = identify(&self.snapshot, &self.config.own_addresses, peer);
+            client.judged_by = Some(version);
+        }
+        match client.caller {
+            Caller::Neighbour(_) | Caller::Node => Some(Caller::Node),
+            Caller::Unknown if !client.is_hold_over => Some(Caller::Unknown),
+            Caller::Unknown | Caller::Foreign => {
+                client.keep_alive = false;
+                self.answer(id, Reason::NotANeighbour, false);
+                None
+            }
+        }
+    }
+
+    /// A pod that has just started may be unknown still: its request waits for the next snapshots.
+    fn hold(&mut self, id: ConnId) {
+        if let Some(client) = self.net.client(id) {
+            client.state = ClientState::Held;
+            self.tally.held.add(1);
+            self.held.push(id);
+            self.net.set_due(id, self.now + self.config.unknown_caller_hold);
+        }
+    }
+
+    /// What an authority comes to for this caller, from the plans of this snapshot or made now.
+    pub(super) fn plan(&mut self, id: ConnId, authority: &str) -> Result<Rc<Plan>, Reason> {
+        let Core { net, plans, snapshot, nodes, tally, .. } = self;
+        let client = net.client(id).ok_or(Reason::Internal)?;
+        let authority = client.tunnel.as_deref().unwrap_or(authority);
+        let namespace = client.caller.namespace().ok_or(Reason::NotANeighbour)?;
+        let texts = [namespace, authority];
+        if let Some(plan) = plans.get(&texts) {
+            return Ok(Rc::clone(plan));
+        }
+        let route = route(snapshot, namespace, authority)?;
+        let plan = Rc::new(outbound(snapshot, &route, nodes, tally));
+        plans.put(&texts, &plan);
+        Ok(plan)
+    }
+
+    /// Makes the exchange and places it.
+    fn call(&mut self, id: ConnId, request: &Request<'_>, way: Way, plan: &Rc<Plan>) {
+        let Some(conn) = self.net.get_mut(id) else { return };
+        let peer = conn.peer.ip().to_canonical();
+        let Some(client) = conn.client() else { return };
+        let address = Rc::clone(&client.address);
+        let forwarded = match (way.has_forwarded, peer.is_ipv6()) {
+            (false, _) => String::new(),
+            (true, false) => format!("for={peer}"),
+            (true, true) => format!("for=\"[{peer}]\""),
+        };
+        let mut extra = [Header { name: b"", value: b"" }; 4];
+        let mut count = 0;
+        let mut add = |name, value| {
+            extra[count] = Header { name, value };
+            count += 1;
+        };
+        add(b"x-forwarded-for", address.as_bytes());
+        add(b"via", b"1.1 vicino");
+        if way.has_forwarded {
+            add(b"forwarded", forwarded.as_bytes());
+        }
+        if request.wants_path {
+            add(b"vicino-debug", b"path");
+        }
+        let extra = &extra[..count];
+        let frame = RequestFrame {
+            to: plan.choices[0].destination(),
+            kind: Kind::Http,
+            deadline_ms: DEADLINE_MS_NONE,
+            hops: way.hops + 1,
+            caller: Some(peer),
+            head: request.head,
+            framing: request.framing,
+        };
+        let mut kept = self.net.buffers.take();
+        if encode_request(&mut kept, 1, &frame, extra).is_err() {
+            self.net.buffers.give(kept);
+            return self.answer(id, Reason::Internal, request.framing.is_empty());
+        }
+        let mut exchange = self.exchange(Origin::Client(id), plan, kept, &frame);
+        exchange.request.is_expecting = request.expect_continue;
+        exchange.wants_path = request.wants_path;
+        let due = plan.request_timeout.map_or(Time::NEVER, |timeout| self.now + timeout);
+        self.start(exchange, due, Some(Fresh { frame: &frame, extra }));
+    }
+
+    /// A call before it is placed. `kept` is its REQUEST frame.
+    pub(crate) fn exchange(
+        &self,
+        origin: Origin,
+        plan: &Rc<Plan>,
+        kept: Vec<u8>,
+        frame: &RequestFrame<'_>,
+    ) -> Exchange {
+        let is_ended = frame.framing.is_empty();
+        Exchange {
+            origin,
+            target: Target::None,
+            plan: Rc::clone(plan),
+            choice: 0,
+            kind: frame.kind,
+            method: Method::of(frame.head.method),
+            minor: frame.head.minor,
+            wants_path: false,
+            request: RequestSide {
+                framing: frame.framing,
+                left: if let Framing::Length(length) = frame.framing { length } else { 0 },
+                is_ended,
+                is_sent: false,
+                is_expecting: false,
+                body_at: kept.len(),
+                sent_to: kept.len(),
+                kept,
+                is_kept: true,
+                trailers: Vec::new(),
+            },
+            response: ResponseSide {
+                status: 0,
+                framing: Framing::None,
+                left: 0,
+                is_ended: false,
+                keep_alive: false,
+            },
+            send: SendCredit::new(0),
+            receive: ReceiveCredit::new(self.config.stream_window),
+            counted: None,
+            pod: None,
+            tried_nodes: Vec::new(),
+            tried_pods: Vec::new(),
+            requeues_left: plan.requeues,
+            is_fresh_only: false,
+            failure: Reason::NoEndpoint,
+            started: self.now,
+        }
+    }
+
+    /// Takes a call in that has to be over at `due`, and places it.
+    pub(crate) fn start(&mut self, exchange: Exchange, due: Time, fresh: Option<Fresh<'_>>) {
+        exchange.plan.tally.open.add(1);
+        let origin = exchange.origin;
+        let id = self.exchanges.insert(exchange);
+        self.exchanges.set_due(id, due);
+        match origin {
+            Origin::Client(client) => {
+                if let Some(client) = self.net.client(client) {
+                    client.exchange = Some(id);
+                }
+            }
+            Origin::Stream(hop, stream) => self.add_stream(hop, stream, id),
+        }
+        self.place(id, fresh);
+    }
+}

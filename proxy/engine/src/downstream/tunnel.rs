@@ -1,0 +1,145 @@
+//! CONNECT to a mesh Service: what is spoken inside is found out from the first bytes; HTTP is then served as ever, all else is passed through.
+
+use vicino_wire::head::{Framing, RequestHead};
+use vicino_wire::hop::{DEADLINE_MS_NONE, Kind, RequestFrame, encode_request};
+use vicino_wire::http1::Request;
+
+use super::ClientState;
+use crate::core::{ConnId, Core};
+use crate::deadline::Time;
+use crate::exchange::Origin;
+use crate::reply::Reason;
+
+const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\nvia: 1.1 vicino\r\n\r\n";
+/// Longest method that is looked for.
+const METHOD_BYTES_MAX: usize = 20;
+
+/// What the first bytes of a tunnel look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spoken {
+    Http,
+    Other,
+    /// More bytes are needed.
+    Unclear,
+}
+
+/// HTTP/1 begins with a method in capitals, a blank, and `/`, `*` or `http://`. HTTP/2 (`PRI *`) is passed through.
+fn detect(buf: &[u8]) -> Spoken {
+    let method = buf.iter().take_while(|b| b.is_ascii_uppercase() || **b == b'-').count();
+    if method > METHOD_BYTES_MAX || &buf[..method] == b"PRI" {
+        return Spoken::Other;
+    }
+    match (buf.get(method), buf.get(method + 1)) {
+        (None, _) | (Some(b' '), None) if method > 0 || buf.is_empty() => Spoken::Unclear,
+        (Some(b' '), _) if method == 0 => Spoken::Other,
+        (Some(b' '), Some(b'/' | b'*')) => Spoken::Http,
+        (Some(b' '), Some(_)) => {
+            let target = &buf[method + 1..];
+            let known = &b"http://"[..target.len().min(7)];
+            match target[..known.len()].eq_ignore_ascii_case(known) {
+                true if known.len() == 7 => Spoken::Http,
+                true => Spoken::Unclear,
+                false => Spoken::Other,
+            }
+        }
+        _ => Spoken::Other,
+    }
+}
+
+impl Core {
+    /// Answers CONNECT. A tunnel in a tunnel is refused.
+    pub(super) fn connect(&mut self, id: ConnId, request: &Request<'_>) {
+        let is_nested = self.net.client(id).is_some_and(|client| client.tunnel.is_some());
+        let planned = if is_nested { Err(Reason::NotInMesh) } else { self.plan(id, request.head.authority) };
+        if let Err(reason) = planned {
+            return self.answer(id, reason, true);
+        }
+        let Some(client) = self.net.client(id) else { return };
+        client.tunnel = Some(request.head.authority.into());
+        client.state = ClientState::Detect;
+        self.net.set_due(id, self.now + self.config.detect_timeout);
+        if let Some(out) = self.net.out(id) {
+            out.extend_from_slice(ESTABLISHED);
+        }
+    }
+
+    pub(super) fn detect(&mut self, id: ConnId, buf: &[u8]) -> usize {
+        match detect(buf) {
+            Spoken::Unclear => {}
+            Spoken::Other => self.open_tunnel(id),
+            Spoken::Http => {
+                if let Some(client) = self.net.client(id) {
+                    client.state = ClientState::Head;
+                    client.is_head_begun = true;
+                    self.net.set_due(id, self.now + self.config.head_timeout);
+                }
+            }
+        }
+        0
+    }
+
+    /// Begins to pass bytes through.
+    pub(super) fn open_tunnel(&mut self, id: ConnId) {
+        let planned = self.plan(id, "");
+        let Some(conn) = self.net.get_mut(id) else { return };
+        let peer = conn.peer.ip().to_canonical();
+        let Some(client) = conn.client() else { return };
+        client.state = ClientState::Opaque;
+        self.net.set_due(id, Time::NEVER);
+        let Ok(plan) = planned else { return self.net.close_flushed(id) };
+        let frame = RequestFrame {
+            to: plan.choices[0].destination(),
+            kind: Kind::Opaque,
+            deadline_ms: DEADLINE_MS_NONE,
+            hops: 1,
+            caller: Some(peer),
+            head: RequestHead::opaque(),
+            framing: Framing::UntilClose,
+        };
+        let mut kept = self.net.buffers.take();
+        if encode_request(&mut kept, 1, &frame, &[]).is_err() {
+            return self.net.close_flushed(id);
+        }
+        let exchange = self.exchange(Origin::Client(id), &plan, kept, &frame);
+        self.start(exchange, Time::NEVER, None);
+        self.net.resume(id);
+    }
+
+    pub(super) fn client_opaque(&mut self, id: ConnId, buf: &[u8]) -> usize {
+        let Some(exchange) = self.net.client(id).and_then(|client| client.exchange) else { return buf.len() };
+        let count = self.request_allowance(exchange).min(buf.len());
+        if count == 0 {
+            self.net.pause(id);
+            return 0;
+        }
+        self.request_data(exchange, &buf[..count], false);
+        count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_bytes_say_what_is_spoken() {
+        for (bytes, spoken) in [
+            (&b"GET / HTTP/1.1\r\n"[..], Spoken::Http),
+            (b"M-SEARCH * HTTP/1.1", Spoken::Http),
+            (b"GET http://web/ HTTP/1.1", Spoken::Http),
+            (b"GET /", Spoken::Http),
+            (b"GE", Spoken::Unclear),
+            (b"GET ", Spoken::Unclear),
+            (b"GET htt", Spoken::Unclear),
+            (b"PRI * HTTP/2.0\r\n", Spoken::Other),
+            (b"EHLO mail.example", Spoken::Other),
+            (b"PING\r\n", Spoken::Other),
+            (b"\x16\x03\x01\x02\x00", Spoken::Other),
+            (b" GET / HTTP/1.1", Spoken::Other),
+            (b"*1\r\n$4\r\nPING\r\n", Spoken::Other),
+            (b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", Spoken::Other),
+        ] {
+            assert_eq!(detect(bytes), spoken, "{}", bytes.escape_ascii());
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! One call, from where it came to where it goes: what was taken in, sent, kept for another try; and how it ends.
+
+mod place;
+mod request;
+mod response;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use vicino_wire::head::Framing;
+use vicino_wire::hop::{Kind, ReceiveCredit, Reset, SendCredit, encode_reset};
+
+use crate::core::{ConnId, Core};
+use crate::deadline::Time;
+use crate::hop::node::NodeIndex;
+use crate::plan::Plan;
+use crate::reply::Reason;
+use crate::snapshot::PodSlot;
+use crate::table::Id;
+
+pub(crate) use place::{Fresh, Loads};
+
+/// An exchange of one core. Never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ExchangeId {
+    slot: u32,
+    generation: u32,
+}
+
+impl Id for ExchangeId {
+    fn new(slot: u32, generation: u32) -> Self {
+        ExchangeId { slot, generation }
+    }
+    fn slot(self) -> u32 {
+        self.slot
+    }
+    fn generation(self) -> u32 {
+        self.generation
+    }
+}
+
+/// Where a call came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A caller's connection (L1).
+    Client(ConnId),
+    /// A stream of a hop that was accepted (L2).
+    Stream(ConnId, u32),
+}
+
+/// Where a call goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// Not placed.
+    None,
+    /// A hop that does not stand yet.
+    Waiting(ConnId),
+    /// A stream of a hop that was dialled (L1).
+    Stream(ConnId, u32),
+    /// A pod's connection, perhaps not open yet.
+    Pod(ConnId),
+}
+
+/// What matters of a request's method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Method {
+    Head,
+    Idempotent,
+    Other,
+}
+
+impl Method {
+    /// RFC 9110 §9.2.2.
+    pub(crate) fn of(method: &str) -> Method {
+        match method {
+            "HEAD" => Method::Head,
+            "GET" | "OPTIONS" | "TRACE" | "PUT" | "DELETE" => Method::Idempotent,
+            _ => Method::Other,
+        }
+    }
+
+    /// A method that frames a response in the same way.
+    pub(crate) fn for_response(self) -> &'static str {
+        if self == Method::Head { "HEAD" } else { "GET" }
+    }
+}
+
+/// The request's way from origin to target.
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent fact about a request")]
+pub(crate) struct RequestSide {
+    pub(crate) framing: Framing,
+    /// Bytes of a body of known length that a hop still has to bring.
+    pub(crate) left: u64,
+    /// The origin has given all of it.
+    pub(crate) is_ended: bool,
+    /// The target has been given all of it.
+    pub(crate) is_sent: bool,
+    /// The caller waits for `100 Continue` before it sends a body.
+    pub(crate) is_expecting: bool,
+    /// The request as a REQUEST frame, and the body after it: all of it while `is_kept`, else what waits to be sent.
+    pub(crate) kept: Vec<u8>,
+    /// Where the body begins in `kept`.
+    pub(crate) body_at: usize,
+    /// Up to where `kept` was sent to the target.
+    pub(crate) sent_to: usize,
+    /// `kept` is complete, so that the call can be placed again.
+    pub(crate) is_kept: bool,
+    /// An encoded TRAILERS frame.
+    pub(crate) trailers: Vec<u8>,
+}
+
+impl RequestSide {
+    /// Whether something that was taken in waits for the target.
+    pub(crate) fn has_backlog(&self) -> bool {
+        self.sent_to < self.kept.len()
+    }
+}
+
+/// The response's way back.
+#[derive(Debug)]
+pub(crate) struct ResponseSide {
+    /// Status of the final head; 0 until it was passed on.
+    pub(crate) status: u16,
+    /// How the body is framed towards the origin.
+    pub(crate) framing: Framing,
+    /// Bytes of a body of known length that a hop still has to bring.
+    pub(crate) left: u64,
+    /// The target has given all of it.
+    pub(crate) is_ended: bool,
+    /// Whether the caller's connection lives on.
+    pub(crate) keep_alive: bool,
+}
+
+/// One call.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(crate) origin: Origin,
+    pub(crate) target: Target,
+    pub(crate) plan: Rc<Plan>,
+    /// Which of the plan's choices.
+    pub(crate) choice: usize,
+    pub(crate) kind: Kind,
+    pub(crate) method: Method,
+    /// The x of the caller's HTTP/1.x.
+    pub(crate) minor: u8,
+    /// The caller asked which way its call goes.
+    pub(crate) wants_path: bool,
+    pub(crate) request: RequestSide,
+    pub(crate) response: ResponseSide,
+    /// What the target's hop takes.
+    pub(crate) send: SendCredit,
+    /// What a hop may still send, whichever end it is at.
+    pub(crate) receive: ReceiveCredit,
+    /// The node whose count of calls in flight this one is in.
+    pub(crate) counted: Option<NodeIndex>,
+    /// The pod whose count this one is in.
+    pub(crate) pod: Option<Arc<PodSlot>>,
+    pub(crate) tried_nodes: Vec<(usize, NodeIndex)>,
+    pub(crate) tried_pods: Vec<SocketAddr>,
+    /// How often it may be placed again.
+    pub(crate) requeues_left: u32,
+    /// Idle connections have proved dead: take a new one.
+    pub(crate) is_fresh_only: bool,
+    /// Why it was not served where it was placed last.
+    pub(crate) failure: Reason,
+    pub(crate) started: Time,
+}
+
+impl Exchange {
+    /// The hop's stream, whichever end it is at.
+    pub(crate) fn stream(&self) -> Option<(ConnId, u32)> {
+        match (self.origin, self.target) {
+            (Origin::Stream(hop, stream), _) | (_, Target::Stream(hop, stream)) => Some((hop, stream)),
+            _ => None,
+        }
+    }
+
+    /// The connection that the response is read from.
+    pub(crate) fn response_source(&self) -> Option<ConnId> {
+        if let Target::Pod(pod) = self.target { Some(pod) } else { None }
+    }
+
+    /// The connection that the request is read from.
+    pub(crate) fn request_source(&self) -> Option<ConnId> {
+        if let Origin::Client(client) = self.origin { Some(client) } else { None }
+    }
+
+    /// Nothing of a response has been passed on, and all of the request is still here.
+    pub(crate) fn is_replayable(&self) -> bool {
+        self.response.status == 0 && self.request.is_kept
+    }
+}
+
+impl Core {
+    /// Both halves are through: the call is over.
+    pub(crate) fn complete(&mut self, id: ExchangeId) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        let status = if exchange.kind == Kind::Http { exchange.response.status } else { 0 };
+        let Some(exchange) = self.conclude(id, status, Reset::Cancelled) else { return };
+        match exchange.origin {
+            Origin::Client(client) if exchange.kind == Kind::Http => {
+                self.client_answered(client, exchange.response.keep_alive, exchange.request.is_ended);
+            }
+            Origin::Client(client) => self.net.close_flushed(client),
+            Origin::Stream(hop, stream) => {
+                if !exchange.request.is_ended
+                    && let Some(out) = self.net.out(hop)
+                {
+                    encode_reset(out, stream, Reset::Cancelled);
+                }
+            }
+        }
+        self.net.buffers.give(exchange.request.kept);
+    }
+
+    /// The call cannot be served: the caller is told, or cut off when a response has begun.
+    pub(crate) fn fail(&mut self, id: ExchangeId, reason: Reason) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        let begun = exchange.response.status;
+        let status = if begun == 0 && exchange.kind == Kind::Http { reason.status() } else { begun };
+        let Some(exchange) = self.conclude(id, status, Reset::Cancelled) else { return };
+        match exchange.origin {
+            Origin::Client(client) if begun == 0 && exchange.kind == Kind::Http => {
+                self.answer(client, reason, exchange.request.is_ended);
+            }
+            Origin::Client(client) => {
+                self.client_cut(client);
+            }
+            Origin::Stream(hop, stream) => {
+                self.tally.reply(reason);
+                if let Some(out) = self.net.out(hop) {
+                    encode_reset(out, stream, reason.to_reset());
+                }
+            }
+        }
+        self.net.buffers.give(exchange.request.kept);
+    }
+
+    /// The origin is gone: nobody waits for the call any more.
+    pub(crate) fn abandon(&mut self, id: ExchangeId) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        let status = exchange.response.status;
+        if let Some(exchange) = self.conclude(id, status, Reset::Cancelled) {
+            self.net.buffers.give(exchange.request.kept);
+        }
+    }
+
+    /// Takes a call out of all tables and counts; what its origin is told is the caller's.
+    fn conclude(&mut self, id: ExchangeId, status: u16, to_target: Reset) -> Option<Exchange> {
+        self.detach(id, to_target);
+        let exchange = self.exchanges.remove(id)?;
+        if let Origin::Stream(hop, stream) = exchange.origin {
+            self.remove_stream(hop, stream);
+        } else if let Origin::Client(client) = exchange.origin
+            && let Some(client) = self.net.client(client)
+        {
+            client.exchange = None;
+        }
+        let duration = self.now.since(exchange.started);
+        exchange.plan.tally.finish(status, u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+        Some(exchange)
+    }
+
+    /// Takes a call away from where it was placed.
+    pub(crate) fn detach(&mut self, id: ExchangeId, reset: Reset) {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        let is_clean = exchange.request.is_sent && exchange.response.is_ended;
+        let target = std::mem::replace(&mut exchange.target, Target::None);
+        let counted = exchange.counted.take();
+        let key = exchange.plan.choices[exchange.choice].key;
+        if let Some(pod) = exchange.pod.take() {
+            pod.release();
+        }
+        if let Some(node) = counted {
+            self.loads.release(key, node);
+        }
+        match target {
+            // A hop that comes up looks whether those who waited still do.
+            Target::None | Target::Waiting(_) => {}
+            Target::Stream(hop, stream) => {
+                if self.remove_stream(hop, stream)
+                    && !is_clean
+                    && let Some(out) = self.net.out(hop)
+                {
+                    encode_reset(out, stream, reset);
+                }
+            }
+            Target::Pod(pod) => self.release_pod(pod, is_clean),
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Where a call goes, and where it goes next when that failed; the choices themselves are `balance`'s.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use vicino_wire::head::{Framing, Header};
+use vicino_wire::hop::{
+    DEADLINE_MS_NONE, Frame, Kind, RequestFrame, Reset, SendCredit, decode, encode_request_again,
+};
+use vicino_wire::http1::write_request_head;
+
+use super::{Exchange, ExchangeId, Origin, Target};
+use crate::balance::{Candidate, pick_node, pick_pod, pick_weighted};
+use crate::core::{ConnId, Core};
+use crate::deadline::Time;
+use crate::hash::FastMap;
+use crate::hop::node::{NodeIndex, Nodes};
+use crate::plan::{Plan, Share};
+use crate::reply::Reason;
+use crate::snapshot::PodSlot;
+
+/// Calls of this worker in flight, by backend and node; lives on through snapshots.
+#[derive(Debug, Default)]
+pub(crate) struct Loads(FastMap<(u64, u32), u32>);
+
+impl Loads {
+    fn get(&self, backend: u64, node: NodeIndex) -> u32 {
+        self.0.get(&(backend, node.0)).copied().unwrap_or(0)
+    }
+
+    fn acquire(&mut self, backend: u64, node: NodeIndex) {
+        *self.0.entry((backend, node.0)).or_default() += 1;
+    }
+
+    pub(crate) fn release(&mut self, backend: u64, node: NodeIndex) {
+        if let Some(count) = self.0.get_mut(&(backend, node.0)) {
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(&(backend, node.0));
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// A request that was parsed just now, so that it need not be decoded from what was kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fresh<'a> {
+    pub(crate) frame: &'a RequestFrame<'a>,
+    pub(crate) extra: &'a [Header<'a>],
+}
+
+/// Where a call of L1 goes.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    choice: usize,
+    share: Share,
+}
+
+/// How good a node is for a call: see [`Candidate::grade`].
+fn grade(exchange: &Exchange, choice: usize, share: Share, nodes: &Nodes, now: Time) -> u8 {
+    if share.is_own {
+        let pods = &exchange.plan.choices[choice].pods;
+        let is_left = pods.iter().any(|pod| !exchange.tried_pods.contains(&pod.address));
+        return if is_left { 2 } else { 0 };
+    }
+    let node = nodes.get(share.node);
+    match () {
+        () if exchange.tried_nodes.contains(&(choice, share.node)) || node.addresses.is_empty() => 0,
+        () if node.is_good(now) => 2,
+        () => 1,
+    }
+}
+
+impl Core {
+    /// Finds a place for a call that has none, or fails it.
+    pub(crate) fn place(&mut self, id: ExchangeId, fresh: Option<Fresh<'_>>) {
+        loop {
+            let Some(exchange) = self.exchanges.get(id) else { return };
+            let plan = Rc::clone(&exchange.plan);
+            let place = match exchange.origin {
+                Origin::Stream(..) => None,
+                Origin::Client(_) => {
+                    let failure = exchange.failure;
+                    let Some(place) = self.choose(id, &plan) else { return self.fail(id, failure) };
+                    Some(place)
+                }
+            };
+            let is_placed = match place {
+                Some(Place { choice, share }) if !share.is_own => {
+                    self.place_on_hop(id, &plan, choice, share.node)
+                }
+                Some(Place { choice, .. }) => self.place_on_pod(id, &plan, choice, fresh),
+                None => {
+                    if !self.place_on_pod(id, &plan, 0, fresh) {
+                        let failure = self.exchanges.get(id).map_or(Reason::NoEndpoint, |e| e.failure);
+                        self.fail(id, failure);
+                    }
+                    true
+                }
+            };
+            if is_placed {
+                return;
+            }
+        }
+    }
+
+    /// Backend by weight, among those that have a node left; then the node.
+    fn choose(&mut self, id: ExchangeId, plan: &Plan) -> Option<Place> {
+        let Core { exchanges, nodes, loads, random, now, .. } = self;
+        let exchange = exchanges.get(id)?;
+        let (nodes, now) = (&*nodes, *now);
+        let candidates = |choice: usize| {
+            plan.choices[choice].shares.iter().map(move |share| Candidate {
+                pods: share.pods,
+                grade: grade(exchange, choice, *share, nodes, now),
+            })
+        };
+        let choice = match plan.choices.len() {
+            1 => 0,
+            count => {
+                let weight = |i: usize| {
+                    let is_possible = candidates(i).any(|c| c.grade > 0);
+                    if is_possible { u64::from(plan.choices[i].weight) } else { 0 }
+                };
+                pick_weighted((0..count).map(weight), random)?
+            }
+        };
+        let of = &plan.choices[choice];
+        let load = |i: usize| loads.get(of.key, of.shares[i].node);
+        let node = pick_node(&candidates(choice), load, random)?;
+        Some(Place { choice, share: of.shares[node] })
+    }
+
+    fn place_on_hop(&mut self, id: ExchangeId, plan: &Plan, choice: usize, node: NodeIndex) -> bool {
+        let Some(hop) = self.hop_to(node) else {
+            if let Some(exchange) = self.exchanges.get_mut(id) {
+                exchange.tried_nodes.push((choice, node));
+                exchange.failure = Reason::ConnectFailed;
+            }
+            return false;
+        };
+        let Some(exchange) = self.exchanges.get_mut(id) else { return true };
+        exchange.choice = choice;
+        exchange.counted = Some(node);
+        self.loads.acquire(plan.choices[choice].key, node);
+        exchange.target = Target::Waiting(hop);
+        if !self.open_stream(hop, id) {
+            self.detach(id, Reset::Cancelled);
+            if let Some(exchange) = self.exchanges.get_mut(id) {
+                exchange.tried_nodes.push((choice, node));
+                exchange.failure = Reason::Overloaded;
+            }
+            return false;
+        }
+        true
+    }
+
+    /// Writes the call's REQUEST on a hop that stands, on the stream of that number.
+    pub(crate) fn send_on_stream(&mut self, id: ExchangeId, hop: ConnId, stream: u32, window: u32) {
+        let due = self.exchanges.due(id);
+        let deadline_ms = match due {
+            Time::NEVER => DEADLINE_MS_NONE,
+            due => u32::try_from(due.since(self.now).as_millis()).unwrap_or(u32::MAX).max(1),
+        };
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        exchange.target = Target::Stream(hop, stream);
+        exchange.send = SendCredit::new(window);
+        let request = &mut exchange.request;
+        request.sent_to = request.body_at;
+        request.is_sent = request.framing.is_empty();
+        if let Some(out) = self.net.out(hop) {
+            encode_request_again(out, &request.kept[..request.body_at], stream, deadline_ms);
+        }
+        self.flush_request(id);
+    }
+
+    /// Least in flight among the pods of the own node that were not tried. False when there is none.
+    fn place_on_pod(&mut self, id: ExchangeId, plan: &Plan, choice: usize, fresh: Option<Fresh<'_>>) -> bool {
+        let Some(exchange) = self.exchanges.get(id) else { return true };
+        let pods = &plan.choices[choice].pods;
+        let loads = pods.iter().map(|pod| {
+            let is_tried = exchange.tried_pods.contains(&pod.address);
+            (!is_tried).then(|| pod.in_flight())
+        });
+        let Some(picked) = pick_pod(loads, &mut self.random) else { return false };
+        let slot = Arc::clone(&pods[picked]);
+        if self.is_own_listener(slot.address) {
+            self.fail(id, Reason::SelfCall);
+            return true;
+        }
+        let wants_idle = exchange.kind == Kind::Http && !exchange.is_fresh_only;
+        let pod = self.pod_connection(&slot, id, wants_idle, plan.connect_timeout);
+        let Some(exchange) = self.exchanges.get_mut(id) else { return true };
+        exchange.choice = choice;
+        slot.acquire();
+        exchange.pod = Some(slot);
+        exchange.target = Target::Pod(pod);
+        exchange.request.sent_to = exchange.request.body_at;
+        exchange.request.is_sent = exchange.kind == Kind::Http && exchange.request.framing.is_empty();
+        if exchange.kind == Kind::Http
+            && let Some(out) = self.net.out(pod)
+        {
+            write_head(out, &exchange.request.kept[..exchange.request.body_at], fresh);
+        }
+        self.flush_request(id);
+        true
+    }
+
+    /// Whether dialling an address would be calling ourselves.
+    fn is_own_listener(&self, address: SocketAddr) -> bool {
+        let ip = address.ip().to_canonical();
+        self.config.own_ports.contains(&address.port())
+            && (ip.is_loopback()
+                || self.snapshot.node_addresses.contains(&ip)
+                || self.config.own_addresses.contains(&ip))
+    }
+
+    /// Where it was placed, nothing of the call reached an application: it is placed again when it is still all here and may be.
+    /// `is_excluded`: not where it was.
+    pub(crate) fn requeue(&mut self, id: ExchangeId, reason: Reason, is_excluded: bool) {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        exchange.failure = reason;
+        if !exchange.is_replayable() || exchange.requeues_left == 0 {
+            return self.fail(id, reason);
+        }
+        exchange.requeues_left -= 1;
+        if is_excluded {
+            let choice = exchange.choice;
+            match (exchange.counted, &exchange.pod) {
+                (Some(node), _) => exchange.tried_nodes.push((choice, node)),
+                (None, Some(pod)) => exchange.tried_pods.push(pod.address),
+                (None, None) => {}
+            }
+        }
+        self.tally.requeues.add(1);
+        self.detach(id, Reset::Cancelled);
+        self.place(id, None);
+    }
+
+    /// An idle connection had died before the call reached it: once more, on a new one. Costs no requeue, and happens once.
+    pub(crate) fn retry_stale(&mut self, id: ExchangeId) {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        exchange.is_fresh_only = true;
+        self.tally.stale_retries.add(1);
+        self.detach(id, Reset::Cancelled);
+        self.place(id, None);
+    }
+}
+
+/// Appends the request's head as HTTP/1.1, from what was parsed just now or from what was kept.
+fn write_head(out: &mut Vec<u8>, kept: &[u8], fresh: Option<Fresh<'_>>) {
+    if let Some(Fresh { frame, extra }) = fresh {
+        return write_request_head(out, &frame.head, frame.framing, extra, true);
+    }
+    if let Ok(Some((Frame::Request { request, .. }, _))) = decode(kept) {
+        debug_assert!(request.framing != Framing::UntilClose, "only opaque streams end so");
+        write_request_head(out, &request.head, request.framing, &[], true);
+    }
+}
+
+/// Where the pod that serves a call is, for whoever asked for its path.
+pub(crate) fn pod_address(pod: Option<&Arc<PodSlot>>) -> Option<SocketAddr> {
+    pod.map(|pod| pod.address)
+}

@@ -1,0 +1,370 @@
+//! Connections between neighbourhoods: dialled by L1, accepted by L2; sessions, streams, keep-alive, loss. Frames are `hop/frames.rs`.
+
+mod frames;
+pub(crate) mod node;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use vicino_wire::hop::{Hello, encode_drain, encode_hello, encode_ping, encode_window};
+
+use self::node::NodeIndex;
+use crate::connection::Kind;
+use crate::core::{Command, ConnId, Core, Event};
+use crate::deadline::Time;
+use crate::exchange::{ExchangeId, Method, Origin, Target};
+use crate::hash::FastMap;
+use crate::reply::Reason;
+
+/// Bytes that wait to be written to one hop before the sources of its streams are paused.
+const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
+/// Calls that may wait for a hop to stand.
+const WAITING_MAX: usize = 16 * 1024;
+/// Longest DATA payload that we take: a frame is decoded when it is complete, so this is what a cut frame costs in copies.
+const FRAME_BYTES_MAX: u16 = 16 * 1024;
+/// Stands for the name of a node that does not know its own yet.
+const NODE_UNKNOWN: &str = "-";
+
+/// Where a hop stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HopState {
+    Connecting,
+    /// The peer's HELLO is to come.
+    Hello,
+    Open,
+}
+
+/// What the peer's HELLO said.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Peer {
+    max_streams: u32,
+    pub(crate) initial_window: u32,
+    pub(crate) max_frame: u16,
+}
+
+/// A hop.
+#[derive(Debug)]
+pub(crate) struct Hop {
+    /// The node that was dialled; None when the hop was accepted.
+    pub(crate) node: Option<NodeIndex>,
+    pub(crate) state: HopState,
+    /// No new streams.
+    is_draining: bool,
+    pub(crate) peer: Peer,
+    pub(crate) peer_node: Arc<str>,
+    streams: FastMap<u32, ExchangeId>,
+    last_stream: u32,
+    /// Calls that wait for the hop to stand.
+    waiting: Vec<ExchangeId>,
+    /// Connections that were paused because of our output.
+    blocked: Vec<ConnId>,
+    /// When the peer was last heard, or when there was nothing to be heard.
+    heard: Time,
+    /// Since when there is no stream.
+    idle_since: Time,
+    /// A PING is out.
+    is_pinged: bool,
+}
+
+impl Hop {
+    fn new(node: Option<NodeIndex>, state: HopState, now: Time) -> Box<Hop> {
+        Box::new(Hop {
+            node,
+            state,
+            is_draining: false,
+            peer: Peer::default(),
+            peer_node: NODE_UNKNOWN.into(),
+            streams: FastMap::default(),
+            last_stream: 0,
+            waiting: Vec::new(),
+            blocked: Vec::new(),
+            heard: now,
+            idle_since: now,
+            is_pinged: false,
+        })
+    }
+
+    /// Nothing is or will be on it.
+    fn is_unused(&self) -> bool {
+        self.streams.is_empty() && self.waiting.is_empty()
+    }
+
+    pub(crate) fn streams(&self) -> usize {
+        self.streams.len()
+    }
+}
+
+impl Core {
+    pub(crate) fn accept_hop(&mut self, peer: SocketAddr) -> ConnId {
+        let id = self.net.accept(Kind::Hop(Hop::new(None, HopState::Hello, self.now)), peer);
+        self.net.set_due(id, self.now + self.config.hop_hello_timeout);
+        self.say_hello(id);
+        if self.draining.is_some() {
+            self.tell_draining(id);
+        }
+        id
+    }
+
+    fn say_hello(&mut self, id: ConnId) {
+        let node = if self.snapshot.node.is_empty() { NODE_UNKNOWN } else { &self.snapshot.node };
+        let hello = Hello {
+            max_streams: self.config.streams_max,
+            initial_window: self.config.stream_window,
+            max_frame: FRAME_BYTES_MAX,
+            node,
+        };
+        if let Some(out) = self.net.out(id) {
+            // A node's name is a DNS name; one that is not has no hop.
+            let _ = encode_hello(out, &hello);
+        }
+    }
+
+    pub(crate) fn tell_draining(&mut self, id: ConnId) {
+        if let Some(out) = self.net.out(id) {
+            encode_drain(out);
+        }
+    }
+
+    /// The hop that takes new streams to a node, dialled now if there is none. None when there is no address to dial.
+    pub(crate) fn hop_to(&mut self, node: NodeIndex) -> Option<ConnId> {
+        let state = self.nodes.get(node);
+        if let Some(id) = state.hop {
+            let is_usable =
+                self.net.hop(id).is_some_and(|hop| !hop.is_draining && hop.last_stream < u32::MAX);
+            if is_usable {
+                return Some(id);
+            }
+            self.retire_hop(id);
+        }
+        let address = self.nodes.get(node).address()?;
+        let id = self.net.dial(Kind::Hop(Hop::new(Some(node), HopState::Connecting, self.now)), address);
+        self.net.set_due(id, self.now + self.config.hop_connect_timeout);
+        self.nodes.get_mut(node).hop = Some(id);
+        Some(id)
+    }
+
+    /// No new streams on this hop; it closes with its last one.
+    pub(crate) fn retire_hop(&mut self, id: ConnId) {
+        let Some(hop) = self.net.hop(id) else { return };
+        hop.is_draining = true;
+        let is_unused = hop.is_unused();
+        if let Some(node) = hop.node
+            && self.nodes.get(node).hop == Some(id)
+        {
+            self.nodes.get_mut(node).hop = None;
+        }
+        if is_unused {
+            self.net.close_flushed(id);
+        }
+    }
+
+    pub(crate) fn hop_connected(&mut self, id: ConnId) {
+        let Some(hop) = self.net.hop(id) else { return };
+        hop.state = HopState::Hello;
+        hop.heard = self.now;
+        self.net.set_due(id, self.now + self.config.hop_hello_timeout);
+        self.say_hello(id);
+    }
+
+    /// The peer's HELLO came: those who waited go.
+    fn hop_opened(&mut self, id: ConnId, hello: &Hello<'_>) {
+        let now = self.now;
+        let Some(conn) = self.net.get_mut(id) else { return };
+        let address = conn.peer;
+        let Some(hop) = conn.hop() else { return };
+        hop.state = HopState::Open;
+        hop.peer = Peer {
+            max_streams: hello.max_streams,
+            initial_window: hello.initial_window,
+            max_frame: hello.max_frame,
+        };
+        hop.peer_node = hello.node.into();
+        hop.idle_since = now;
+        let waiting = std::mem::take(&mut hop.waiting);
+        let node = hop.node;
+        let peer_node = Arc::clone(&hop.peer_node);
+        self.net.set_due(id, now + self.config.hop_idle_timeout);
+        if let Some(node) = node {
+            self.nodes.get_mut(node).succeeded();
+            self.event(Event::HopUp { node: peer_node, address });
+        }
+        for exchange in waiting {
+            let is_waiting = self.exchanges.get(exchange).is_some_and(|e| e.target == Target::Waiting(id));
+            if is_waiting && !self.open_stream(id, exchange) {
+                self.requeue(exchange, Reason::Overloaded, true);
+            }
+        }
+    }
+
+    /// Puts a call on a hop, or in the line for it. False when the hop takes no more.
+    pub(crate) fn open_stream(&mut self, id: ConnId, exchange: ExchangeId) -> bool {
+        let Some(hop) = self.net.hop(id) else { return false };
+        if hop.state != HopState::Open {
+            hop.waiting.push(exchange);
+            return hop.waiting.len() <= WAITING_MAX;
+        }
+        if hop.streams.len() >= hop.peer.max_streams as usize || hop.last_stream == u32::MAX {
+            return false;
+        }
+        let stream = hop.last_stream + 1;
+        hop.last_stream = stream;
+        let window = hop.peer.initial_window;
+        self.add_stream(id, stream, exchange);
+        self.send_on_stream(exchange, id, stream, window);
+        true
+    }
+
+    pub(crate) fn add_stream(&mut self, id: ConnId, stream: u32, exchange: ExchangeId) {
+        let Some(hop) = self.net.hop(id) else { return };
+        if hop.streams.is_empty() {
+            // Silence counts from here: nothing was to be heard before.
+            hop.heard = self.now;
+            hop.is_pinged = false;
+            self.net.table.set_due(id, self.now + self.config.hop_ping_after);
+        }
+        if let Some(hop) = self.net.hop(id) {
+            hop.streams.insert(stream, exchange);
+            self.tally.streams.add(1);
+            self.tally.streams_open.add(1);
+        }
+    }
+
+    /// Takes a stream off a hop. Whether it was there.
+    pub(crate) fn remove_stream(&mut self, id: ConnId, stream: u32) -> bool {
+        let Some(hop) = self.net.hop(id) else { return false };
+        if hop.streams.remove(&stream).is_none() {
+            return false;
+        }
+        self.tally.streams_open.sub(1);
+        if hop.streams.is_empty() {
+            hop.idle_since = self.now;
+            let is_over = hop.is_draining && hop.node.is_some() && hop.waiting.is_empty();
+            self.net.set_due(id, self.now + self.config.hop_idle_timeout);
+            if is_over {
+                self.net.close_flushed(id);
+            }
+        }
+        true
+    }
+
+    /// How many bytes a source may put on a hop; 0 when it has to wait for the hop's socket.
+    pub(crate) fn hop_room(&mut self, id: ConnId, source: ConnId) -> usize {
+        let Some(conn) = self.net.get_mut(id) else { return usize::MAX };
+        if conn.pending() < OUTPUT_BYTES_MAX {
+            return usize::MAX;
+        }
+        if let Some(hop) = conn.hop()
+            && !hop.blocked.contains(&source)
+        {
+            hop.blocked.push(source);
+        }
+        0
+    }
+
+    /// The hop's socket took bytes: whoever waited for that goes on.
+    pub(crate) fn hop_wrote(&mut self, id: ConnId) {
+        let Some(conn) = self.net.get_mut(id) else { return };
+        if conn.pending() > OUTPUT_BYTES_MAX / 2 {
+            return;
+        }
+        let Some(hop) = conn.hop() else { return };
+        for source in std::mem::take(&mut hop.blocked) {
+            self.net.resume(source);
+        }
+    }
+
+    /// Bytes that came over a hop have left: its sender may send as many more.
+    pub(crate) fn give_credit(&mut self, id: ExchangeId, count: usize) {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        let Some((hop, stream)) = exchange.stream() else { return };
+        if let Some(credit) = exchange.receive.release(count)
+            && let Some(out) = self.net.out(hop)
+        {
+            encode_window(out, stream, credit);
+        }
+    }
+
+    /// A hop's deadline: connecting, HELLO, silence or idleness.
+    pub(crate) fn hop_due(&mut self, id: ConnId) {
+        let now = self.now;
+        let Some(hop) = self.net.hop(id) else { return };
+        match hop.state {
+            HopState::Connecting => return self.hop_lost(id, "connect-timeout"),
+            HopState::Hello => return self.hop_lost(id, "no-hello"),
+            HopState::Open => {}
+        }
+        if hop.streams.is_empty() {
+            // Whoever accepted waits longer, so that the dialler, who knows of no race, is the one to close.
+            let factor = if hop.node.is_some() { 1 } else { 2 };
+            let until = hop.idle_since + self.config.hop_idle_timeout * factor;
+            return if until <= now { self.hop_lost(id, "idle") } else { self.net.set_due(id, until) };
+        }
+        let silence = now.since(hop.heard);
+        if silence >= self.config.hop_dead_after {
+            return self.hop_lost(id, "silent");
+        }
+        let is_asked = hop.is_pinged;
+        let is_silent = silence >= self.config.hop_ping_after;
+        hop.is_pinged = is_silent;
+        let next = if is_silent { self.config.hop_dead_after } else { self.config.hop_ping_after };
+        let next = (hop.heard + next).min(now + self.config.hop_ping_after).max(now);
+        self.net.set_due(id, next);
+        if is_silent
+            && !is_asked
+            && let Some(out) = self.net.out(id)
+        {
+            encode_ping(out, now.0);
+        }
+    }
+
+    /// A hop is given up: its calls are placed again where that is safe.
+    pub(crate) fn hop_lost(&mut self, id: ConnId, reason: &'static str) {
+        if let Some(Kind::Hop(hop)) = self.net.forget(id) {
+            self.net.commands.push(Command::Close { id });
+            self.hop_is_gone(id, *hop, reason);
+        }
+    }
+
+    /// What follows from a hop that the driver knows is gone.
+    pub(crate) fn hop_is_gone(&mut self, id: ConnId, hop: Hop, reason: &'static str) {
+        let Hop { node, state, streams, waiting, blocked, peer_node, .. } = hop;
+        self.tally.streams_open.sub(streams.len() as u64);
+        for source in blocked {
+            self.net.resume(source);
+        }
+        if let Some(node) = node {
+            let Core { nodes, random, now, .. } = self;
+            let known = nodes.get_mut(node);
+            if known.hop == Some(id) {
+                known.hop = None;
+            }
+            if reason != "idle" && !(reason == "ended" && streams.is_empty()) {
+                known.failed(*now, random);
+            }
+            let name = Arc::clone(&known.name);
+            if state == HopState::Open {
+                self.event(Event::HopDown { node: name, reason, streams: streams.len() as u32 });
+            }
+        } else if state == HopState::Open && !streams.is_empty() {
+            self.event(Event::HopDown { node: peer_node, reason, streams: streams.len() as u32 });
+        }
+        for exchange in waiting {
+            if self.exchanges.get(exchange).is_some_and(|e| e.target == Target::Waiting(id)) {
+                self.requeue(exchange, Reason::ConnectFailed, true);
+            }
+        }
+        for exchange in streams.into_values() {
+            self.stream_lost(exchange);
+        }
+    }
+
+    /// Nobody knows whether the application saw the call: only what may be done twice is placed again.
+    fn stream_lost(&mut self, id: ExchangeId) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        match exchange.origin {
+            Origin::Stream(..) => self.abandon(id),
+            Origin::Client(_) if exchange.method == Method::Other => self.fail(id, Reason::HopLost),
+            Origin::Client(_) => self.requeue(id, Reason::HopLost, true),
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! Frames that came over a hop, in the order that the specification allows; what it does not allow ends a stream or the hop.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use vicino_wire::head::{Framing, Headers};
+use vicino_wire::hop::{
+    DEADLINE_MS_NONE, Frame, Kind, RequestFrame, Reset, ResponseFrame, SendCredit, decode, encode_pong,
+    encode_reset,
+};
+
+use super::HopState;
+use crate::core::{ConnId, Core};
+use crate::deadline::Time;
+use crate::downstream::HOPS_MAX;
+use crate::exchange::{ExchangeId, Fresh, Origin};
+use crate::plan::{Plan, inbound};
+use crate::reply::Reason;
+
+/// Bytes that wait for a peer that asks without reading, beyond which it is given up.
+const PONG_OUTPUT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// What a frame broke.
+enum Fault {
+    /// The hop ends.
+    Connection,
+    /// The stream ends.
+    Stream,
+}
+
+type Handled = Result<(), Fault>;
+
+impl Core {
+    /// Understands what came over a hop. Returns how many bytes are done with.
+    pub(crate) fn hop_bytes(&mut self, id: ConnId, buf: &[u8]) -> usize {
+        let now = self.now;
+        if let Some(hop) = self.net.hop(id) {
+            hop.heard = now;
+            hop.is_pinged = false;
+        }
+        let mut at = 0;
+        loop {
+            let Some(hop) = self.net.hop(id) else { return buf.len() };
+            let state = hop.state;
+            let rest = &buf[at..];
+            let (frame, used) = match decode(rest) {
+                Ok(Some(decoded)) => decoded,
+                Ok(None) => return at,
+                Err(error) => {
+                    self.hop_lost(id, error.reason());
+                    return buf.len();
+                }
+            };
+            match (state, &frame) {
+                (HopState::Hello, Frame::Hello(hello)) => self.hop_opened(id, hello),
+                (HopState::Open, _) => {
+                    if self.hop_frame(id, frame, &rest[..used]).is_err() {
+                        self.hop_lost(id, "protocol");
+                        return buf.len();
+                    }
+                }
+                _ => {
+                    self.hop_lost(id, "no-hello");
+                    return buf.len();
+                }
+            }
+            at += used;
+        }
+    }
+
+    fn hop_frame(&mut self, id: ConnId, frame: Frame<'_>, raw: &[u8]) -> Handled {
+        let (stream, handled) = match frame {
+            Frame::Request { stream, request, .. } => return self.request_frame(id, stream, &request, raw),
+            Frame::Hello(_) => return Err(Fault::Connection),
+            Frame::Ping(number) => return self.ping_frame(id, number),
+            Frame::Pong(_) | Frame::Skipped { .. } => return Ok(()),
+            Frame::Drain => {
+                self.retire_hop(id);
+                return Ok(());
+            }
+            Frame::Malformed { stream, .. } => return self.malformed_frame(id, stream),
+            Frame::Data { stream, .. }
+            | Frame::Response { stream, .. }
+            | Frame::Trailers { stream, .. }
+            | Frame::Reset { stream, .. }
+            | Frame::Window { stream, .. } => {
+                let Some(exchange) = self.stream(id, stream)? else { return Ok(()) };
+                (stream, (exchange, self.stream_frame(id, exchange, frame)))
+            }
+        };
+        match handled {
+            (_, Ok(())) => Ok(()),
+            (_, Err(Fault::Connection)) => Err(Fault::Connection),
+            (exchange, Err(Fault::Stream)) => {
+                self.stream_fault(id, stream, exchange);
+                Ok(())
+            }
+        }
+    }
+
+    /// The call on a stream; None when the stream is closed. A stream that never was is a fault.
+    fn stream(&mut self, id: ConnId, stream: u32) -> Result<Option<ExchangeId>, Fault> {
+        let hop = self.net.hop(id).ok_or(Fault::Connection)?;
+        match hop.streams.get(&stream) {
+            Some(exchange) => Ok(Some(*exchange)),
+            None if stream <= hop.last_stream => Ok(None),
+            None => Err(Fault::Connection),
+        }
+    }
+
+    fn stream_fault(&mut self, id: ConnId, stream: u32, exchange: ExchangeId) {
+        self.remove_stream(id, stream);
+        if let Some(out) = self.net.out(id) {
+            encode_reset(out, stream, Reset::Protocol);
+        }
+        if self.is_inbound(exchange) {
+            self.abandon(exchange);
+        } else {
+            self.fail(exchange, Reason::HopProtocol);
+        }
+    }
+
+    fn ping_frame(&mut self, id: ConnId, number: u64) -> Handled {
+        if self.net.get(id).is_some_and(|conn| conn.pending() > PONG_OUTPUT_BYTES_MAX) {
+            return Err(Fault::Connection);
+        }
+        if let Some(out) = self.net.out(id) {
+            encode_pong(out, number);
+        }
+        Ok(())
+    }
+
+    fn malformed_frame(&mut self, id: ConnId, stream: u32) -> Handled {
+        let hop = self.net.hop(id).ok_or(Fault::Connection)?;
+        if hop.node.is_none() && stream > hop.last_stream {
+            // A REQUEST that was malformed uses its number up.
+            hop.last_stream = stream;
+            if let Some(out) = self.net.out(id) {
+                encode_reset(out, stream, Reset::Protocol);
+            }
+            return Ok(());
+        }
+        if let Some(exchange) = self.stream(id, stream)? {
+            self.stream_fault(id, stream, exchange);
+        }
+        Ok(())
+    }
+
+    /// A stream is opened: the call is taken in and given to a pod.
+    fn request_frame(&mut self, id: ConnId, stream: u32, request: &RequestFrame<'_>, raw: &[u8]) -> Handled {
+        let streams_max = self.config.streams_max as usize;
+        let hop = self.net.hop(id).ok_or(Fault::Connection)?;
+        if hop.node.is_some() || stream <= hop.last_stream {
+            return Err(Fault::Connection);
+        }
+        hop.last_stream = stream;
+        let window = hop.peer.initial_window;
+        let refused = if hop.streams.len() >= streams_max {
+            Some(Reset::Overloaded)
+        } else if request.hops > HOPS_MAX + 1 {
+            Some(Reset::Internal)
+        } else {
+            None
+        };
+        let plan = match refused {
+            None => self.plan_inbound(request).ok_or(Reset::NoEndpoint),
+            Some(reset) => Err(reset),
+        };
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(reset) => {
+                self.tally.reply(Reason::of_reset(reset));
+                if let Some(out) = self.net.out(id) {
+                    encode_reset(out, stream, reset);
+                }
+                return Ok(());
+            }
+        };
+        let mut kept = self.net.buffers.take();
+        kept.extend_from_slice(raw);
+        let mut exchange = self.exchange(Origin::Stream(id, stream), &plan, kept, request);
+        exchange.send = SendCredit::new(window);
+        exchange.wants_path = request.head.headers.get("vicino-debug") == Some(b"path");
+        let due = match request.deadline_ms {
+            DEADLINE_MS_NONE => Time::NEVER,
+            ms => self.now + Duration::from_millis(u64::from(ms)),
+        };
+        self.start(exchange, due, Some(Fresh { frame: request, extra: &[] }));
+        Ok(())
+    }
+
+    fn plan_inbound(&mut self, request: &RequestFrame<'_>) -> Option<Rc<Plan>> {
+        let Core { plans_inbound, snapshot, nodes, tally, .. } = self;
+        let to = &request.to;
+        let texts = [to.namespace, to.service, to.port_name];
+        if let Some(plan) = plans_inbound.get(&texts) {
+            return Some(Rc::clone(plan));
+        }
+        let plan = Rc::new(inbound(snapshot, to, nodes, tally)?);
+        plans_inbound.put(&texts, &plan);
+        Some(plan)
+    }
+
+    fn stream_frame(&mut self, id: ConnId, exchange: ExchangeId, frame: Frame<'_>) -> Handled {
+        let is_inbound = self.is_inbound(exchange);
+        match frame {
+            Frame::Response { response, .. } if !is_inbound => self.response_frame(exchange, &response),
+            Frame::Response { .. } => Err(Fault::Connection),
+            Frame::Data { end, bytes, .. } if is_inbound => self.request_data_frame(exchange, bytes, end),
+            Frame::Data { end, bytes, .. } => self.response_data_frame(exchange, bytes, end),
+            Frame::Trailers { headers, .. } if is_inbound => {
+                let call = self.exchanges.get(exchange).ok_or(Fault::Connection)?;
+                check_end(call.request.is_ended, call.request.framing, call.request.left)?;
+                self.request_end(exchange, headers);
+                Ok(())
+            }
+            Frame::Trailers { headers, .. } => {
+                let call = self.exchanges.get(exchange).ok_or(Fault::Connection)?;
+                if call.response.status == 0 || call.response.left > 0 {
+                    return Err(Fault::Stream);
+                }
+                self.respond_end(exchange, headers);
+                Ok(())
+            }
+            Frame::Reset { stream, reason } => {
+                self.remove_stream(id, stream);
+                self.reset_frame(exchange, reason);
+                Ok(())
+            }
+            Frame::Window { credit, .. } => {
+                let call = self.exchanges.get_mut(exchange).ok_or(Fault::Connection)?;
+                call.send.grant(credit).map_err(|_| Fault::Connection)?;
+                match call.response_source() {
+                    Some(pod) if is_inbound => self.net.resume(pod),
+                    _ => self.flush_request(exchange),
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn response_frame(&mut self, id: ExchangeId, response: &ResponseFrame<'_>) -> Handled {
+        let call = self.exchanges.get(id).ok_or(Fault::Connection)?;
+        if call.response.status != 0 {
+            return Err(Fault::Stream);
+        }
+        self.respond_head(id, &response.head, response.framing);
+        Ok(())
+    }
+
+    fn request_data_frame(&mut self, id: ExchangeId, bytes: &[u8], is_end: bool) -> Handled {
+        let call = self.exchanges.get_mut(id).ok_or(Fault::Connection)?;
+        if call.request.is_ended {
+            return Err(Fault::Connection);
+        }
+        call.receive.receive(bytes.len()).map_err(|_| Fault::Connection)?;
+        take_length(&mut call.request.left, call.request.framing, bytes.len(), is_end)?;
+        if bytes.is_empty() {
+            self.request_end(id, Headers::default());
+        } else {
+            self.request_data(id, bytes, is_end);
+        }
+        Ok(())
+    }
+
+    fn response_data_frame(&mut self, id: ExchangeId, bytes: &[u8], is_end: bool) -> Handled {
+        let call = self.exchanges.get_mut(id).ok_or(Fault::Connection)?;
+        if call.response.is_ended {
+            return Err(Fault::Connection);
+        }
+        if call.response.status == 0 {
+            return Err(Fault::Stream);
+        }
+        call.receive.receive(bytes.len()).map_err(|_| Fault::Connection)?;
+        take_length(&mut call.response.left, call.response.framing, bytes.len(), is_end)?;
+        if bytes.is_empty() {
+            self.respond_end(id, Headers::default());
+        } else {
+            let is_opaque = call.kind == Kind::Opaque;
+            self.respond_data(id, bytes, is_end && !is_opaque);
+            if is_end && is_opaque {
+                self.respond_end(id, Headers::default());
+            }
+        }
+        Ok(())
+    }
+
+    /// The peer gave a stream up.
+    fn reset_frame(&mut self, id: ExchangeId, reason: Reset) {
+        let Some(call) = self.exchanges.get(id) else { return };
+        if let Origin::Stream(..) = call.origin {
+            return self.abandon(id);
+        }
+        let word = Reason::of_reset(reason);
+        if reason.is_requeue_safe() {
+            // A proxy that drains has, or will have, a successor on the same node.
+            self.requeue(id, word, reason != Reset::Draining);
+        } else {
+            self.fail(id, word);
+        }
+    }
+}
+
+/// Counts a body of known length down. More than was said, or an end before, would put the rest into the next message.
+fn take_length(left: &mut u64, framing: Framing, count: usize, is_end: bool) -> Handled {
+    if let Framing::Length(_) = framing {
+        *left = left.checked_sub(count as u64).ok_or(Fault::Stream)?;
+        if is_end && *left > 0 {
+            return Err(Fault::Stream);
+        }
+    } else if framing == Framing::None && count > 0 {
+        return Err(Fault::Stream);
+    }
+    Ok(())
+}
+
+fn check_end(is_ended: bool, framing: Framing, left: u64) -> Handled {
+    match framing {
+        _ if is_ended => Err(Fault::Connection),
+        Framing::Length(_) if left > 0 => Err(Fault::Stream),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,154 @@
+//! What a route comes to on this worker: backends with node numbers and counters looked up once for each snapshot, not for each call.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use vicino_wire::hop::Destination;
+
+use crate::hash::{self, FastMap};
+use crate::hop::node::{NodeIndex, Nodes};
+use crate::route::Route;
+use crate::snapshot::{Backend, PodSlot, PortEndpoints, ServiceName, Snapshot};
+use crate::tally::{Direction, ServiceTally, Tally};
+
+/// Most plans that are kept; beyond, all are made anew.
+const PLANS_MAX: usize = 4096;
+/// For calls from a hop of which the route has not come here yet.
+const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(1);
+const REQUEUES_DEFAULT: u32 = 1;
+
+/// Pods of one node behind one backend.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Share {
+    pub(crate) node: NodeIndex,
+    pub(crate) pods: u32,
+    /// Whether it is the own node.
+    pub(crate) is_own: bool,
+}
+
+/// One backend, ready to be picked from.
+#[derive(Debug)]
+pub(crate) struct Choice {
+    pub(crate) weight: u32,
+    /// Tells backends apart in the counts of calls in flight.
+    pub(crate) key: u64,
+    pub(crate) service: ServiceName,
+    pub(crate) port: u16,
+    pub(crate) port_name: Arc<str>,
+    pub(crate) shares: Vec<Share>,
+    pub(crate) pods: Vec<Arc<PodSlot>>,
+}
+
+impl Choice {
+    pub(crate) fn destination(&self) -> Destination<'_> {
+        Destination {
+            namespace: &self.service.namespace,
+            service: &self.service.name,
+            port: self.port,
+            port_name: &self.port_name,
+            pod: None,
+        }
+    }
+}
+
+/// What calls to one port of one Service get, under one snapshot.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) choices: Vec<Choice>,
+    pub(crate) connect_timeout: Duration,
+    /// None: no limit.
+    pub(crate) request_timeout: Option<Duration>,
+    pub(crate) requeues: u32,
+    pub(crate) tally: Arc<ServiceTally>,
+}
+
+/// A plan, and what it was asked for with.
+type Known = (Box<[Box<str>]>, Rc<Plan>);
+
+/// Plans of the snapshot in force, by what they were asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Plans {
+    by_texts: FastMap<u64, Known>,
+}
+
+impl Plans {
+    /// Forgets all: another snapshot is in force.
+    pub(crate) fn clear(&mut self) {
+        self.by_texts.clear();
+    }
+
+    /// The plan that was made for these texts.
+    #[inline]
+    pub(crate) fn get(&self, texts: &[&str]) -> Option<&Rc<Plan>> {
+        let (key, plan) = self.by_texts.get(&hash::of_texts(texts))?;
+        let is_same = key.len() == texts.len() && key.iter().zip(texts).all(|(a, b)| **a == **b);
+        is_same.then_some(plan)
+    }
+
+    pub(crate) fn put(&mut self, texts: &[&str], plan: &Rc<Plan>) {
+        if self.by_texts.len() >= PLANS_MAX {
+            self.by_texts.clear();
+        }
+        let key = texts.iter().map(|text| Box::from(*text)).collect();
+        self.by_texts.insert(hash::of_texts(texts), (key, Rc::clone(plan)));
+    }
+}
+
+/// The plan of L1 for a route.
+pub(crate) fn outbound(snapshot: &Snapshot, route: &Route, nodes: &mut Nodes, tally: &Tally) -> Plan {
+    let service = &route.service;
+    let choices = route.port().backends.iter().map(|backend| choice(snapshot, backend, nodes)).collect();
+    Plan {
+        choices,
+        connect_timeout: Duration::from_nanos(service.connect_timeout_ns),
+        request_timeout: match service.request_timeout_ns {
+            0 => None,
+            ns => Some(Duration::from_nanos(ns)),
+        },
+        requeues: service.requeues,
+        tally: tally.service(&service.name, Direction::Outbound),
+    }
+}
+
+/// The plan of L2 for a destination that a hop named. None when no slice names it.
+pub(crate) fn inbound(
+    snapshot: &Snapshot,
+    to: &Destination<'_>,
+    nodes: &mut Nodes,
+    tally: &Tally,
+) -> Option<Plan> {
+    snapshot.endpoints(to.namespace, to.service, to.port_name)?;
+    let name = ServiceName { namespace: to.namespace.into(), name: to.service.into() };
+    let backend = Backend { service: name, port: to.port, port_name: to.port_name.into(), weight: 1 };
+    let choice = choice(snapshot, &backend, nodes);
+    let service = snapshot.service(to.namespace, to.service);
+    Some(Plan {
+        connect_timeout: service
+            .map_or(CONNECT_TIMEOUT_DEFAULT, |s| Duration::from_nanos(s.connect_timeout_ns)),
+        request_timeout: None,
+        requeues: service.map_or(REQUEUES_DEFAULT, |s| s.requeues),
+        tally: tally.service(&backend.service, Direction::Inbound),
+        choices: vec![choice],
+    })
+}
+
+fn choice(snapshot: &Snapshot, backend: &Backend, nodes: &mut Nodes) -> Choice {
+    let Backend { service, port, port_name, weight } = backend;
+    let none = PortEndpoints::default();
+    let endpoints = snapshot.endpoints(&service.namespace, &service.name, port_name).unwrap_or(&none);
+    let shares = endpoints.nodes.iter().map(|n| Share {
+        node: nodes.index(&n.node),
+        pods: n.pods,
+        is_own: n.node == snapshot.node,
+    });
+    Choice {
+        weight: *weight,
+        key: hash::of_texts(&[&service.namespace, &service.name, port_name]),
+        service: service.clone(),
+        port: *port,
+        port_name: Arc::clone(port_name),
+        shares: shares.collect(),
+        pods: endpoints.local.clone(),
+    }
+}

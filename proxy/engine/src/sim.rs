@@ -1,0 +1,640 @@
+//! A cluster in one thread: cores, callers and pods over simulated sockets and time, from a seed. It drives a core exactly as `core`'s
+//! documentation says a driver must, and is as mean as a network may be: any latency, any segmentation, short writes, resets, refusals, silence.
+
+#![expect(dead_code, reason = "the faults come with the next tests")]
+
+mod pipe;
+mod pod;
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::pipe::Pipe;
+pub(crate) use self::pod::{PodConn, Seen};
+use crate::CoreConfig;
+use crate::core::{Command, ConnId, Core, Event, Role};
+use crate::deadline::Time;
+use crate::random::Random;
+use crate::snapshot::{
+    Backend, EndpointSet, Neighbour, Node, NodeEndpoints, PodSlot, PortEndpoints, Service, ServiceName,
+    ServicePort, Snapshot,
+};
+
+pub(crate) const L1_PORT: u16 = 4140;
+pub(crate) const L2_PORT: u16 = 4141;
+/// A world that has not come to what was waited for by then never will.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// Who holds one end of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Core(usize, ConnId),
+    Client(usize),
+    Pod(usize),
+    /// Not taken yet, or gone.
+    Nobody,
+}
+
+/// A TCP connection: `ends[0]` dialled, `pipes[i]` is written by `ends[i]`.
+#[derive(Debug)]
+struct Link {
+    ends: [End; 2],
+    pipes: [Pipe; 2],
+    /// When the dialled end learns what came of it.
+    connects_at: Option<Time>,
+    is_told_end: [bool; 2],
+    address: SocketAddr,
+}
+
+/// One neighbourhood.
+#[derive(Debug)]
+pub(crate) struct NodeSim {
+    pub(crate) core: Core,
+    pub(crate) ip: IpAddr,
+    links: BTreeMap<ConnId, usize>,
+    unwritten: BTreeSet<ConnId>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) is_frozen: bool,
+}
+
+/// A caller with a script of its own: the test writes for it and reads what it got.
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that a caller does or sees")]
+pub(crate) struct ClientSim {
+    link: usize,
+    to_send: Vec<u8>,
+    pub(crate) got: Vec<u8>,
+    pub(crate) is_closed: bool,
+    pub(crate) is_reset: bool,
+    /// Reads nothing.
+    pub(crate) is_stalled: bool,
+    shuts: bool,
+}
+
+/// What answers at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Listener {
+    Core(usize, Role),
+    Pod,
+    Refuses,
+    /// Nothing ever comes back.
+    Silent,
+}
+
+/// How the network behaves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Net {
+    /// One way, microseconds: least and most.
+    pub(crate) latency_us: (u64, u64),
+    /// Most bytes in one read or write; 0 is no bound.
+    pub(crate) segment_max: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) now: Time,
+    pub(crate) random: Random,
+    pub(crate) net: Net,
+    pub(crate) nodes: Vec<NodeSim>,
+    pub(crate) clients: Vec<ClientSim>,
+    pub(crate) pods: Vec<PodConn>,
+    pub(crate) listeners: BTreeMap<SocketAddr, Listener>,
+    /// What pods saw.
+    pub(crate) seen: Vec<Seen>,
+    links: Vec<Link>,
+    pub(crate) snapshot: SnapshotSpec,
+    slots: BTreeMap<SocketAddr, Arc<PodSlot>>,
+}
+
+/// What the cores are told of the cluster; [`World::publish`] makes snapshots of it.
+#[derive(Clone, Debug)]
+pub(crate) struct SnapshotSpec {
+    pub(crate) version: u64,
+    /// Service → port's backends (Service, weight). All in namespace `demo`, port 80.
+    pub(crate) services: BTreeMap<String, Vec<(String, u32)>>,
+    /// Service → pods: node, address.
+    pub(crate) endpoints: BTreeMap<String, Vec<(usize, SocketAddr)>>,
+    /// Callers: node, address.
+    pub(crate) callers: Vec<(usize, IpAddr)>,
+    pub(crate) not_ready: BTreeSet<usize>,
+    pub(crate) request_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) requeues: u32,
+}
+
+pub(crate) fn node_name(node: usize) -> String {
+    format!("node-{node}")
+}
+
+pub(crate) fn node_ip(node: usize) -> IpAddr {
+    IpAddr::from([10, 0, 0, node as u8 + 1])
+}
+
+/// The address of pod number `i` of a node.
+pub(crate) fn pod_address(node: usize, i: u8) -> SocketAddr {
+    SocketAddr::from(([10, 1, node as u8, i], 8080))
+}
+
+/// The address of a caller of a node.
+pub(crate) fn caller_ip(node: usize) -> IpAddr {
+    IpAddr::from([10, 1, node as u8, 200])
+}
+
+impl World {
+    /// `nodes` neighbourhoods with one caller each, and no Service.
+    pub(crate) fn new(nodes: usize, seed: u64) -> World {
+        World::with(nodes, seed, &CoreConfig::default())
+    }
+
+    pub(crate) fn with(nodes: usize, seed: u64, config: &CoreConfig) -> World {
+        let mut world = World {
+            now: Time(1_000_000_000),
+            random: Random::new(seed),
+            net: Net { latency_us: (50, 500), segment_max: 0 },
+            nodes: Vec::new(),
+            clients: Vec::new(),
+            pods: Vec::new(),
+            listeners: BTreeMap::new(),
+            seen: Vec::new(),
+            links: Vec::new(),
+            snapshot: SnapshotSpec {
+                version: 0,
+                services: BTreeMap::new(),
+                endpoints: BTreeMap::new(),
+                callers: (0..nodes).map(|node| (node, caller_ip(node))).collect(),
+                not_ready: BTreeSet::new(),
+                request_timeout: Duration::from_secs(30),
+                connect_timeout: Duration::from_secs(1),
+                requeues: 2,
+            },
+            slots: BTreeMap::new(),
+        };
+        for node in 0..nodes {
+            let mut config = config.clone();
+            config.own_ports = vec![L1_PORT, L2_PORT];
+            let core = Core::new(config, seed ^ (node as u64 + 1));
+            let ip = node_ip(node);
+            world.nodes.push(NodeSim {
+                core,
+                ip,
+                links: BTreeMap::new(),
+                unwritten: BTreeSet::new(),
+                events: Vec::new(),
+                is_frozen: false,
+            });
+            world.listeners.insert(SocketAddr::new(ip, L1_PORT), Listener::Core(node, Role::L1));
+            world.listeners.insert(SocketAddr::new(ip, L2_PORT), Listener::Core(node, Role::L2));
+        }
+        world
+    }
+
+    /// Adds a pod that serves `service`, which is made when there is none.
+    pub(crate) fn pod(&mut self, service: &str, node: usize, i: u8) -> SocketAddr {
+        let address = pod_address(node, i);
+        self.listeners.insert(address, Listener::Pod);
+        self.snapshot.endpoints.entry(service.to_owned()).or_default().push((node, address));
+        let backends = vec![(service.to_owned(), 1)];
+        self.snapshot.services.entry(service.to_owned()).or_insert(backends);
+        address
+    }
+
+    /// Gives all cores the snapshot of now.
+    pub(crate) fn publish(&mut self) {
+        self.snapshot.version += 1;
+        for node in 0..self.nodes.len() {
+            let snapshot = self.snapshot_of(node);
+            let now = self.now;
+            self.nodes[node].core.swap(Arc::new(snapshot), now);
+            self.turn(node);
+        }
+    }
+
+    fn snapshot_of(&mut self, own: usize) -> Snapshot {
+        let spec = self.snapshot.clone();
+        let namespace: Arc<str> = "demo".into();
+        let mut snapshot = Snapshot {
+            version: spec.version,
+            node: node_name(own).into(),
+            node_addresses: vec![node_ip(own)],
+            cluster_domain: "cluster.local".into(),
+            ..Snapshot::default()
+        };
+        let name = |name: &str| ServiceName { namespace: "demo".into(), name: name.into() };
+        let services = snapshot.services.entry(Arc::clone(&namespace)).or_default();
+        for (service, backends) in &spec.services {
+            let backends = backends.iter().map(|(to, weight)| Backend {
+                service: name(to),
+                port: 80,
+                port_name: "http".into(),
+                weight: *weight,
+            });
+            let service = Service {
+                name: name(service),
+                ports: vec![ServicePort { port: 80, backends: backends.collect() }],
+                connect_timeout_ns: spec.connect_timeout.as_nanos() as u64,
+                request_timeout_ns: spec.request_timeout.as_nanos() as u64,
+                requeues: spec.requeues,
+            };
+            services.insert(Arc::clone(&service.name.name), Arc::new(service));
+        }
+        let sets = snapshot.endpoints.entry(namespace).or_default();
+        for (service, pods) in &spec.endpoints {
+            let mut port = PortEndpoints { listed: pods.len() as u32, ..PortEndpoints::default() };
+            for node in 0..self.nodes.len() {
+                let count = pods.iter().filter(|(n, _)| *n == node).count() as u32;
+                if count > 0 {
+                    port.nodes.push(NodeEndpoints { node: node_name(node).into(), pods: count });
+                }
+            }
+            for (_, address) in pods.iter().filter(|(node, _)| *node == own) {
+                let new = || Arc::new(PodSlot::new(*address, "".into()));
+                port.local.push(Arc::clone(self.slots.entry(*address).or_insert_with(new)));
+            }
+            sets.insert(
+                service.as_str().into(),
+                Arc::new(EndpointSet { ports: [("http".into(), port)].into() }),
+            );
+        }
+        for node in 0..self.nodes.len() {
+            let ip = node_ip(node);
+            let addresses = vec![SocketAddr::new(ip, L2_PORT)];
+            let ready = !spec.not_ready.contains(&node);
+            let name: Arc<str> = node_name(node).into();
+            let known = Node { name: Arc::clone(&name), addresses, zone: "".into(), ready };
+            snapshot.nodes.insert(Arc::clone(&name), Arc::new(known));
+            if node != own {
+                snapshot.foreign_addresses.insert(ip, name);
+            }
+        }
+        for (_, ip) in spec.callers.iter().filter(|(node, _)| *node == own) {
+            let neighbour = Neighbour {
+                uid: "".into(),
+                namespace: "demo".into(),
+                name: "caller".into(),
+                service_account: "default".into(),
+            };
+            snapshot.neighbours.insert(*ip, Arc::new(neighbour));
+        }
+        snapshot
+    }
+
+    /// A caller of the node's own neighbourhood, connected to its L1.
+    pub(crate) fn client(&mut self, node: usize) -> usize {
+        self.client_from(caller_ip(node), node)
+    }
+
+    pub(crate) fn client_from(&mut self, ip: IpAddr, node: usize) -> usize {
+        let id = self.clients.len();
+        let link = self.links.len();
+        let peer = SocketAddr::new(ip, 40_000);
+        let now = self.now;
+        let l1 = SocketAddr::new(node_ip(node), L1_PORT);
+        let conn = self.nodes[node].core.accepted(Role::L1, peer, l1, now).expect("below the limit");
+        self.nodes[node].links.insert(conn, link);
+        self.links.push(Link {
+            ends: [End::Client(id), End::Core(node, conn)],
+            pipes: Default::default(),
+            connects_at: None,
+            is_told_end: [false; 2],
+            address: l1,
+        });
+        self.clients.push(ClientSim {
+            link,
+            to_send: Vec::new(),
+            got: Vec::new(),
+            is_closed: false,
+            is_reset: false,
+            is_stalled: false,
+            shuts: false,
+        });
+        id
+    }
+
+    pub(crate) fn send(&mut self, client: usize, bytes: &[u8]) {
+        self.clients[client].to_send.extend_from_slice(bytes);
+        self.push_client(client);
+    }
+
+    /// The caller sends FIN behind what it has to send.
+    pub(crate) fn shut(&mut self, client: usize) {
+        self.clients[client].shuts = true;
+        self.push_client(client);
+    }
+
+    /// The caller goes without a word more.
+    pub(crate) fn reset_client(&mut self, client: usize) {
+        let link = self.clients[client].link;
+        self.clients[client].is_closed = true;
+        self.links[link].pipes[0].reset();
+        self.links[link].ends[0] = End::Nobody;
+    }
+
+    pub(crate) fn text(&self, client: usize) -> String {
+        String::from_utf8_lossy(&self.clients[client].got).into_owned()
+    }
+
+    fn push_client(&mut self, client: usize) {
+        let latency = self.latency();
+        let ClientSim { link, to_send, shuts, .. } = &mut self.clients[client];
+        let pipe = &mut self.links[*link].pipes[0];
+        let n = pipe.write(to_send, self.now + latency);
+        to_send.drain(..n);
+        if *shuts && to_send.is_empty() {
+            pipe.shut(self.now + latency);
+        }
+    }
+
+    pub(crate) fn latency(&mut self) -> Duration {
+        let (least, most) = self.net.latency_us;
+        Duration::from_micros(least + self.random.below(most - least + 1))
+    }
+
+    fn segment(&mut self, len: usize) -> usize {
+        match self.net.segment_max {
+            0 => len.min(64 * 1024),
+            max => (1 + self.random.below(max as u64) as usize).min(len),
+        }
+    }
+
+    /// Lets time pass until `is_so`. Panics, with `what`, when it never comes to that.
+    pub(crate) fn until(&mut self, what: &str, mut is_so: impl FnMut(&World) -> bool) {
+        let end = self.now + PATIENCE;
+        let mut turns = 0_u32;
+        while !is_so(self) {
+            turns += 1;
+            assert!(self.now < end && turns < 3_000_000, "{what}: not by {:?}", self.now);
+            if !self.step() {
+                assert!(is_so(self), "{what}: nothing more happens at {:?}", self.now);
+            }
+        }
+    }
+
+    /// Lets some time pass.
+    pub(crate) fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.next_time().is_some_and(|next| next <= end) && self.step() {}
+        self.now = end;
+    }
+
+    fn next_time(&self) -> Option<Time> {
+        let pipes = self.links.iter().flat_map(|link| link.pipes.iter().filter_map(|p| p.next(self.now)));
+        let connects = self.links.iter().filter_map(|link| link.connects_at);
+        let live = self.nodes.iter().filter(|node| !node.is_frozen);
+        let deadlines = live.filter_map(|node| node.core.next_deadline());
+        let pods = self.pods.iter().filter_map(PodConn::next);
+        pipes.chain(connects).chain(deadlines).chain(pods).min().map(|next| next.max(self.now))
+    }
+
+    /// One moment: everything that happens at the next time at which anything does. False when nothing ever will.
+    pub(crate) fn step(&mut self) -> bool {
+        let Some(next) = self.next_time() else { return false };
+        // Something may be due that its owner does not take now (a paused reader): time has to move all the same.
+        self.now = if next == self.now { Time(self.now.0 + 1000) } else { next };
+        for link in 0..self.links.len() {
+            let now = self.now;
+            for pipe in &mut self.links[link].pipes {
+                pipe.arrive(now);
+            }
+            if self.links[link].connects_at.is_some_and(|at| at <= now) {
+                self.links[link].connects_at = None;
+                self.connect(link);
+            }
+        }
+        for client in 0..self.clients.len() {
+            self.client_turn(client);
+        }
+        for pod in 0..self.pods.len() {
+            self.pod_turn(pod);
+        }
+        for node in 0..self.nodes.len() {
+            self.turn(node);
+        }
+        true
+    }
+
+    fn client_turn(&mut self, client: usize) {
+        if self.clients[client].is_closed {
+            return;
+        }
+        self.push_client(client);
+        let link = self.clients[client].link;
+        let pipe = &mut self.links[link].pipes[1];
+        let client = &mut self.clients[client];
+        if !client.is_stalled {
+            let n = pipe.readable();
+            client.got.extend(pipe.read(n));
+            client.is_closed = pipe.is_at_end();
+        }
+        if pipe.is_reset() {
+            client.is_closed = true;
+            client.is_reset = true;
+        }
+    }
+
+    fn pod_turn(&mut self, pod: usize) {
+        if self.pods[pod].is_closed {
+            return;
+        }
+        let link = self.pods[pod].link;
+        let now = self.now;
+        let segment = self.net.segment_max;
+        let pipe = &mut self.links[link].pipes[0];
+        if pipe.is_reset() {
+            self.pods[pod].is_closed = true;
+            return;
+        }
+        if !self.pods[pod].is_stalled {
+            let n = pipe.readable();
+            let bytes = pipe.read(n);
+            let is_end = pipe.is_at_end();
+            self.pods[pod].serve(&bytes, is_end, now, &mut self.seen);
+        }
+        let latency = self.latency();
+        let pod = &mut self.pods[pod];
+        let pipe = &mut self.links[link].pipes[1];
+        let n = if segment == 0 { pod.out.len() } else { pod.out.len().min(segment) };
+        let n = pipe.write(&pod.out[..n], now + latency);
+        pod.out.drain(..n);
+        if pod.resets {
+            pipe.reset();
+            pod.is_closed = true;
+        } else if pod.out.is_empty() && pod.closes {
+            pipe.shut(now + latency);
+            pod.is_closed = true;
+        }
+    }
+
+    /// What a dial comes to.
+    fn connect(&mut self, link: usize) {
+        let address = self.links[link].address;
+        let End::Core(node, id) = self.links[link].ends[0] else { return };
+        let now = self.now;
+        let local = SocketAddr::new(self.nodes[node].ip, 50_000);
+        match self.listeners.get(&address).copied().unwrap_or(Listener::Refuses) {
+            Listener::Silent => {}
+            Listener::Refuses => {
+                self.nodes[node].links.remove(&id);
+                self.links[link].ends[0] = End::Nobody;
+                self.nodes[node].core.connect_failed(id, ErrorKind::ConnectionRefused, now);
+            }
+            Listener::Pod => {
+                self.links[link].ends[1] = End::Pod(self.pods.len());
+                self.pods.push(PodConn::new(link, address));
+                self.nodes[node].core.connected(id, local, now);
+            }
+            Listener::Core(to, _) if self.nodes[to].is_frozen => {}
+            Listener::Core(to, role) => {
+                let taken = self.nodes[to].core.accepted(role, local, address, now);
+                let taken = taken.expect("below the limit");
+                self.nodes[to].links.insert(taken, link);
+                self.links[link].ends[1] = End::Core(to, taken);
+                self.nodes[node].core.connected(id, local, now);
+            }
+        }
+    }
+
+    /// One turn of a core, as its driver makes it.
+    pub(crate) fn turn(&mut self, node: usize) {
+        if self.nodes[node].is_frozen {
+            return;
+        }
+        let now = self.now;
+        let ids: Vec<ConnId> = self.nodes[node].links.keys().copied().collect();
+        for id in ids {
+            self.read(node, id);
+        }
+        if self.nodes[node].core.next_deadline().is_some_and(|due| due <= now) {
+            self.nodes[node].core.fire(now);
+        }
+        let mut blocked: Vec<ConnId> = std::mem::take(&mut self.nodes[node].unwritten).into_iter().collect();
+        loop {
+            let (mut commands, mut resumed, mut dirty) =
+                (Vec::new(), Vec::new(), std::mem::take(&mut blocked));
+            let core = &mut self.nodes[node].core;
+            core.take_commands(&mut commands);
+            core.take_resumed(&mut resumed);
+            core.take_dirty(&mut dirty);
+            if commands.is_empty() && resumed.is_empty() && dirty.is_empty() {
+                break;
+            }
+            for command in commands {
+                self.obey(node, command);
+            }
+            for id in resumed {
+                self.read(node, id);
+            }
+            for id in dirty {
+                self.write(node, id);
+            }
+        }
+        let NodeSim { core, events, .. } = &mut self.nodes[node];
+        core.take_events(events);
+    }
+
+    /// Which end of its link a core has.
+    fn side(&self, link: usize, node: usize, id: ConnId) -> usize {
+        usize::from(self.links[link].ends[0] != End::Core(node, id))
+    }
+
+    fn read(&mut self, node: usize, id: ConnId) {
+        let now = self.now;
+        while let Some(link) = self.nodes[node].links.get(&id).copied() {
+            let side = self.side(link, node, id);
+            if self.links[link].pipes[1 - side].is_reset() {
+                self.nodes[node].links.remove(&id);
+                self.nodes[node].core.failed(id, ErrorKind::ConnectionReset, now);
+                return;
+            }
+            let readable = self.links[link].pipes[1 - side].readable();
+            if !self.nodes[node].core.wants_read(id) {
+                return;
+            }
+            if readable > 0 {
+                let n = self.segment(readable);
+                let bytes = self.links[link].pipes[1 - side].read(n);
+                self.nodes[node].core.received(id, &bytes, now);
+            } else if self.links[link].pipes[1 - side].is_at_end() && !self.links[link].is_told_end[side] {
+                self.links[link].is_told_end[side] = true;
+                self.nodes[node].core.ended(id, now);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn write(&mut self, node: usize, id: ConnId) {
+        let now = self.now;
+        let Some(link) = self.nodes[node].links.get(&id).copied() else { return };
+        let side = self.side(link, node, id);
+        let latency = self.latency();
+        let len = self.nodes[node].core.output(id).len();
+        if len == 0 {
+            return;
+        }
+        let n = if self.net.segment_max == 0 { len } else { self.segment(len) };
+        let NodeSim { core, unwritten, .. } = &mut self.nodes[node];
+        let n = self.links[link].pipes[side].write(&core.output(id)[..n], now + latency);
+        if n > 0 {
+            core.wrote(id, n, now);
+        }
+        if !core.output(id).is_empty() {
+            unwritten.insert(id);
+        }
+    }
+
+    fn obey(&mut self, node: usize, command: Command) {
+        let now = self.now;
+        let latency = self.latency();
+        match command {
+            Command::Connect { id, address } => {
+                self.nodes[node].links.insert(id, self.links.len());
+                let silent = matches!(self.listeners.get(&address), Some(Listener::Silent));
+                self.links.push(Link {
+                    ends: [End::Core(node, id), End::Nobody],
+                    pipes: Default::default(),
+                    connects_at: (!silent).then(|| now + latency + latency),
+                    is_told_end: [false; 2],
+                    address,
+                });
+            }
+            Command::ShutdownWrite { id } => {
+                let Some(link) = self.nodes[node].links.get(&id).copied() else { return };
+                assert!(self.nodes[node].core.output(id).is_empty(), "FIN behind output");
+                let side = self.side(link, node, id);
+                self.links[link].pipes[side].shut(now + latency);
+            }
+            Command::Close { id } => {
+                let Some(link) = self.nodes[node].links.remove(&id) else { return };
+                let side = self.side(link, node, id);
+                let has_unread = self.links[link].pipes[1 - side].readable() > 0;
+                self.links[link].ends[side] = End::Nobody;
+                self.links[link].connects_at = None;
+                let pipe = &mut self.links[link].pipes[side];
+                if has_unread { pipe.reset() } else { pipe.shut(now + latency) }
+            }
+        }
+    }
+
+    /// No call is counted anywhere any more.
+    pub(crate) fn assert_nothing_left(&self) {
+        for (address, slot) in &self.slots {
+            assert_eq!(slot.in_flight(), 0, "{address} has calls in flight");
+        }
+        for (i, node) in self.nodes.iter().enumerate() {
+            assert_eq!(node.core.exchanges.len(), 0, "node {i} has exchanges");
+            assert!(node.core.loads.is_empty(), "node {i} counts calls in flight");
+            assert_eq!(node.core.tally().streams_open.get(), 0, "node {i} has streams");
+            assert_eq!(node.core.tally().held.get(), 0, "node {i} holds callers");
+            for service in node.core.tally().services() {
+                assert_eq!(service.open.get(), 0, "node {i}: {service:?}");
+            }
+            for (id, conn) in node.core.net.table.iter() {
+                assert!(conn.pending() == 0 || !conn.is_open, "node {i} has output for {id:?}: {conn:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Applications that answer as their callers' paths say.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use vicino_wire::http1::{Body, BodyDecoder, Slots, parse_request};
+
+use crate::deadline::Time;
+
+/// A request that a pod got.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) pod: SocketAddr,
+    /// As it stood on the wire.
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
+    pub(crate) trailers: usize,
+    pub(crate) is_complete: bool,
+}
+
+/// An application's end of a connection.
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that an application does")]
+pub(crate) struct PodConn {
+    pub(crate) address: SocketAddr,
+    pub(super) link: usize,
+    input: Vec<u8>,
+    pub(super) out: Vec<u8>,
+    pub(super) is_closed: bool,
+    pub(super) closes: bool,
+    pub(super) resets: bool,
+    /// Reads nothing.
+    pub(crate) is_stalled: bool,
+    /// Speaks no HTTP: sends back what it gets.
+    is_echo: bool,
+    decoder: Option<(BodyDecoder, usize)>,
+    later: Option<(Time, Vec<u8>)>,
+    pub(crate) served: usize,
+}
+
+impl PodConn {
+    pub(super) fn new(link: usize, address: SocketAddr) -> Self {
+        PodConn {
+            address,
+            link,
+            input: Vec::new(),
+            out: Vec::new(),
+            is_closed: false,
+            closes: false,
+            resets: false,
+            is_stalled: false,
+            is_echo: address.ip().to_string().ends_with(".99"),
+            decoder: None,
+            later: None,
+            served: 0,
+        }
+    }
+
+    pub(super) fn next(&self) -> Option<Time> {
+        self.later.as_ref().filter(|_| !self.is_closed).map(|(at, _)| *at)
+    }
+
+    /// The pod dies: FIN now.
+    pub(crate) fn close(&mut self) {
+        self.closes = true;
+    }
+
+    pub(super) fn serve(&mut self, bytes: &[u8], is_end: bool, now: Time, seen: &mut Vec<Seen>) {
+        if let Some((_, answer)) = self.later.take_if(|(at, _)| *at <= now) {
+            self.out.extend(answer);
+        }
+        if self.is_echo {
+            self.out.extend_from_slice(bytes);
+            self.closes |= is_end;
+            return;
+        }
+        self.input.extend_from_slice(bytes);
+        while self.later.is_none() && !self.closes && self.take_one(now, seen) {}
+        self.closes |= is_end && self.later.is_none();
+    }
+
+    /// Takes the next step; false when more bytes are needed.
+    fn take_one(&mut self, now: Time, seen: &mut Vec<Seen>) -> bool {
+        let input = std::mem::take(&mut self.input);
+        let used = match self.decoder.take() {
+            None => self.take_head(&input, now, seen),
+            Some((mut decoder, index)) => {
+                let (body, used) = decoder.decode(&input).expect("a proxy sends valid bodies");
+                let call = &mut seen[index];
+                match body {
+                    Body::Data(data) => call.body.extend_from_slice(data),
+                    Body::Trailers(trailers) => call.trailers += trailers.len(),
+                    Body::More | Body::End => {}
+                }
+                let is_more = body == Body::More;
+                if decoder.is_ended() {
+                    call.is_complete = true;
+                    let call = call.clone();
+                    self.answer(&call, now);
+                } else {
+                    self.decoder = Some((decoder, index));
+                }
+                (!is_more || used > 0).then_some(used)
+            }
+        };
+        self.input = input;
+        self.input.drain(..used.unwrap_or(0));
+        used.is_some()
+    }
+
+    fn take_head(&mut self, input: &[u8], now: Time, seen: &mut Vec<Seen>) -> Option<usize> {
+        let mut slots = Slots::default();
+        let request = parse_request(input, &mut slots).expect("a proxy sends valid requests")?;
+        let head = String::from_utf8_lossy(&input[..request.len]).into_owned();
+        let is_complete = request.framing.is_empty();
+        let call = Seen { pod: self.address, head, body: Vec::new(), trailers: 0, is_complete };
+        seen.push(call.clone());
+        self.served += 1;
+        if request.expect_continue && !call.head.contains("/refuse") {
+            self.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        if is_complete || call.head.contains("/early") {
+            self.answer(&call, now);
+        } else {
+            self.decoder = Some((BodyDecoder::new(request.framing), seen.len() - 1));
+        }
+        Some(request.len)
+    }
+
+    fn answer(&mut self, call: &Seen, now: Time) {
+        let path = call.head.split(' ').nth(1).unwrap_or("");
+        let number = |prefix: &str| path.strip_prefix(prefix).and_then(|n| n.parse::<usize>().ok());
+        let plain = |body: &[u8]| {
+            let mut out = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
+            if !call.head.starts_with("HEAD") {
+                out.extend_from_slice(body);
+            }
+            out
+        };
+        let answer = match path {
+            "/echo" => plain(&call.body),
+            "/close" => {
+                self.closes = true;
+                b"HTTP/1.1 200 OK\r\n\r\nuntil close".to_vec()
+            }
+            "/old" => b"HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\nold".to_vec(),
+            "/chunked" => {
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n"
+                    .to_vec()
+            }
+            "/trailers" => {
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nx-sum: 7\r\n\r\n"
+                    .to_vec()
+            }
+            "/hints" => {
+                let mut out = b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n".to_vec();
+                out.extend(plain(b"hinted"));
+                out
+            }
+            "/none" => b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
+            "/not-modified" => b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n".to_vec(),
+            "/early" | "/refuse" => {
+                b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 4\r\n\r\nmuch".to_vec()
+            }
+            "/die" => {
+                self.resets = true;
+                Vec::new()
+            }
+            "/cut" => {
+                self.closes = true;
+                b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this".to_vec()
+            }
+            "/bad" => b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx".to_vec(),
+            "/hang" => return,
+            _ => match (number("/slow/"), number("/bytes/")) {
+                (Some(ms), _) => {
+                    self.later = Some((now + Duration::from_millis(ms as u64), plain(b"slow")));
+                    return;
+                }
+                (_, Some(n)) => plain(&super::tests::pattern(n)),
+                _ => plain(format!("hello from {}", self.address).as_bytes()),
+            },
+        };
+        self.out.extend(answer);
+    }
+}

@@ -1,0 +1,337 @@
+//! Connections to pods: opened, read, kept idle for the next call; it never chooses a pod.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use vicino_wire::head::{Framing, Headers, ResponseHead};
+use vicino_wire::hop::Kind as StreamKind;
+use vicino_wire::http1::{Body, BodyDecoder, parse_response};
+
+use crate::connection::Kind;
+use crate::core::{ConnId, Core, Event};
+use crate::deadline::Time;
+use crate::downstream::decode_body;
+use crate::exchange::{ExchangeId, Method, Origin};
+use crate::hash::FastMap;
+use crate::reply::Reason;
+use crate::snapshot::{PodSlot, Snapshot};
+
+/// Where a pod's connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PodState {
+    /// A response's head is to come.
+    Head,
+    /// A response's body.
+    Body,
+    /// Plain bytes both ways.
+    Opaque,
+    /// No call.
+    Idle,
+}
+
+/// A connection to a pod.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    slot: Arc<PodSlot>,
+    state: PodState,
+    pub(crate) exchange: Option<ExchangeId>,
+    decoder: BodyDecoder,
+    /// It has served a call before.
+    is_reused: bool,
+    /// Something of a response has come for this call.
+    has_answered: bool,
+    /// The pod takes another request.
+    keep_alive: bool,
+}
+
+/// Idle connections by pod, and which pods the snapshot has.
+#[derive(Debug, Default)]
+pub(crate) struct Pools {
+    by_slot: FastMap<usize, Pool>,
+}
+
+#[derive(Debug)]
+struct Pool {
+    /// Keeps the slot, so that its address is not another's.
+    _slot: Arc<PodSlot>,
+    idle: Vec<ConnId>,
+}
+
+fn key(slot: &Arc<PodSlot>) -> usize {
+    Arc::as_ptr(slot).addr()
+}
+
+impl Pools {
+    /// Takes over the pods of a snapshot. Returns the idle connections of those that went.
+    pub(crate) fn update(&mut self, snapshot: &Snapshot) -> Vec<ConnId> {
+        let mut by_slot: FastMap<usize, Pool> = FastMap::default();
+        let sets = snapshot.endpoints.values().flat_map(|services| services.values());
+        for slot in sets.flat_map(|set| set.ports.values()).flat_map(|port| &port.local) {
+            let key = key(slot);
+            if by_slot.contains_key(&key) {
+                continue;
+            }
+            let idle = self.by_slot.remove(&key).map_or_else(Vec::new, |pool| pool.idle);
+            by_slot.insert(key, Pool { _slot: Arc::clone(slot), idle });
+        }
+        let gone = std::mem::replace(&mut self.by_slot, by_slot);
+        gone.into_values().flat_map(|pool| pool.idle).collect()
+    }
+
+    fn remove(&mut self, slot: &Arc<PodSlot>, id: ConnId) {
+        if let Some(pool) = self.by_slot.get_mut(&key(slot)) {
+            pool.idle.retain(|idle| *idle != id);
+        }
+    }
+}
+
+impl Core {
+    /// A connection to a pod for a call: an idle one when that will do, else one that is opened now.
+    pub(crate) fn pod_connection(
+        &mut self,
+        slot: &Arc<PodSlot>,
+        exchange: ExchangeId,
+        wants_idle: bool,
+        connect_timeout: Duration,
+    ) -> ConnId {
+        let pool = self.pools.by_slot.get_mut(&key(slot)).filter(|_| wants_idle);
+        if let Some(id) = pool.and_then(|pool| pool.idle.pop())
+            && let Some(pod) = self.net.pod(id)
+        {
+            pod.exchange = Some(exchange);
+            pod.state = PodState::Head;
+            pod.is_reused = true;
+            pod.has_answered = false;
+            self.net.set_due(id, Time::NEVER);
+            return id;
+        }
+        let pod = Pod {
+            slot: Arc::clone(slot),
+            state: PodState::Head,
+            exchange: Some(exchange),
+            decoder: BodyDecoder::new(Framing::None),
+            is_reused: false,
+            has_answered: false,
+            keep_alive: false,
+        };
+        let id = self.net.dial(Kind::Pod(pod), slot.address);
+        self.net.set_due(id, self.now + connect_timeout);
+        id
+    }
+
+    /// A call is done with a connection, properly or not.
+    pub(crate) fn release_pod(&mut self, id: ConnId, is_clean: bool) {
+        let Some(conn) = self.net.get_mut(id) else { return };
+        let is_usable = is_clean && conn.is_open && !conn.is_ended && conn.pending() == 0 && conn.owed == 0;
+        let Some(pod) = conn.pod() else { return };
+        pod.exchange = None;
+        if is_clean && pod.state == PodState::Opaque {
+            return self.net.close_flushed(id);
+        }
+        let is_usable = is_usable && pod.keep_alive && self.draining.is_none();
+        let idle_max = self.config.pool_idle_max;
+        let pool = self.pools.by_slot.get_mut(&key(&pod.slot));
+        let Some(pool) = pool.filter(|pool| is_usable && pool.idle.len() < idle_max) else {
+            return self.net.close(id);
+        };
+        pod.state = PodState::Idle;
+        pool.idle.push(id);
+        let timeout = self.config.pool_idle_timeout.as_nanos() as u64;
+        let jitter = self.random.below(timeout / 4 + 1);
+        self.net.set_due(id, self.now + Duration::from_nanos(timeout - jitter));
+    }
+
+    pub(crate) fn pod_connected(&mut self, id: ConnId) {
+        self.net.set_due(id, Time::NEVER);
+        let Some(exchange) = self.net.pod(id).and_then(|pod| pod.exchange) else { return self.net.close(id) };
+        let is_opaque = self.exchanges.get(exchange).is_some_and(|e| e.kind == StreamKind::Opaque);
+        if is_opaque {
+            if let Some(pod) = self.net.pod(id) {
+                pod.state = PodState::Opaque;
+            }
+            let head = ResponseHead {
+                status: 200,
+                reason: b"",
+                minor: 1,
+                declared_length: None,
+                headers: Headers::default(),
+            };
+            // Bytes that wait are flushed first: once a response has begun they are no longer kept.
+            self.flush_request(exchange);
+            self.respond_head(exchange, &head, Framing::UntilClose);
+        } else {
+            self.flush_request(exchange);
+        }
+    }
+
+    pub(crate) fn pod_connect_failed(&mut self, pod: &Pod, kind: std::io::ErrorKind) {
+        self.tally.pods.refused.add(1);
+        self.event(Event::DialFailed { address: pod.slot.address, kind });
+        if let Some(exchange) = pod.exchange {
+            self.requeue(exchange, Reason::ConnectFailed, true);
+        }
+    }
+
+    pub(crate) fn pod_due(&mut self, id: ConnId) {
+        let is_open = self.net.get(id).is_some_and(|conn| conn.is_open);
+        let Some(pod) = self.net.pod(id) else { return };
+        if pod.state == PodState::Idle {
+            let slot = Arc::clone(&pod.slot);
+            self.pools.remove(&slot, id);
+            self.net.close(id);
+        } else if !is_open {
+            self.net.commands.push(crate::core::Command::Close { id });
+            if let Some(Kind::Pod(pod)) = self.net.forget(id) {
+                self.pod_connect_failed(&pod, std::io::ErrorKind::TimedOut);
+            }
+        }
+    }
+
+    /// Understands what came from a pod. Returns how many bytes are done with.
+    pub(crate) fn pod_bytes(&mut self, id: ConnId, buf: &[u8]) -> usize {
+        let mut at = 0;
+        while at < buf.len() {
+            let Some(pod) = self.net.pod(id) else { return buf.len() };
+            let rest = &buf[at..];
+            let used = match pod.state {
+                PodState::Head => self.pod_head(id, rest),
+                PodState::Body => self.pod_body(id, rest),
+                PodState::Opaque => self.pod_opaque(id, rest),
+                PodState::Idle => {
+                    // Nobody asked.
+                    let slot = Arc::clone(&pod.slot);
+                    self.pools.remove(&slot, id);
+                    self.net.close(id);
+                    rest.len()
+                }
+            };
+            if used == 0 {
+                return at;
+            }
+            at += used;
+        }
+        at
+    }
+
+    fn pod_head(&mut self, id: ConnId, buf: &[u8]) -> usize {
+        let Some(pod) = self.net.pod(id) else { return buf.len() };
+        pod.has_answered = true;
+        let Some(exchange) = pod.exchange else { return buf.len() };
+        let method = self.exchanges.get(exchange).map_or(Method::Other, |e| e.method);
+        let mut slots = std::mem::take(&mut self.slots);
+        let used = match parse_response(buf, &mut slots, method.for_response()) {
+            Ok(None) => 0,
+            Ok(Some(response)) => {
+                if !response.head.is_interim() {
+                    pod.keep_alive = response.keep_alive;
+                    pod.decoder = BodyDecoder::new(response.framing);
+                    pod.state = PodState::Body;
+                }
+                self.respond_head(exchange, &response.head, response.framing);
+                response.len
+            }
+            Err(_) => {
+                self.fail(exchange, Reason::BadResponse);
+                buf.len()
+            }
+        };
+        self.slots = slots;
+        used
+    }
+
+    fn pod_body(&mut self, id: ConnId, buf: &[u8]) -> usize {
+        let Some(exchange) = self.net.pod(id).and_then(|pod| pod.exchange) else { return buf.len() };
+        let allowance = self.response_allowance(exchange);
+        if allowance == 0 {
+            self.net.pause(id);
+            return 0;
+        }
+        let Some(pod) = self.net.pod(id) else { return buf.len() };
+        let step = decode_body(&mut pod.decoder, buf, allowance);
+        let is_end = pod.decoder.is_ended();
+        match step {
+            Ok((Body::Data(data), used)) => {
+                self.respond_data(exchange, data, is_end);
+                used
+            }
+            Ok((Body::Trailers(trailers), used)) => {
+                self.respond_end(exchange, trailers);
+                used
+            }
+            Ok((Body::End, used)) => {
+                self.respond_end(exchange, Headers::default());
+                used
+            }
+            Ok((Body::More, used)) => used,
+            Err(_) => {
+                self.fail(exchange, Reason::BadResponse);
+                buf.len()
+            }
+        }
+    }
+
+    fn pod_opaque(&mut self, id: ConnId, buf: &[u8]) -> usize {
+        let Some(exchange) = self.net.pod(id).and_then(|pod| pod.exchange) else { return buf.len() };
+        let count = self.response_allowance(exchange).min(buf.len());
+        if count == 0 {
+            self.net.pause(id);
+            return 0;
+        }
+        self.respond_data(exchange, &buf[..count], false);
+        count
+    }
+
+    /// The pod sends no more, and all that it sent was looked at.
+    pub(crate) fn pod_ended(&mut self, id: ConnId) {
+        let Some(pod) = self.net.pod(id) else { return };
+        let exchange = pod.exchange;
+        match (pod.state, exchange) {
+            (PodState::Idle, _) | (_, None) => {
+                let slot = Arc::clone(&pod.slot);
+                self.pools.remove(&slot, id);
+                self.net.close(id);
+            }
+            (PodState::Body, Some(exchange)) if pod.decoder.close().is_ok() => {
+                self.respond_end(exchange, Headers::default());
+            }
+            (PodState::Opaque, Some(exchange)) => self.respond_end(exchange, Headers::default()),
+            (PodState::Head | PodState::Body, Some(exchange)) => {
+                let is_stale = pod.is_reused && !pod.has_answered;
+                self.pod_broke(exchange, is_stale);
+            }
+        }
+    }
+
+    /// The connection is gone.
+    pub(crate) fn pod_failed(&mut self, id: ConnId, pod: &Pod) {
+        self.pools.remove(&pod.slot, id);
+        if let Some(exchange) = pod.exchange {
+            self.pod_broke(exchange, pod.is_reused && !pod.has_answered);
+        }
+    }
+
+    fn pod_broke(&mut self, id: ExchangeId, is_stale: bool) {
+        let may_retry = self.exchanges.get(id).is_some_and(|exchange| {
+            is_stale
+                && exchange.is_replayable()
+                && !exchange.is_fresh_only
+                && exchange.method != Method::Other
+                && exchange.kind == StreamKind::Http
+        });
+        if may_retry { self.retry_stale(id) } else { self.fail(id, Reason::UpstreamClosed) }
+    }
+
+    /// Where what a pod's connection holds comes from: whose credit it is.
+    pub(crate) fn exchange_of(&mut self, id: ConnId) -> Option<ExchangeId> {
+        match &self.net.get(id)?.kind {
+            Kind::Client(client) => client.exchange,
+            Kind::Pod(pod) => pod.exchange,
+            Kind::Hop(_) => None,
+        }
+    }
+
+    /// Whether a call came over a hop.
+    pub(crate) fn is_inbound(&self, id: ExchangeId) -> bool {
+        self.exchanges.get(id).is_some_and(|e| matches!(e.origin, Origin::Stream(..)))
+    }
+}
