@@ -223,6 +223,23 @@ fn framings_and_ends() {
 }
 
 #[test]
+fn a_request_goes_out_again_with_another_stream_and_deadline() {
+    let list = [Header { name: b"a", value: b"b" }];
+    let call = request(RequestHead { headers: Headers::from(&list[..]), ..head() });
+    let first = encoded(&RequestFrame { deadline_ms: 900, ..call });
+    let mut out = b"before".to_vec();
+    hop::encode_request_again(&mut out, &first, 7, 400);
+    let expected =
+        Frame::Request { stream: 7, end: true, request: RequestFrame { deadline_ms: 400, ..call } };
+    assert_eq!(decode(&out[6..]), Ok(Some((expected, first.len()))));
+    for other in [&first[..14], &frame(0x04, 0, 1, b"no request, but long enough to be one")] {
+        let mut out = Vec::new();
+        hop::encode_request_again(&mut out, other, 7, 400);
+        assert_eq!(out, b"");
+    }
+}
+
+#[test]
 fn what_does_not_fit_leaves_the_buffer_as_it_was() {
     let mut out = b"before".to_vec();
     let (name, value) = (vec![b'n'; 256], vec![b'v'; 40_000]);

@@ -21,6 +21,7 @@ fn check_request(input: &str, expected: &Expect) {
         (read.expect_continue, "expects continue"),
         (read.absolute_form, "absolute-form"),
         (head.accepts_trailers, "takes trailers"),
+        (read.wants_path, "wants its path"),
     ];
     says.extend(flags.iter().filter(|(is_set, _)| *is_set).map(|(_, word)| (*word).to_owned()));
     let rest = &input[read.len..];
@@ -148,7 +149,7 @@ fn nominating_framing_or_host_changes_neither() {
 #[test]
 fn nobody_says_what_only_proxies_may() {
     check_request(
-        "GET / HTTP/1.1\r\nHost: a\r\nVicino-Error: x\r\nvicino-: x\r\nX-Forwarded-Client-Cert: By=x\r\nVicin: o\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nVicino-Error: x\r\nvicino-: x\r\nVicino-Debug: all\r\nX-Forwarded-Client-Cert: By=x\r\nVicin: o\r\n\r\n",
         &expect![[r#"
             GET "/" at "a"
             HTTP/1.1, None, keep-alive
@@ -163,6 +164,18 @@ fn nobody_says_what_only_proxies_may() {
             503 No
             HTTP/1.1, Length(0), keep-alive true, declared None
               vicino_error: y
+            then ""
+        "#]],
+    );
+}
+
+#[test]
+fn a_caller_may_ask_for_its_calls_path() {
+    check_request(
+        "GET / HTTP/1.1\r\nHost: a\r\nVICINO-DEBUG: path\r\n\r\n",
+        &expect![[r#"
+            GET "/" at "a"
+            HTTP/1.1, None, keep-alive, wants its path
             then ""
         "#]],
     );
