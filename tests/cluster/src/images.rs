@@ -101,9 +101,8 @@ pub async fn build_product(
     let chosen: Vec<_> = PRODUCT.into_iter().filter(|(target, ..)| wanted(target)).collect();
     let dir = product_dir()?;
     let packages: Vec<&str> = chosen.iter().map(|(_, package, _)| *package).collect();
-    progress.say(format!("building {} ({profile:?})", packages.join(", ")));
-    let programs = cargo(profile, &packages, &dir).await?;
-    progress.say("built the programs");
+    let what = format!("building {} ({profile:?})", packages.join(", "));
+    let programs = progress.during(&what, cargo(profile, &packages, &dir)).await?;
 
     let context = tempfile::tempdir_in(&dir).context("make the build context")?;
     let recipe = workspace()?.join("config/image/Dockerfile");

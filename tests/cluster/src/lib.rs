@@ -1,7 +1,7 @@
 //! A real Kubernetes on one machine: library for tests, and the command `vicino-cluster` for people. It must not know the
 //! product: no crate of the workspace is a dependency.
 //!
-//! Reading order: [`layout`] (all names and addresses of a cluster), [`state`] (what it made, on disk), [`prepare`] (what
+//! Reading order: [`layout`] (all names and addresses of a cluster), `state` (what it made, on disk), [`prepare`] (what
 //! the machine needs), `up` and `down`, [`fault`] (breaking and mending), [`load`] (traffic).
 //! Underneath: `role` (the programs), `control_plane` and `node` (how they are configured), `pki`, `network`, `cgroup`,
 //! `tuning` (what they stand on), `process` and `wait` (the operating system).

@@ -1,5 +1,5 @@
 //! The command `vicino-cluster`: parses arguments, calls the library, prints; it decides nothing.
-#![expect(clippy::print_stdout, reason = "a command answers on standard output")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command answers its user")]
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -149,7 +149,7 @@ impl LoadArgs {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<ExitCode> {
+async fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .without_time()
@@ -157,7 +157,10 @@ async fn main() -> Result<ExitCode> {
         .with_target(false)
         .with_env_filter(tracing_subscriber::EnvFilter::new("off,vicino_cluster=info"))
         .init();
-    run(Command::parse()).await
+    run(Command::parse()).await.unwrap_or_else(|error| {
+        eprintln!("vicino-cluster: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
 async fn run(Command { name, verb }: Command) -> Result<ExitCode> {

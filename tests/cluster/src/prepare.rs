@@ -69,22 +69,23 @@ pub async fn prepare(progress: &Progress) -> Result<Tools> {
     }
     progress.say(format!("preparing in {} (once; waits for another run that does)", cache.display()));
     let _claim = state::lock(&cache, BUILD_BOUND).await?;
-    let kubernetes = match kubernetes_dir(&cache) {
-        Some(folder) => folder,
-        None => kubernetes(&cache, progress).await.context("build Kubernetes")?,
+    let kubernetes = if let Some(folder) = kubernetes_dir(&cache) {
+        folder
+    } else {
+        let what = format!("building Kubernetes {KUBERNETES_VERSION} (about 11 minutes on two cores)");
+        progress.during(&what, kubernetes(&cache)).await.context("build Kubernetes")?
     };
     let coredns = cache.join(format!("coredns-{COREDNS_VERSION}"));
     if !coredns.is_dir() {
-        build(&coredns, "coredns", &["github.com/coredns/coredns"], "-s -w", progress)
-            .await
-            .context("build CoreDNS")?;
+        let what = format!("building CoreDNS {COREDNS_VERSION} (about 4 minutes on two cores)");
+        let built = build(&coredns, "coredns", &["github.com/coredns/coredns"], "-s -w");
+        progress.during(&what, built).await.context("build CoreDNS")?;
     }
     let images = base_images(&cache);
     if !images.is_dir() {
-        into_place(&images, async |folder| images::build_base(&coredns.join("coredns"), folder).await)
-            .await
-            .context("build the base images")?;
-        progress.say("built the base images");
+        let built =
+            into_place(&images, async |folder| images::build_base(&coredns.join("coredns"), folder).await);
+        progress.during("building the base images", built).await.context("build the base images")?;
     }
     Ok(Tools { kubernetes, images })
 }
@@ -149,7 +150,7 @@ async fn packages(progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-async fn kubernetes(cache: &Path, progress: &Progress) -> Result<PathBuf> {
+async fn kubernetes(cache: &Path) -> Result<PathBuf> {
     let minor = KUBERNETES_VERSION.trim_start_matches('v').split('.').nth(1).unwrap_or_default();
     let version = "k8s.io/component-base/version";
     let flags = format!(
@@ -158,19 +159,12 @@ async fn kubernetes(cache: &Path, progress: &Progress) -> Result<PathBuf> {
     let sources = KUBERNETES_PROGRAMS.map(|name| format!("k8s.io/kubernetes/cmd/{name}"));
     let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
     let folder = kubernetes_cache(cache);
-    build(&folder, "kubernetes", &sources, &flags, progress).await?;
+    build(&folder, "kubernetes", &sources, &flags).await?;
     Ok(folder)
 }
 
 /// Builds Go programs of this crate's module `module` into `folder`, which appears when it is complete.
-async fn build(
-    folder: &Path,
-    module: &str,
-    programs: &[&str],
-    flags: &str,
-    progress: &Progress,
-) -> Result<()> {
-    progress.say(format!("building {module} (Kubernetes takes two cores about 11 minutes, CoreDNS 4)"));
+async fn build(folder: &Path, module: &str, programs: &[&str], flags: &str) -> Result<()> {
     into_place(folder, async |unfinished| {
         let mut command = Command::new("go");
         command.current_dir(crate_dir().join(module)).env("CGO_ENABLED", "0");
@@ -178,9 +172,7 @@ async fn build(
         let built = process::run(&mut command, BUILD_BOUND).await;
         built.map(drop).context("is Go installed? see https://go.dev/doc/install")
     })
-    .await?;
-    progress.say(format!("built {module}"));
-    Ok(())
+    .await
 }
 
 /// Lets `fill` fill a temporary folder beside `folder`, then gives it its name: half a folder is never seen.

@@ -26,7 +26,8 @@ pub struct Failure {
     pub kind: String,
 }
 
-/// What became of a load. Latencies are in microseconds from the due time, of all requests, failed ones too.
+/// What became of a load. Latencies are in microseconds from the due time, of all requests, failed ones too; the timer
+/// that sends them is up to 1 ms late, and that is in them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// The URL.
