@@ -157,6 +157,11 @@ fn texts_of_a_request() {
     check_stream(&framed(Framing::UntilClose), HopError::BadValue, &framed(Framing::Chunked));
     let connect = request(RequestHead { method: "CONNECT", path: "", ..head() });
     assert_eq!(hop::encode_request(&mut Vec::new(), 1, &connect, &[]), Err(HopError::BadValue));
+    let near = encoded(&request(RequestHead { method: "CONNECX", ..head() }));
+    let mut connect = near.clone();
+    let at = near.iter().position(|&b| b == b'X').expect("it is there");
+    connect[at] = b'T';
+    check_stream(&connect, HopError::BadText, &near);
 }
 
 #[test]
@@ -213,6 +218,11 @@ fn framings_and_ends() {
     }
     let interim = encoded(response(103, Framing::None));
     check_stream(&other_end(interim.clone()), HopError::BadEnd, &interim);
+    let reason = |reason| {
+        let head = ResponseHead { reason, ..response(200, Framing::None).head };
+        encoded(ResponseFrame { head, framing: Framing::None })
+    };
+    check_stream(&reason(b"a\r\nb: c"), HopError::BadText, &reason(b"a\tb: \xff"));
     for (bad, near) in [(101, 102), (99, 100), (1000, 999)] {
         check_stream(
             &encoded(response(bad, Framing::None)),

@@ -18,7 +18,7 @@ const CONNECTION_OPTIONS_MAX: usize = 32;
 pub(super) struct Storage {
     /// The fields that travel on.
     pub(super) kept: Vec<Span>,
-    /// The names that `Connection` nominates, as places in the head: start, length.
+    /// The names that `Connection` nominates and that would otherwise travel on, as places in the head: start, length.
     nominated: Vec<(u16, u16)>,
 }
 
