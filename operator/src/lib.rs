@@ -36,5 +36,7 @@ pub mod lease;
 pub mod metric;
 pub mod serve;
 
+pub mod cli;
+
 pub use plan::{Plan, plan};
 pub use world::World;

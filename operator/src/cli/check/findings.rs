@@ -1,0 +1,144 @@
+//! What `check` makes of the facts; pure. The order is that of dependence: what fails first explains what follows.
+
+use k8s_openapi::jiff::Timestamp;
+use vicino_crds::ServiceMesh;
+use vicino_crds::condition::{is_true, kind};
+
+use super::Finding;
+use super::facts::Facts;
+
+mod install;
+mod nodes;
+
+/// Lines about one area are cut after this many; the rest is counted.
+const LINES_MAX: usize = 20;
+
+/// Every finding.
+pub(super) fn judge(facts: &Facts, now: Timestamp) -> Vec<Finding> {
+    let mut findings = install::kubernetes(facts);
+    if facts.server.is_err() {
+        return findings;
+    }
+    findings.extend(install::kinds(facts));
+    findings.extend(install::operator(facts, now));
+    findings.extend(install::admission(facts));
+    findings.extend(meshes(facts));
+    findings.extend(cut("nodes", nodes::all(facts)));
+    findings.extend(cut("namespaces", namespaces(facts)));
+    findings.extend(cut("routes", routes(facts)));
+    findings
+}
+
+/// A finding about a request that failed.
+fn unread(area: &'static str, subject: &str, problem: &str) -> Finding {
+    Finding::ok(area, subject, "").failure(problem, "repeat the check once this can be read")
+}
+
+/// At most [`LINES_MAX`] findings: those that are not ok first of all.
+fn cut(area: &'static str, mut findings: Vec<Finding>) -> Vec<Finding> {
+    if findings.len() <= LINES_MAX {
+        return findings;
+    }
+    findings.sort_by_key(|finding| finding.todo.is_empty());
+    let rest = findings.split_off(LINES_MAX);
+    let wrong = rest.iter().filter(|finding| !finding.todo.is_empty()).count();
+    let more = Finding::ok(area, format!("{} more", rest.len()), "as they should be");
+    findings.push(if wrong == 0 {
+        more
+    } else {
+        more.failure(format!("{wrong} of them not as they should be"), "put the ones above right first")
+    });
+    findings
+}
+
+fn meshes(facts: &Facts) -> Vec<Finding> {
+    let meshes = match &facts.meshes {
+        Ok(meshes) => meshes,
+        Err(problem) => return vec![unread("meshes", "ServiceMeshes", problem)],
+    };
+    if meshes.is_empty() {
+        let none = Finding::ok("meshes", "ServiceMeshes", "");
+        return vec![none.warning("there is none", "kubectl apply -f config/samples/servicemesh.yaml")];
+    }
+    meshes.iter().map(mesh).collect()
+}
+
+fn mesh(mesh: &ServiceMesh) -> Finding {
+    let name = mesh.metadata.name.clone().unwrap_or_default();
+    let status = mesh.status.clone().unwrap_or_default();
+    let summary =
+        |tally: Option<vicino_crds::mesh::Tally>| tally.map_or_else(|| "0/0".to_owned(), |t| t.summary);
+    let detail =
+        format!("{} proxies ready, {} routes programmed", summary(status.proxies), summary(status.routes));
+    let finding = Finding::ok("meshes", &name, detail);
+    if status.observed_generation != mesh.metadata.generation {
+        return finding.failure(
+            "the operator has not seen its newest spec",
+            "kubectl logs -n vicino-system deployment/vicino-operator",
+        );
+    }
+    if is_true(&status.conditions, kind::READY) {
+        return finding;
+    }
+    let ready = status.conditions.iter().find(|condition| condition.type_ == kind::READY);
+    let why = ready.map_or_else(|| "not ready".to_owned(), |c| format!("{}: {}", c.reason, c.message));
+    finding.failure(why, format!("kubectl describe servicemesh {name}"))
+}
+
+fn namespaces(facts: &Facts) -> Vec<Finding> {
+    let (namespaces, meshes) = match (&facts.namespaces, &facts.meshes) {
+        (Ok(namespaces), Ok(meshes)) => (namespaces, meshes),
+        (Err(problem), _) => return vec![unread("namespaces", "labelled Namespaces", problem)],
+        (_, Err(_)) => return Vec::new(),
+    };
+    let label = vicino_crds::names::LABEL_MESH;
+    let exists = |name: &str| meshes.iter().any(|mesh| mesh.metadata.name.as_deref() == Some(name));
+    let (mut findings, mut known) = (Vec::new(), 0);
+    for namespace in namespaces {
+        let name = namespace.metadata.name.clone().unwrap_or_default();
+        let labels = namespace.metadata.labels.as_ref();
+        let mesh = labels.and_then(|labels| labels.get(label)).cloned().unwrap_or_default();
+        if exists(&mesh) {
+            known += 1;
+            continue;
+        }
+        findings.push(Finding::ok("namespaces", &name, "").failure(
+            format!("its label {label} names the mesh {mesh:?}, which does not exist"),
+            format!("create that ServiceMesh, or kubectl label --overwrite namespace {name} {label}=<mesh>"),
+        ));
+    }
+    findings.insert(0, Finding::ok("namespaces", "in a mesh", known.to_string()));
+    findings
+}
+
+fn routes(facts: &Facts) -> Vec<Finding> {
+    let routes = match &facts.routes {
+        Ok(routes) => routes,
+        Err(problem) => return vec![unread("routes", "MeshRoutes", problem)],
+    };
+    let (mut findings, mut programmed) = (Vec::new(), 0);
+    for route in routes {
+        let name = route.metadata.name.clone().unwrap_or_default();
+        let namespace = route.metadata.namespace.clone().unwrap_or_default();
+        let conditions = route.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+        if is_true(conditions, kind::PROGRAMMED) {
+            programmed += 1;
+            continue;
+        }
+        let wanted = if is_true(conditions, kind::ACCEPTED) { kind::PROGRAMMED } else { kind::ACCEPTED };
+        let why = conditions.iter().find(|condition| condition.type_ == wanted);
+        let why = why.map_or_else(
+            || "the operator has not seen it".to_owned(),
+            |c| format!("not {wanted}: {}: {}", c.reason, c.message),
+        );
+        findings.push(
+            Finding::ok("routes", format!("{namespace}/{name}"), "")
+                .warning(why, format!("kubectl describe meshroute -n {namespace} {name}")),
+        );
+    }
+    let all = Finding::ok("routes", "programmed", format!("{programmed} of {}", routes.len()));
+    let detail = all.detail.clone();
+    findings
+        .insert(0, if findings.is_empty() { all } else { all.warning(detail, "vicino routes -A -o wide") });
+    findings
+}
