@@ -83,6 +83,12 @@ impl Conn {
         self.output.len() - self.written
     }
 
+    #[cfg(test)]
+    pub(crate) fn owns_no_buffer(&self) -> bool {
+        let is_hop = matches!(self.kind, Kind::Hop(_));
+        is_hop || (self.input.capacity() == 0 && self.output.capacity() == 0)
+    }
+
     pub(crate) fn client(&mut self) -> Option<&mut Client> {
         if let Kind::Client(client) = &mut self.kind { Some(client) } else { None }
     }

@@ -289,7 +289,14 @@ impl Core {
         let now = self.now;
         let Some(hop) = self.net.hop(id) else { return };
         match hop.state {
-            HopState::Connecting => return self.hop_lost(id, "connect-timeout"),
+            HopState::Connecting => {
+                let address = self.net.get(id).map(|conn| conn.peer);
+                self.tally.hops_dialed.refused.add(1);
+                if let Some(address) = address {
+                    self.event(Event::DialFailed { address, kind: std::io::ErrorKind::TimedOut });
+                }
+                return self.hop_lost(id, "connect-timeout");
+            }
             HopState::Hello => return self.hop_lost(id, "no-hello"),
             HopState::Open => {}
         }

@@ -1,8 +1,6 @@
 //! A cluster in one thread: cores, callers and pods over simulated sockets and time, from a seed. It drives a core exactly as `core`'s
 //! documentation says a driver must, and is as mean as a network may be: any latency, any segmentation, short writes, resets, refusals, silence.
 
-#![expect(dead_code, reason = "the faults come with the next tests")]
-
 mod pipe;
 mod pod;
 mod tests;
@@ -73,6 +71,7 @@ pub(crate) struct ClientSim {
     /// Reads nothing.
     pub(crate) is_stalled: bool,
     shuts: bool,
+    has_sent: bool,
 }
 
 /// What answers at an address.
@@ -94,6 +93,13 @@ pub(crate) struct Net {
     pub(crate) segment_max: usize,
 }
 
+impl ClientSim {
+    /// Nothing was sent yet.
+    pub(crate) fn is_unused(&self) -> bool {
+        !self.has_sent
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) now: Time,
@@ -106,6 +112,8 @@ pub(crate) struct World {
     /// What pods saw.
     pub(crate) seen: Vec<Seen>,
     links: Vec<Link>,
+    /// Grows when a caller or a pod sees something.
+    news: u64,
     pub(crate) snapshot: SnapshotSpec,
     slots: BTreeMap<SocketAddr, Arc<PodSlot>>,
 }
@@ -161,6 +169,7 @@ impl World {
             listeners: BTreeMap::new(),
             seen: Vec::new(),
             links: Vec::new(),
+            news: 0,
             snapshot: SnapshotSpec {
                 version: 0,
                 services: BTreeMap::new(),
@@ -310,12 +319,14 @@ impl World {
             is_reset: false,
             is_stalled: false,
             shuts: false,
+            has_sent: false,
         });
         id
     }
 
     pub(crate) fn send(&mut self, client: usize, bytes: &[u8]) {
         self.clients[client].to_send.extend_from_slice(bytes);
+        self.clients[client].has_sent = true;
         self.push_client(client);
     }
 
@@ -350,7 +361,8 @@ impl World {
 
     pub(crate) fn latency(&mut self) -> Duration {
         let (least, most) = self.net.latency_us;
-        Duration::from_micros(least + self.random.below(most - least + 1))
+        // In steps, so that some things happen at the same moment.
+        Duration::from_micros((least + self.random.below(most - least + 1)) / 50 * 50)
     }
 
     fn segment(&mut self, len: usize) -> usize {
@@ -365,10 +377,16 @@ impl World {
         let end = self.now + PATIENCE;
         let mut turns = 0_u32;
         while !is_so(self) {
-            turns += 1;
-            assert!(self.now < end && turns < 3_000_000, "{what}: not by {:?}", self.now);
-            if !self.step() {
-                assert!(is_so(self), "{what}: nothing more happens at {:?}", self.now);
+            // Looking is dear: only when a caller or a pod has seen something new, or now and then.
+            let seen = self.news;
+            while self.news == seen {
+                turns += 1;
+                assert!(self.now < end && turns < 3_000_000, "{what}: not by {:?}", self.now);
+                if !self.step() {
+                    assert!(is_so(self), "{what}: nothing more happens at {:?}", self.now);
+                    return;
+                }
+                self.news += u64::from(turns.is_multiple_of(64));
             }
         }
     }
@@ -428,10 +446,12 @@ impl World {
             let n = pipe.readable();
             client.got.extend(pipe.read(n));
             client.is_closed = pipe.is_at_end();
+            self.news += u64::from(n > 0 || client.is_closed);
         }
         if pipe.is_reset() {
             client.is_closed = true;
             client.is_reset = true;
+            self.news += 1;
         }
     }
 
@@ -451,6 +471,7 @@ impl World {
             let n = pipe.readable();
             let bytes = pipe.read(n);
             let is_end = pipe.is_at_end();
+            self.news += u64::from(n > 0 || is_end);
             self.pods[pod].serve(&bytes, is_end, now, &mut self.seen);
         }
         let latency = self.latency();

@@ -95,7 +95,11 @@ impl Core {
                 Some(Place { choice, share }) if !share.is_own => {
                     self.place_on_hop(id, &plan, choice, share.node)
                 }
-                Some(Place { choice, .. }) => self.place_on_pod(id, &plan, choice, fresh),
+                Some(Place { choice, share }) => {
+                    let is_placed = self.place_on_pod(id, &plan, choice, fresh);
+                    self.count_own(id, share.node);
+                    is_placed
+                }
                 None => {
                     if !self.place_on_pod(id, &plan, 0, fresh) {
                         let failure = self.exchanges.get(id).map_or(Reason::NoEndpoint, |e| e.failure);
@@ -212,6 +216,17 @@ impl Core {
         true
     }
 
+    /// Counts a call in that went to a pod of the own node without a hop: for the choice of nodes it is a node like others.
+    fn count_own(&mut self, id: ExchangeId, node: NodeIndex) {
+        if let Some(exchange) = self.exchanges.get_mut(id)
+            && exchange.pod.is_some()
+            && exchange.counted.is_none()
+        {
+            exchange.counted = Some(node);
+            self.loads.acquire(exchange.plan.choices[exchange.choice].key, node);
+        }
+    }
+
     /// Whether dialling an address would be calling ourselves.
     fn is_own_listener(&self, address: SocketAddr) -> bool {
         let ip = address.ip().to_canonical();
@@ -232,9 +247,9 @@ impl Core {
         exchange.requeues_left -= 1;
         if is_excluded {
             let choice = exchange.choice;
-            match (exchange.counted, &exchange.pod) {
-                (Some(node), _) => exchange.tried_nodes.push((choice, node)),
-                (None, Some(pod)) => exchange.tried_pods.push(pod.address),
+            match (&exchange.pod, exchange.counted) {
+                (Some(pod), _) => exchange.tried_pods.push(pod.address),
+                (None, Some(node)) => exchange.tried_nodes.push((choice, node)),
                 (None, None) => {}
             }
         }

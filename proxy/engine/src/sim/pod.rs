@@ -60,6 +60,11 @@ impl PodConn {
         self.later.as_ref().filter(|_| !self.is_closed).map(|(at, _)| *at)
     }
 
+    /// The pod speaks without being asked.
+    pub(crate) fn say(&mut self, bytes: &[u8]) {
+        self.later = Some((Time(0), bytes.to_vec()));
+    }
+
     /// The pod dies: FIN now.
     pub(crate) fn close(&mut self) {
         self.closes = true;

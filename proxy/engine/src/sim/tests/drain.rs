@@ -1,0 +1,73 @@
+//! Stopping: nobody's request fails, everybody goes, and what stays is cut in the end.
+
+use super::*;
+
+#[test]
+fn draining_l2_under_load_fails_no_request() {
+    for seed in 0..4 {
+        let mut world = web_on(&[1, 2], seed);
+        let clients: Vec<usize> = (0..20).map(|_| world.client(0)).collect();
+        let mut sent = 0;
+        for round in 0..30 {
+            for client in &clients {
+                world.send(*client, &if round % 2 == 0 { get("/slow/3") } else { post("/slow/3", b"x") });
+            }
+            sent += clients.len();
+            if round == 10 {
+                world.run(Duration::from_millis(1));
+                let (now, end) = (world.now, world.now + Duration::from_secs(20));
+                world.nodes[1].core.drain(now, end);
+                // The old process lets its listener go: the orchestrator has taken its node for not ready.
+                world.listeners.insert(SocketAddr::new(node_ip(1), L2_PORT), Listener::Refuses);
+                world.turn(1);
+            }
+            world.until("all", |w| clients.iter().map(|c| w.answers(*c).len()).sum::<usize>() == sent);
+        }
+        let failed = clients.iter().flat_map(|c| world.answers(*c)).filter(|a| a.status != 200).count();
+        assert_eq!(failed, 0, "seed {seed}");
+        assert!(world.nodes[1].core.is_idle(), "the hop closed when it was empty");
+        world.assert_nothing_left();
+    }
+}
+
+#[test]
+fn draining_l1_says_close_and_lets_idle_callers_go() {
+    let mut world = web_on(&[1], 1);
+    let (busy, idle, last) = (world.client(0), world.client(0), world.client(0));
+    for client in [idle, last] {
+        world.ask(client, &get("/"));
+    }
+    world.send(busy, &get("/slow/3000"));
+    world.run(Duration::from_millis(100));
+    let (now, end) = (world.now, world.now + Duration::from_secs(20));
+    world.nodes[0].core.drain(now, end);
+    world.turn(0);
+    let answer = world.ask(last, &get("/"));
+    assert_eq!((answer.status, answer.field("connection")), (200, Some("close")));
+    world.until("the idle one's end", |w| w.clients[idle].is_closed);
+    assert!(world.now.since(now) < Duration::from_millis(2100) && !world.nodes[0].core.is_idle());
+    world.until("the busy one's end", |w| w.clients[busy].is_closed);
+    assert_eq!(world.answers(busy)[0].field("connection"), Some("close"));
+    world.run(Duration::from_millis(50));
+    assert!(world.nodes[0].core.is_idle());
+    world.assert_nothing_left();
+}
+
+#[test]
+fn what_is_left_at_the_deadline_is_cut() {
+    for node in [0, 1] {
+        let mut world = web_on(&[node], 2);
+        let client = world.client(0);
+        world.send(client, &get("/hang"));
+        world.run(Duration::from_millis(100));
+        for i in [0, 1] {
+            let (now, end) = (world.now, world.now + Duration::from_secs(5));
+            world.nodes[i].core.drain(now, end);
+            world.turn(i);
+        }
+        world.until("the end", |w| w.clients[client].is_closed);
+        world.run(Duration::from_secs(5));
+        assert!(world.nodes.iter().all(|n| n.core.is_idle()));
+        world.assert_nothing_left();
+    }
+}

@@ -1,0 +1,99 @@
+//! CONNECT: HTTP inside is routed as ever, all else is passed through, each half ending by itself.
+
+use super::*;
+
+/// A Service that speaks no HTTP, on the nodes given.
+fn echo_on(node: usize, seed: u64) -> World {
+    let mut world = World::new(2, seed);
+    world.pod("echo", node, 99);
+    world.pod("web", node, 1);
+    world.publish();
+    world
+}
+
+fn connect(world: &mut World, service: &str) -> usize {
+    let client = world.client(0);
+    world.send(client, format!("CONNECT {service}:80 HTTP/1.1\r\nHost: {service}:80\r\n\r\n").as_bytes());
+    world.until("200", |w| w.text(client).ends_with("\r\n\r\n"));
+    assert!(world.text(client).starts_with("HTTP/1.1 200 "), "{}", world.text(client));
+    world.clients[client].got.clear();
+    client
+}
+
+#[test]
+fn http_in_a_tunnel_goes_where_the_tunnel_goes() {
+    for node in [0, 1] {
+        let mut world = echo_on(node, 1);
+        let client = connect(&mut world, "web");
+        let answer = world.ask(client, b"GET / HTTP/1.1\r\nHost: nope.example.com\r\n\r\n");
+        assert_eq!(answer.status, 200);
+        assert!(world.seen[0].head.contains("Host: nope.example.com\r\n"), "{}", world.seen[0].head);
+        assert_eq!(world.ask(client, &post("/echo", b"again")).body, b"again");
+        let nested = world.ask(client, b"CONNECT echo:80 HTTP/1.1\r\nHost: echo:80\r\n\r\n");
+        assert_eq!(nested.status, 403);
+        world.assert_nothing_left();
+    }
+}
+
+#[test]
+fn other_bytes_pass_both_ways_and_each_half_ends_by_itself() {
+    for node in [0, 1] {
+        let mut world = echo_on(node, 2);
+        let client = connect(&mut world, "echo");
+        world.send(client, b"\x00\x01binary");
+        world.until("an echo", |w| w.clients[client].got == b"\x00\x01binary");
+        let long = pattern(1_500_000);
+        world.send(client, &long);
+        world.shut(client);
+        world.until("the end", |w| w.clients[client].is_closed);
+        assert!(!world.clients[client].is_reset);
+        assert_eq!(world.clients[client].got.len(), 8 + long.len());
+        assert_eq!(&world.clients[client].got[8..], &long);
+        world.assert_nothing_left();
+    }
+}
+
+#[test]
+fn when_the_server_speaks_first_the_wait_is_short() {
+    for node in [0, 1] {
+        let mut world = echo_on(node, 3);
+        let client = connect(&mut world, "echo");
+        world.until("a connection", |w| !w.pods.is_empty());
+        world.run(Duration::from_millis(10));
+        world.pods[0].say(b"220 ready\r\n");
+        world.until("a greeting", |w| w.clients[client].got == b"220 ready\r\n");
+        world.send(client, b"EHLO x\r\n");
+        world.until("an echo", |w| w.clients[client].got.ends_with(b"EHLO x\r\n"));
+        world.pods[0].close();
+        world.shut(client);
+        world.until("the end", |w| w.clients[client].is_closed);
+        world.run(Duration::from_secs(1));
+        world.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_pod_that_refuses_ends_the_tunnel() {
+    for node in [0, 1] {
+        let mut world = echo_on(node, 4);
+        world.listeners.insert(pod_address(node, 99), Listener::Refuses);
+        let client = connect(&mut world, "echo");
+        world.send(client, b"\x00");
+        world.until("the end", |w| w.clients[client].is_closed);
+        assert_eq!(world.clients[client].got, b"");
+        world.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_caller_that_goes_takes_its_tunnel_along() {
+    for node in [0, 1] {
+        let mut world = echo_on(node, 5);
+        let client = connect(&mut world, "echo");
+        world.send(client, b"\x00");
+        world.until("an echo", |w| w.clients[client].got == b"\x00");
+        world.reset_client(client);
+        world.run(Duration::from_secs(1));
+        world.assert_nothing_left();
+    }
+}
