@@ -36,8 +36,8 @@ build-installer: ## Write dist/install.yaml: config/default in one file
 bench: ## Measure the cost of two hops beside HAProxy, Envoy and nginx
 	cargo run --locked --release -p vicino-bench
 
-fuzz: ## Fuzz the hop and HTTP/1.1 codecs for a minute each (SECONDS=60)
-	proxy/fuzz/run $(or $(SECONDS),60)
+fuzz: ## Fuzz the hop and HTTP/1.1 codecs for a minute each (FUZZ_SECONDS=60)
+	tests/run fuzz
 
 deny: ## Check licences, banned and duplicate crates, sources, advisories
 	tests/run deny
