@@ -1,6 +1,5 @@
 //! Threads that turn: each owns its sockets and its engine, and shares neither; control gives orders and hears how they are.
 
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,9 +8,9 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
+use vicino_engine::CoreConfig;
 use vicino_engine::snapshot::Snapshot;
 use vicino_engine::tally::Tally;
-use vicino_engine::{Core, CoreConfig};
 
 pub mod chronicle;
 mod driver;
@@ -80,13 +79,12 @@ impl Crew {
         }
         let mut crew = Self { lines: Vec::new(), tallies: Vec::new(), question: AtomicU64::new(0) };
         for (worker, (l1, l2)) in (0..).zip(sockets) {
-            let core = Core::new(plan.core.clone(), RandomState::new().hash_one(worker));
             let (line, desk) = post::line();
-            crew.tallies.push(core.tally().clone());
-            crew.lines.push(line);
-            let (snapshot, news) = (snapshot.clone(), news.clone());
-            start(driver::Setting { worker, core, snapshot, l1, l2, desk, news })
+            let (core, snapshot, news) = (plan.core.clone(), snapshot.clone(), news.clone());
+            let tally = start(driver::Setting { worker, core, snapshot, l1, l2, desk, news })
                 .map_err(|source| StartError::Thread { worker, source })?;
+            crew.tallies.push(tally);
+            crew.lines.push(line);
         }
         Ok(crew)
     }
@@ -184,9 +182,19 @@ impl Crew {
 /// Turns between two looks at the poller while a worker has more to do than one turn takes: it must not keep others waiting.
 const EVENT_INTERVAL: u32 = 4;
 
-fn start(setting: driver::Setting) -> io::Result<()> {
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_io().enable_time().event_interval(EVENT_INTERVAL).build()?;
+/// Starts a thread; returns once it has its engine, whose counters it hands out. The engine never leaves its thread.
+fn start(setting: driver::Setting) -> io::Result<Arc<Tally>> {
     let thread = std::thread::Builder::new().name(format!("worker-{}", setting.worker));
-    thread.spawn(move || driver::run(&runtime, setting)).map(drop)
+    let (tell, hear) = std::sync::mpsc::sync_channel(1);
+    thread.spawn(move || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_io().enable_time().event_interval(EVENT_INTERVAL);
+        match runtime.build_local(tokio::runtime::LocalOptions::default()) {
+            Ok(runtime) => driver::run(&runtime, setting, &tell),
+            // Whoever waits has gone: there is nobody to tell.
+            Err(e) => drop(tell.send(Err(e))),
+        }
+    })?;
+    let gone = |_| io::Error::other("its thread ended at once");
+    hear.recv().map_err(gone)?
 }

@@ -103,6 +103,8 @@ fn services(
             _ => Arc::new(route::service(&good.value)),
         };
         let names = &service.name;
+        let ips = good.value.cluster_ips.iter().filter_map(|ip| ip.parse().ok());
+        snapshot.cluster_ips.extend(ips.map(|ip| (ip, names.clone())));
         let of_namespace = snapshot.services.entry(names.namespace.clone()).or_default();
         of_namespace.insert(names.name.clone(), service.clone());
         built.services.insert(key, ((*good).clone(), service));

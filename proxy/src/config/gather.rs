@@ -103,7 +103,8 @@ impl Gatherer {
             };
             let Some(first) = first else { return };
             if self.take(first, &mut changes).await {
-                self.unsaved = true;
+                // What is not complete must never replace what was.
+                self.unsaved = self.inputs.missing().is_empty();
                 editions.send_replace(Arc::new(self.edition()));
             }
         }

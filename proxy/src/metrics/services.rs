@@ -36,7 +36,7 @@ impl Sum {
     /// Upper bound in seconds and count, bucket by bucket, as the encoder wants them: not cumulative.
     fn buckets(&self) -> Vec<(f64, u64)> {
         let bounds = DURATION_BOUNDS_NS.iter().map(|ns| seconds(*ns));
-        bounds.chain([f64::MAX]).zip(self.durations).collect()
+        bounds.chain([f64::INFINITY]).zip(self.durations).collect()
     }
 }
 

@@ -1,17 +1,21 @@
 //! One worker's turn: take everything that is ready, feed it to the engine, then write each connection that has something to say once.
 
 use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::runtime::LocalRuntime;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 use vicino_engine::snapshot::Snapshot;
-use vicino_engine::{Command, ConnId, Core, Event, Role, Time};
+use vicino_engine::tally::Tally;
+use vicino_engine::{Command, ConnId, Core, CoreConfig, Event, Role, Time};
 
 use super::chronicle::News;
 use super::listen::{BACKLOG, is_exhausted, plain};
@@ -39,7 +43,7 @@ const LISTENERS: [u32; 2] = [u32::MAX - 1, u32::MAX - 2];
 #[derive(Debug)]
 pub(super) struct Setting {
     pub(super) worker: u32,
-    pub(super) core: Core,
+    pub(super) core: CoreConfig,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) l1: std::net::TcpListener,
     pub(super) l2: std::net::TcpListener,
@@ -80,17 +84,22 @@ struct Driver {
     events: Vec<Event>,
 }
 
-/// Runs a worker on the calling thread until it is told to end.
-pub(super) fn run(runtime: &tokio::runtime::Runtime, setting: Setting) {
+/// Runs a worker on the calling thread until it is told to end; tells first how that begins.
+pub(super) fn run(runtime: &LocalRuntime, setting: Setting, tell: &SyncSender<io::Result<Arc<Tally>>>) {
     let worker = setting.worker;
-    let task = async move {
-        match Driver::new(setting) {
-            Ok(driver) => tokio::task::unconstrained(driver).await,
-            Err(e) => tracing::error!(worker, error = %e, "worker can't use its listeners"),
-        }
+    let driver = {
+        let _sockets_and_timers_are_this_runtimes = runtime.enter();
+        Driver::new(setting)
     };
+    let driver = match driver {
+        Ok(driver) => driver,
+        // Whoever waits has gone: there is nobody to tell.
+        Err(e) => return drop(tell.send(Err(e))),
+    };
+    let _nobody_waits = tell.send(Ok(driver.core.tally().clone()));
     // A spawned task is woken from within its own thread without a system call, the root future is not.
-    if let Err(e) = runtime.block_on(runtime.spawn(task)) {
+    let task = runtime.spawn_local(tokio::task::unconstrained(driver));
+    if let Err(e) = runtime.block_on(task) {
         tracing::error!(worker, error = %e, "worker ended badly");
     }
 }
@@ -98,6 +107,7 @@ pub(super) fn run(runtime: &tokio::runtime::Runtime, setting: Setting) {
 impl Driver {
     fn new(setting: Setting) -> io::Result<Self> {
         let Setting { worker, core, snapshot, l1, l2, desk, news } = setting;
+        let core = Core::new(core, RandomState::new().hash_one(worker));
         let ready = ReadyList::default();
         let mut listening = Vec::new();
         for ((role, listener), number) in [(Role::L1, l1), (Role::L2, l2)].into_iter().zip(LISTENERS) {

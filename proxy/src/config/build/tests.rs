@@ -148,6 +148,9 @@ fn show(snapshot: &Snapshot) -> String {
     for (ip, neighbour) in snapshot.neighbours.iter().collect::<BTreeMap<_, _>>() {
         writeln!(text, "neighbour {ip} {}", neighbour.uid).unwrap();
     }
+    for (ip, service) in snapshot.cluster_ips.iter().collect::<BTreeMap<_, _>>() {
+        writeln!(text, "cluster ip {ip} {}", service.name).unwrap();
+    }
     for (ip, node) in snapshot.foreign_addresses.iter().collect::<BTreeMap<_, _>>() {
         writeln!(text, "foreign {ip} {node}").unwrap();
     }
@@ -185,6 +188,7 @@ fn a_whole_configuration() {
             node n1 [192.0.2.1:4141] ready=true
             node n2 [192.0.2.2:4141] ready=false
             neighbour 10.0.1.1 u1
+            cluster ip 10.96.0.3 web
             foreign 192.0.2.2 n2
             own n1 [192.0.2.1]
         "#]],

@@ -1,0 +1,145 @@
+//! A configuration directory, written as the operator's documents and the API's manifests are.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use tempfile::TempDir;
+use vicino_crds::contract::{
+    self, Bootstrap, CompiledBackend, CompiledNode, CompiledPort, CompiledProtocol, CompiledRoute,
+};
+
+/// Each world has addresses of its own below 127, so that tests may run at the same time.
+static WORLDS: AtomicU8 = AtomicU8::new(1);
+
+pub(crate) const L2_PORT: u16 = 14141;
+
+thread_local! {
+    static WORLD: u8 = WORLDS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The address of a node in this thread's world.
+pub(crate) fn node_address(node: &str) -> String {
+    let pid = std::process::id() % 200 + 20;
+    let last = if node == "a" { 1 } else { 2 };
+    WORLD.with(|world| format!("127.{pid}.{world}.{last}"))
+}
+
+pub(crate) struct Configuration {
+    pub(crate) node: &'static str,
+    directory: TempDir,
+}
+
+impl Configuration {
+    pub(crate) fn new(node: &'static str) -> Self {
+        let configuration = Self { node, directory: tempfile::tempdir().unwrap() };
+        let bootstrap = Bootstrap {
+            version: 1,
+            mesh: "default".into(),
+            cluster_domain: "cluster.local".into(),
+            workers: 2,
+            log_level: "info".into(),
+            drain_seconds: 20,
+        };
+        configuration.write("bootstrap.yaml", &contract::write(&bootstrap));
+        let address = node_address(node);
+        configuration.write(
+            "meshnode.yaml",
+            &format!(
+                "apiVersion: vicino.dev/v1alpha1\nkind: MeshNode\nmetadata: {{name: {node}}}\n\
+                 spec: {{mesh: default, addresses: ['{address}'], pods: []}}\n"
+            ),
+        );
+        configuration
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.directory.path().join("config")
+    }
+
+    /// Beside, then moved, as whoever writes such a directory should.
+    fn write(&self, file: &str, text: &str) {
+        let path = self.path().join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let beside = self.directory.path().join("beside");
+        std::fs::write(&beside, text).unwrap();
+        std::fs::rename(beside, path).unwrap();
+    }
+
+    pub(crate) fn nodes(&self, nodes: &[&str]) {
+        for node in nodes {
+            let document = CompiledNode {
+                version: 1,
+                name: (*node).into(),
+                addresses: vec![node_address(node)],
+                port: L2_PORT,
+                zone: String::new(),
+                ready: true,
+            };
+            self.write(&format!("nodes/{node}.yaml"), &contract::write(&document));
+        }
+    }
+
+    pub(crate) fn route(&self, service: &str, generation: i64) {
+        let backend =
+            CompiledBackend { service: service.into(), port: 80, port_name: String::new(), weight: 1 };
+        let document = CompiledRoute {
+            version: 1,
+            namespace: "default".into(),
+            service: service.into(),
+            generation,
+            cluster_ips: vec![],
+            ports: vec![CompiledPort { port: 80, protocol: CompiledProtocol::Http, backends: vec![backend] }],
+            connect_timeout_milliseconds: 1000,
+            request_timeout_milliseconds: 0,
+            requeues: 1,
+        };
+        self.write(&format!("routes/default/{service}.yaml"), &contract::write(&document));
+    }
+
+    /// In place, as a writer that died half-way leaves it.
+    pub(crate) fn half_route(&self, service: &str) {
+        let path = self.path().join(format!("routes/default/{service}.yaml"));
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, &text[..text.len() / 2]).unwrap();
+    }
+
+    pub(crate) fn no_route(&self, service: &str) {
+        std::fs::remove_file(self.path().join(format!("routes/default/{service}.yaml"))).unwrap();
+    }
+
+    /// One slice for each pod, since a slice has one port.
+    pub(crate) fn endpoints(&self, service: &str, pods: &[(&str, SocketAddr)]) {
+        for node in ["a", "b"] {
+            let file = format!("endpointslices/{service}-{node}.yaml");
+            let endpoints = pods.iter().filter(|(n, _)| *n == node).map(|(_, address)| {
+                let ip = address.ip();
+                format!("- addresses: ['{ip}']\n  nodeName: {node}\n  targetRef: {{kind: Pod, uid: {service}-{node}}}\n")
+            });
+            let endpoints = endpoints.collect::<String>();
+            let port = pods.iter().find(|(n, _)| *n == node).map_or(1, |(_, address)| address.port());
+            let list = if endpoints.is_empty() {
+                "endpoints: []".into()
+            } else {
+                format!("endpoints:\n{endpoints}")
+            };
+            self.write(
+                &file,
+                &format!(
+                    "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
+                     metadata:\n  name: {service}-{node}\n  namespace: default\n  labels: {{kubernetes.io/service-name: {service}}}\n\
+                     ports: [{{name: '', port: {port}, protocol: TCP}}]\n{list}\n"
+                ),
+            );
+        }
+    }
+
+    /// As when the volume is away.
+    pub(crate) fn hide(&self) {
+        std::fs::rename(self.path(), self.directory.path().join("hidden")).unwrap();
+    }
+
+    pub(crate) fn show(&self) {
+        std::fs::rename(self.directory.path().join("hidden"), self.path()).unwrap();
+    }
+}

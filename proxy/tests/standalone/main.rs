@@ -1,0 +1,193 @@
+//! The binary on real sockets of loopback, configured by a directory: what a person sees who runs it without Kubernetes.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+#![expect(clippy::print_stderr, reason = "a failed test shows the proxies' logs")]
+
+mod backend;
+mod client;
+mod configuration;
+mod process;
+
+use std::time::Duration;
+
+use backend::Backend;
+use client::{Client, get};
+use configuration::Configuration;
+use process::{Proxy, eventually};
+
+/// Two neighbourhoods, `a` and `b`, and a Service `web` with a pod on each that says its node's name.
+struct World {
+    a: Proxy,
+    b: Proxy,
+    pods: [Backend; 2],
+    configurations: [Configuration; 2],
+}
+
+impl World {
+    fn start() -> Self {
+        let pods = [Backend::start("a"), Backend::start("b")];
+        let configurations = ["a", "b"].map(Configuration::new);
+        for configuration in &configurations {
+            configuration.nodes(&["a", "b"]);
+            configuration.route("web", 1);
+            configuration.endpoints("web", &[("a", pods[0].address()), ("b", pods[1].address())]);
+        }
+        let [a, b] = [0, 1].map(|i| Proxy::start(&configurations[i], &[]));
+        a.is_ready();
+        b.is_ready();
+        Self { a, b, pods, configurations }
+    }
+}
+
+#[test]
+fn calls_reach_the_pods_of_the_own_node_and_of_the_other() {
+    let world = World::start();
+    for (only, body) in [("a", "a says /x"), ("b", "b says /x")] {
+        let index = usize::from(only == "b");
+        world.configurations[0].endpoints("web", &[(only, world.pods[index].address())]);
+        eventually("calls go to the only pod", || {
+            get(world.a.l1(), "web.default", "/x")
+                .is_ok_and(|answer| answer.status == 200 && answer.body == body)
+        });
+    }
+    let metrics = get(world.a.metrics(), "metrics", "/metrics").unwrap().body;
+    assert!(!metrics.contains("vicino_proxy_connections_open{side=\"hop_dialed\"} 0"), "{metrics}");
+    for line in [
+        "vicino_proxy_requests_total{namespace=\"default\",service=\"web\",direction=\"outbound\",class=\"2xx\"}",
+        "le=\"+Inf\",namespace=\"default\",service=\"web\",direction=\"outbound\"}",
+        "vicino_proxy_ready 1",
+        "vicino_proxy_config_age_seconds 0",
+    ] {
+        assert!(metrics.contains(line), "no {line} in\n{metrics}");
+    }
+    assert_eq!(
+        get(world.a.l1(), "nobody.default", "/").unwrap().header("vicino-error"),
+        Some("no-such-service")
+    );
+    drop(world.b);
+}
+
+#[test]
+fn a_route_that_is_written_is_served_and_a_half_written_one_changes_nothing() {
+    let world = World::start();
+    let [configuration, _] = &world.configurations;
+    configuration.route("late", 1);
+    configuration.endpoints("late", &[("a", world.pods[0].address())]);
+    let status = |service: &str| get(world.a.l1(), &format!("{service}.default"), "/").map(|a| a.status).ok();
+    eventually("the new route is served", || status("late") == Some(200));
+
+    configuration.half_route("late");
+    let config = || get(world.a.admin(), "admin", "/config").map(|a| a.body).unwrap_or_default();
+    eventually("the culprit is named", || config().contains("routes/default/late.yaml"));
+    assert!(config().contains("half-written"));
+    assert_eq!(status("late"), Some(200), "the last good one stays");
+    let metrics = get(world.a.metrics(), "metrics", "/metrics").unwrap().body;
+    assert!(
+        metrics.contains("config_document_refused{document=\"routes/default/late.yaml\"} 1"),
+        "{metrics}"
+    );
+    configuration.route("other", 1);
+    eventually("others go on being updated", || status("other") == Some(503));
+
+    configuration.no_route("late");
+    eventually("a route that is deleted is gone", || status("late") == Some(404));
+    assert!(!config().contains("half-written"));
+}
+
+#[test]
+fn a_proxy_serves_by_what_it_kept_while_its_source_is_away() {
+    let pod = Backend::start("a");
+    let configuration = Configuration::new("a");
+    configuration.nodes(&["a"]);
+    configuration.route("web", 1);
+    configuration.endpoints("web", &[("a", pod.address())]);
+    let state = tempfile::tempdir().unwrap();
+    let flags = ["--state-dir", state.path().to_str().unwrap()];
+    let proxy = Proxy::start(&configuration, &flags);
+    proxy.is_ready();
+    eventually("it is kept", || state.path().join("inputs").exists());
+    drop(proxy);
+
+    configuration.hide();
+    let proxy = Proxy::start(&configuration, &flags);
+    proxy.is_ready();
+    assert_eq!(get(proxy.l1(), "web.default", "/").unwrap().body, "a says /");
+    let metrics = get(proxy.metrics(), "metrics", "/metrics").unwrap().body;
+    assert!(!metrics.contains("config_age_seconds 0.0\n"), "its age shows: {metrics}");
+    drop(proxy);
+
+    let kept = state.path().join("inputs");
+    let mut bytes = std::fs::read(&kept).unwrap();
+    bytes.truncate(bytes.len() / 2);
+    std::fs::write(&kept, bytes).unwrap();
+    let proxy = Proxy::start(&configuration, &flags);
+    eventually("it says what it waits for", || {
+        get(proxy.metrics(), "metrics", "/ready")
+            .is_ok_and(|a| a.status == 503 && a.body.contains("own MeshNode"))
+    });
+    assert!(get(proxy.l1(), "web.default", "/").is_err(), "it does not listen");
+    assert!(proxy.log().contains("cut off or damaged"), "{}", proxy.log());
+    configuration.show();
+    proxy.is_ready();
+    assert_eq!(get(proxy.l1(), "web.default", "/").unwrap().status, 200);
+}
+
+#[test]
+fn a_drain_finishes_what_is_open_and_takes_nothing_new() {
+    let mut world = World::start();
+    world.configurations[0].endpoints("web", &[("a", world.pods[0].address())]);
+    let probe = |question: &str| world.a.probe(question);
+    assert_eq!((probe("ready"), probe("live")), (Ok(()), Ok(())));
+    eventually("a call waits at the pod", || {
+        let mut client = Client::connect(world.a.l1()).unwrap();
+        client.send("web.default", "/hold");
+        if !world.pods[0].holds_one() {
+            return false;
+        }
+        world.a.terminate();
+        eventually("the probe says so", || world.a.probe("ready").is_err_and(|why| why.contains("draining")));
+        eventually("it takes nothing new", || Client::connect(world.a.l1()).is_err());
+        world.pods[0].let_go();
+        let answer = client.receive().unwrap();
+        assert_eq!((answer.status, answer.body.as_str()), (200, "a says /hold"));
+        assert_eq!(answer.header("connection"), Some("close"));
+        true
+    });
+    assert_eq!(world.a.exit_code(Duration::from_secs(10)), Some(0), "{}", world.a.log());
+}
+
+#[test]
+fn a_second_signal_ends_a_drain() {
+    let mut world = World::start();
+    world.configurations[0].endpoints("web", &[("a", world.pods[0].address())]);
+    eventually("only the own pod is left", || {
+        get(world.a.l1(), "web.default", "/").is_ok_and(|a| a.body == "a says /")
+    });
+    let mut client = Client::connect(world.a.l1()).unwrap();
+    client.send("web.default", "/hold");
+    eventually("a call waits at the pod", || world.pods[0].holds_one());
+    world.a.terminate();
+    eventually("it drains", || Client::connect(world.a.l1()).is_err());
+    world.a.terminate();
+    assert_eq!(world.a.exit_code(Duration::from_secs(5)), Some(0));
+    assert!(client.receive().is_err(), "the call was cut");
+}
+
+#[test]
+fn a_successor_takes_over_without_a_failed_call() {
+    let mut world = World::start();
+    let calls = client::Steady::start(world.a.l1(), "web.default");
+    calls.makes(50);
+    let successor = Proxy::start_beside(&world.a, &world.configurations[0]);
+    successor.is_ready_by_probe();
+    calls.makes(50);
+    world.a.terminate();
+    calls.makes(50);
+    assert_eq!(world.a.exit_code(Duration::from_secs(10)), Some(0), "{}", world.a.log());
+    calls.makes(50);
+    let failed = calls.stop();
+    assert_eq!(failed, Vec::<String>::new());
+    eventually("the successor has the port of the metrics", || {
+        get(successor.metrics(), "metrics", "/ready").is_ok_and(|answer| answer.status == 200)
+    });
+}
