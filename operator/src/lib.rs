@@ -40,3 +40,6 @@ pub mod cli;
 
 pub use plan::{Plan, plan};
 pub use world::World;
+
+#[cfg(test)]
+mod fixture;

@@ -56,3 +56,6 @@ pub fn plan(world: &World, now: &Time) -> Plan {
     );
     Plan { validated, objects, faults, changes, statuses }
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,13 +40,13 @@ fn of_service(
 ) -> RouteVerdict {
     let defaults = match verdict {
         MeshVerdict::Accepted(accepted) => Ok(&accepted.spec.defaults),
-        MeshVerdict::Rejected(problem) | MeshVerdict::Blocked(problem) => Err(problem.text()),
-        MeshVerdict::Deleting => Err("it is being deleted".to_owned()),
+        MeshVerdict::Rejected(problem) | MeshVerdict::Blocked(problem) => Err(problem.reason),
+        MeshVerdict::Deleting => Err("Deleting"),
     };
     let outcome = match defaults {
         Ok(defaults) => judge(world, key, service, defaults),
         Err(why) => {
-            let message = format!("the ServiceMesh {mesh:?} is not in force: {why}");
+            let message = format!("the ServiceMesh {mesh:?} is not in force ({why}): see its status");
             Outcome::Kept(Problem::new("MeshNotAccepted", "", message))
         }
     };

@@ -1,1 +1,222 @@
-//! Tests of this step.
+//! What is refused, and in which words.
+
+use expect_test::{Expect, expect};
+
+use super::{MeshVerdict, validate};
+use crate::fixture::{SHOP, load, world};
+use crate::world::World;
+
+/// Every problem in `world`, one line each.
+fn check(world: &World, expect: &Expect) {
+    let validated = validate(world);
+    let mut lines = Vec::new();
+    for (name, verdict) in &validated.meshes {
+        match verdict {
+            MeshVerdict::Accepted(_) => {}
+            MeshVerdict::Rejected(problem) | MeshVerdict::Blocked(problem) => {
+                lines.push(format!("mesh {name}: {}: {}", problem.reason, problem.text()));
+            }
+            MeshVerdict::Deleting => lines.push(format!("mesh {name}: deleting")),
+        }
+    }
+    for (key, verdict) in &validated.routes {
+        if let Some(problem) = verdict.outcome.problem() {
+            let kept = if matches!(verdict.outcome, super::Outcome::Kept(_)) { " (kept)" } else { "" };
+            lines.push(format!("route {key}{kept}: {}: {}", problem.reason, problem.text()));
+        }
+    }
+    for (name, problem) in &validated.namespaces {
+        lines.push(format!("namespace {name}: {}: {}", problem.reason, problem.text()));
+    }
+    expect.assert_eq(&lines.join("\n"));
+}
+
+fn shop_with(more: &str) -> World {
+    let mut world = world(SHOP);
+    load(&mut world, more);
+    world
+}
+
+fn route(name: &str, spec: &str) -> World {
+    shop_with(&format!(
+        "
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {{name: {name}, namespace: shop}}
+spec: {spec}
+"
+    ))
+}
+
+#[test]
+fn nothing_is_wrong_with_the_defaults() {
+    check(&world(SHOP), &expect![[""]]);
+}
+
+#[test]
+fn backends_that_do_not_exist() {
+    check(
+        &route("web", "{backends: [{name: web}, {name: wbe}]}"),
+        &expect![[
+            r#"route shop/web (kept): BackendNotFound: spec.backends[1].name: there is no Service "wbe" in the namespace "shop"; its Services: "web", "web-v2""#
+        ]],
+    );
+    check(
+        &route("web", "{backends: [{name: web, port: 81}]}"),
+        &expect![[
+            r#"route shop/web (kept): BackendPortNotFound: spec.backends[0].port: the Service "web" has no TCP port 81; its TCP ports: 80, 8080"#
+        ]],
+    );
+    check(
+        &route("web", "{backends: [{name: web-v2}]}"),
+        &expect![[
+            r#"route shop/web (kept): BackendPortNotFound: spec.backends[0].port: the Service "web-v2" has no TCP port 8080, which is the port that was called; its TCP ports: 80"#
+        ]],
+    );
+}
+
+#[test]
+fn a_spec_of_another_version_of_the_schema() {
+    check(
+        &route("web", "{retries: 3}"),
+        &expect![
+            "route shop/web (kept): InvalidSpec: spec: cannot be read by this version of the operator: unknown field `retries`, expected one of `backends`, `timeouts`, `requeues`"
+        ],
+    );
+    let mesh = "
+apiVersion: vicino.dev/v1alpha1
+kind: ServiceMesh
+metadata: {name: default}
+spec: {identity: {}}
+";
+    check(
+        &shop_with(mesh),
+        &expect![[r#"
+        mesh default: InvalidSpec: spec: cannot be read by this version of the operator: unknown field `identity`, expected one of `proxy`, `interception`, `defaults`, `clusterDomain`
+        route shop/web (kept): MeshNotAccepted: the ServiceMesh "default" is not in force (InvalidSpec): see its status
+        route shop/web-v2 (kept): MeshNotAccepted: the ServiceMesh "default" is not in force (InvalidSpec): see its status"#]],
+    );
+}
+
+#[test]
+fn services_that_the_mesh_cannot_carry() {
+    check(
+        &shop_with(
+            "
+apiVersion: v1
+kind: Service
+metadata: {name: outside, namespace: shop}
+spec: {type: ExternalName, externalName: example.com}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: dns, namespace: shop}
+spec: {ports: [{port: 53, protocol: UDP}]}
+---
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {name: web, namespace: shop}
+spec: {backends: [{name: outside}]}
+",
+        ),
+        &expect![[r#"
+            route shop/dns: UnsupportedService: the Service has no TCP port, and the mesh carries TCP only: give it one, or annotate it with vicino.dev/skip: "true"
+            route shop/outside: UnsupportedService: the Service is of type ExternalName and has no endpoints of its own: annotate it with vicino.dev/skip: "true" to leave it out of the mesh
+            route shop/web (kept): UnsupportedBackend: spec.backends[0].name: the Service "outside" is of type ExternalName and has no endpoints: name a Service that selects pods"#]],
+    );
+}
+
+#[test]
+fn meshroutes_that_no_service_wants() {
+    check(
+        &shop_with(
+            "
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {name: gone, namespace: shop}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: skipped, namespace: shop, annotations: {vicino.dev/skip: 'true'}}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {name: skipped, namespace: shop}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: plain}
+---
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {name: web, namespace: plain}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: mislabelled, labels: {vicino.dev/mesh: defualt}}
+---
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {name: web, namespace: mislabelled}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: leaving, deletionTimestamp: '2026-01-01T00:00:00Z', labels: {vicino.dev/mesh: default}}
+---
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {name: web, namespace: leaving}
+",
+        ),
+        &expect![[r#"
+            route leaving/web: NamespaceTerminating: the namespace is being deleted
+            route mislabelled/web: MeshNotFound: the namespace names the ServiceMesh "defualt", which does not exist: create it, or change the label
+            route plain/web: NamespaceNotMeshed: the namespace is in no mesh: label it with vicino.dev/mesh: <name of a ServiceMesh>
+            route shop/gone: ServiceNotFound: there is no Service "gone" in the namespace "shop": create it, or name the MeshRoute after the Service that it is for
+            route shop/skipped: ServiceSkipped: the Service is annotated with vicino.dev/skip: "true": remove the annotation, or this MeshRoute
+            namespace mislabelled: MeshNotFound: metadata.labels[vicino.dev/mesh]: there is no ServiceMesh "defualt": create it, or label the namespace with one of "default""#]],
+    );
+}
+
+#[test]
+fn of_two_meshes_that_want_one_node_the_older_has_it() {
+    check(
+        &shop_with(
+            "
+apiVersion: vicino.dev/v1alpha1
+kind: ServiceMesh
+metadata: {name: elder, creationTimestamp: '2026-01-01T00:00:00Z'}
+spec: {proxy: {nodeSelector: {topology.kubernetes.io/zone: a}}}
+---
+apiVersion: vicino.dev/v1alpha1
+kind: ServiceMesh
+metadata: {name: default, creationTimestamp: '2026-01-02T00:00:00Z'}
+",
+        ),
+        &expect![[r#"
+            mesh default: NodesBelongToAnotherMesh: spec.proxy.nodeSelector: selects "node1" of the older mesh "elder", and a node belongs to one mesh: choose labels that only nodes without a mesh have
+            route shop/web (kept): MeshNotAccepted: the ServiceMesh "default" is not in force (NodesBelongToAnotherMesh): see its status
+            route shop/web-v2 (kept): MeshNotAccepted: the ServiceMesh "default" is not in force (NodesBelongToAnotherMesh): see its status"#]],
+    );
+}
+
+#[test]
+fn the_proxies_namespace_has_to_be_there() {
+    let without = SHOP.replacen("name: vicino-proxy", "name: other", 1);
+    check(
+        &world(&without),
+        &expect![[r#"
+        mesh default: ProxyNamespaceMissing: proxies run in the namespace "vicino-proxy", which does not exist: create it with `kubectl apply -k config/default`
+        route shop/web (kept): MeshNotAccepted: the ServiceMesh "default" is not in force (ProxyNamespaceMissing): see its status
+        route shop/web-v2 (kept): MeshNotAccepted: the ServiceMesh "default" is not in force (ProxyNamespaceMissing): see its status"#]],
+    );
+    let leaving = "{name: vicino-proxy, deletionTimestamp: '2026-01-01T00:00:00Z'}";
+    check(
+        &world(&SHOP.replacen("{name: vicino-proxy}", leaving, 1)),
+        &expect![[r#"
+        mesh default: ProxyNamespaceTerminating: proxies run in the namespace "vicino-proxy", which is being deleted: create it again with `kubectl apply -k config/default` once it is gone
+        route shop/web (kept): MeshNotAccepted: the ServiceMesh "default" is not in force (ProxyNamespaceTerminating): see its status
+        route shop/web-v2 (kept): MeshNotAccepted: the ServiceMesh "default" is not in force (ProxyNamespaceTerminating): see its status"#]],
+    );
+}

@@ -92,13 +92,12 @@ pub(crate) fn neighbourhood(object: &DynamicObject) -> Neighbourhood {
     }
 }
 
-/// One field of an object; absent is its default. Objects of ours are read leniently: one that this version cannot
-/// read must not end the watch of all the others.
-fn part<T: DeserializeOwned + Default>(data: &Value, field: &str) -> Result<T, String> {
-    match data.get(field) {
-        Some(value) if !value.is_null() => T::deserialize(value).map_err(|error| error.to_string()),
-        _ => Ok(T::default()),
-    }
+/// One field of an object; absent is as good as empty, so that it gets the schema's defaults. Objects of ours are read
+/// leniently: one that this version cannot read must not end the watch of all the others.
+fn part<T: DeserializeOwned>(data: &Value, field: &str) -> Result<T, String> {
+    let empty = Value::Object(serde_json::Map::new());
+    let value = data.get(field).filter(|value| !value.is_null()).unwrap_or(&empty);
+    T::deserialize(value).map_err(|error| error.to_string())
 }
 
 pub(crate) fn namespace(object: &core::Namespace) -> Namespace {
