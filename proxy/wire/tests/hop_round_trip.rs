@@ -15,7 +15,7 @@ use vicino_wire::{
 type Fields = Vec<(String, String)>;
 
 fn fields() -> impl Strategy<Value = Fields> {
-    prop::collection::vec(("q[a-zA-Z0-9-]{0,20}", "([!-~\u{e9}]([!-~ \t]{0,300}[!-~])?)?"), 0..20)
+    prop::collection::vec(("q[a-zA-Z0-9-]{0,20}", "([!-~\u{e9}]([!-~ \t]{0,60}[!-~])?)?"), 0..8)
 }
 
 fn headers(fields: &Fields) -> Vec<Header<'_>> {

@@ -2,8 +2,8 @@
 
 use expect_test::{Expect, expect};
 use vicino_wire::{
-    head::{Headers, ResponseHead},
-    http1::{Slots, parse_request, parse_response},
+    head::{Framing, Headers, ResponseHead},
+    http1::{Slots, parse_request, parse_response, write_response_head},
 };
 
 fn show_fields(headers: Headers<'_>) -> String {
@@ -236,11 +236,7 @@ fn the_method_and_the_status_say_whether_a_body_follows() {
         let mut slots = Slots::default();
         let input = with(status);
         let read = parse_response(input.as_bytes(), &mut slots, method).unwrap().unwrap();
-        assert_eq!(
-            (read.framing, read.head.declared_length),
-            (vicino_wire::head::Framing::None, None),
-            "{status}"
-        );
+        assert_eq!((read.framing, read.head.declared_length), (Framing::None, None), "{status}");
     }
     check_response(
         "GET",
@@ -271,4 +267,33 @@ fn fields_are_found_whatever_their_case() {
     assert_eq!(headers.get("accept"), Some(&b"b"[..]));
     assert_eq!(headers.get_all("Via").collect::<Vec<_>>(), [&b"1.1 x"[..], b"1.1 y"]);
     assert_eq!((headers.get("host"), headers.len()), (None, 3));
+}
+
+#[test]
+fn nothing_of_one_head_is_left_for_the_next() {
+    let inputs = [
+        "GET http://a?first HTTP/1.1\r\nHost: a\r\nConnection: x-one\r\nX-Two: 2\r\n\r\n",
+        "GET http://b?second HTTP/1.1\r\nHost: b\r\nX-One: 1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: c\r\n\r\n",
+    ];
+    let mut used = Slots::default();
+    for input in inputs {
+        let mut fresh = Slots::default();
+        let expected = parse_request(input.as_bytes(), &mut fresh).unwrap();
+        assert_eq!(parse_request(input.as_bytes(), &mut used).unwrap(), expected, "{input:?}");
+    }
+}
+
+#[test]
+fn written_responses_close_at_their_end_and_say_what_they_would_have_been() {
+    let mut out = Vec::new();
+    let headers = Headers::default();
+    let hints =
+        ResponseHead { status: 103, reason: b"Early Hints", minor: 1, declared_length: None, headers };
+    write_response_head(&mut out, &hints, Framing::None, &[], false);
+    let not_modified = ResponseHead { status: 304, reason: b"", declared_length: Some(5), ..hints };
+    write_response_head(&mut out, &not_modified, Framing::None, &[], false);
+    let expected =
+        "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 304 \r\nContent-Length: 5\r\nConnection: close\r\n\r\n";
+    assert_eq!(out.escape_ascii().to_string(), expected.as_bytes().escape_ascii().to_string());
 }

@@ -1,7 +1,7 @@
 //! Each rule of HTTP/1.1 that two parsers are known to judge differently: an input that breaks it beside a neighbour that does not.
 
 use vicino_wire::{
-    head::HEADERS_MAX,
+    head::{AUTHORITY_BYTES_MAX, HEADERS_MAX},
     http1::{
         Body, BodyDecoder, CHUNK_OVERHEAD_BYTES_MAX, HEAD_BYTES_MAX, Reject, Slots, TRAILER_BYTES_MAX,
         parse_request, parse_response,
@@ -214,6 +214,9 @@ fn hosts() {
     ] {
         check_requests(&[(&host(bad), Reject::BadHost, &host(near))]);
     }
+    let (long, longest) =
+        (host(&"a".repeat(AUTHORITY_BYTES_MAX + 1)), host(&"a".repeat(AUTHORITY_BYTES_MAX)));
+    check_requests(&[(&long, Reject::BadHost, &longest)]);
 }
 
 #[test]
@@ -377,8 +380,9 @@ fn bounds_of_a_chunked_body() {
     let max = usize::try_from(CHUNK_OVERHEAD_BYTES_MAX).unwrap();
     let extension = |len: usize| format!("1;{}\r\na\r\n0\r\n\r\n", "e".repeat(len));
     check_chunked(&[(&extension(max - 2), Reject::ChunkOverhead, &extension(max - 4))]);
-    // One byte of data a chunk passes, however many; forty of extension for each do not. Signed chunks of 4 KiB do.
+    // One byte of data a chunk passes, however many, also with zeros before its size; forty of extension for each do not. Signed chunks of 4 KiB do.
     let chunks = |chunk: &str| format!("{}0\r\n\r\n", chunk.repeat(2000));
+    assert_eq!(chunked(chunks("0000000000000001\r\na\r\n").as_bytes()).map(|data| data.len()), Ok(2000));
     let signed = format!("1000;chunk-signature={}\r\n{}\r\n", "f".repeat(64), "d".repeat(4096));
     let padded = format!("1;{}\r\na\r\n", "e".repeat(40));
     check_chunked(&[(&chunks(&padded), Reject::ChunkOverhead, &chunks("1\r\na\r\n"))]);
