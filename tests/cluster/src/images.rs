@@ -147,9 +147,11 @@ async fn cargo(profile: Profile, packages: &[&str], dir: &Path) -> Result<PathBu
     command.current_dir(workspace()?).args(["build", "--quiet", "--bins", "--target", host]);
     command.arg("--target-dir").arg(dir);
     command.env("RUSTFLAGS", "-C target-feature=+crt-static");
-    if profile == Profile::Release {
-        command.arg("--release");
-    }
+    match profile {
+        Profile::Release => command.arg("--release"),
+        // Half the size, so quicker to link and to load into nodes.
+        Profile::Dev => command.env("CARGO_PROFILE_DEV_DEBUG", "none"),
+    };
     for package in packages {
         command.args(["--package", package]);
     }
