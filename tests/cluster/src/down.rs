@@ -12,7 +12,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use crate::layout::{STATE_ROOT, dir_of};
 use crate::process::{Process, kill_all, marked};
 use crate::state::{self, State};
-use crate::{cgroup, network, tuning};
+use crate::{cgroup, network, node, tuning};
 
 /// An `up` that is under way is waited for.
 const CLAIM_BOUND: Duration = Duration::from_mins(3);
@@ -32,7 +32,8 @@ pub(crate) async fn down(name: &str) -> Result<bool> {
     let _claim = state::lock(&dir, CLAIM_BOUND).await?;
     let state = State::load(name)?;
     kill_all(&format!("the processes of cluster {name} to end"), || remaining(&dir, state.as_ref())).await?;
-    let sockets = shim_sockets(&dir);
+    let nodes = entries(&dir).map(|entry| entry.path());
+    let sockets: Vec<PathBuf> = nodes.flat_map(|node| node::shim_sockets(&node)).collect();
     let pods = sandboxes(&dir);
     unmount_below(&dir)?;
     if let Some(state) = &state {
@@ -41,9 +42,7 @@ pub(crate) async fn down(name: &str) -> Result<bool> {
             cgroup::remove(&node.cgroup).await?;
         }
     }
-    for socket in &sockets {
-        remove_file(socket)?;
-    }
+    sockets.iter().try_for_each(|socket| remove_file(socket))?;
     remove_files(Path::new(CNI_RESULTS), |file| {
         // `<network>-<sandbox>-<interface>`; the loopback network has the same name in every cluster.
         let name = file.file_name().and_then(|name| name.to_str());
@@ -107,32 +106,26 @@ fn unmount_below(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The sockets of containerd's shims, which lie outside the state folder; each shim's folder names its own.
-fn shim_sockets(dir: &Path) -> Vec<PathBuf> {
-    let entries = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten();
-    let tasks = |node: fs::DirEntry| entries(node.path().join("run/io.containerd.runtime.v2.task/k8s.io"));
-    let address = |task: fs::DirEntry| {
-        let address = fs::read_to_string(task.path().join("address")).ok()?;
-        Some(PathBuf::from(address.trim().strip_prefix("unix://")?))
-    };
-    entries(dir.to_owned()).flat_map(tasks).filter_map(address).collect()
-}
-
 /// The ids of the pods' sandboxes that containerd knew, with or without a process.
 fn sandboxes(dir: &Path) -> BTreeSet<String> {
-    let entries = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten();
-    let of_node =
-        |node: fs::DirEntry| entries(node.path().join("containerd/io.containerd.grpc.v1.cri/sandboxes"));
-    entries(dir.to_owned()).flat_map(of_node).filter_map(|id| id.file_name().into_string().ok()).collect()
+    let of_node = |node: fs::DirEntry| {
+        let folder = node.path().join("containerd/io.containerd.grpc.v1.cri/sandboxes");
+        entries(&folder).collect::<Vec<_>>()
+    };
+    entries(dir).flat_map(of_node).filter_map(|id| id.file_name().into_string().ok()).collect()
+}
+
+/// What is in a folder; nothing when there is no such folder.
+fn entries(folder: &Path) -> impl Iterator<Item = fs::DirEntry> {
+    fs::read_dir(folder).into_iter().flatten().flatten()
 }
 
 fn remove_files(folder: &Path, ours: impl Fn(&Path) -> bool) -> Result<()> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let files = entries.map(|entry| entry.path()).filter(|file| ours(file));
-    files.into_iter().try_for_each(|file| remove_file(&file))
+    let mut files = entries(folder).map(|entry| entry.path()).filter(|file| ours(file));
+    files.try_for_each(|file| remove_file(&file))
 }
 
-fn remove_file(file: &Path) -> Result<()> {
+pub(crate) fn remove_file(file: &Path) -> Result<()> {
     match fs::remove_file(file) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).with_context(|| format!("remove {}", file.display()))

@@ -14,7 +14,7 @@ use crate::cluster::Cluster;
 use crate::layout::{NodeLayout, dir_of};
 use crate::role::Role;
 use crate::state::{self, Store};
-use crate::{cgroup, health, network, node, process, wait};
+use crate::{cgroup, down, health, network, node, process, wait};
 
 const API_BOUND: Duration = Duration::from_mins(1);
 const NODE_BOUND: Duration = Duration::from_mins(1);
@@ -144,7 +144,10 @@ async fn kill_node(store: &Store, node: &NodeLayout) -> Result<()> {
         alive.extend(cgroup::processes(&node.cgroup));
         alive
     };
+    let sockets = node::shim_sockets(&node.dir);
     process::kill_all(&format!("the processes of {} to end", node.name), alive).await?;
+    // A containerd that starts again forgets shims that are dead, and their sockets with them.
+    sockets.iter().try_for_each(|socket| down::remove_file(socket))?;
     store.change(|state| state.processes.retain(|name, _| roles.iter().all(|role| role.to_string() != *name)))
 }
 

@@ -1,7 +1,7 @@
 //! Owns how a node's containerd, kubelet and kube-proxy are configured, and its image store; starts no program of a node.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -184,4 +184,15 @@ pub(crate) async fn import(node: &NodeLayout, archive: &Path) -> Result<()> {
     command.args(["images", "import"]).arg(archive);
     let imported = process::run(&mut command, Duration::from_mins(2)).await;
     imported.map(drop).with_context(|| format!("import {} into {}", archive.display(), node.name))
+}
+
+/// The sockets of the containerd shims of the node in `dir`, alive or dead. They lie outside the state folder, each
+/// named in its pod's folder, and nobody removes those of shims that were killed.
+pub(crate) fn shim_sockets(dir: &Path) -> Vec<PathBuf> {
+    let tasks = fs::read_dir(dir.join("run/io.containerd.runtime.v2.task/k8s.io"));
+    let address = |task: fs::DirEntry| {
+        let address = fs::read_to_string(task.path().join("address")).ok()?;
+        Some(PathBuf::from(address.trim().strip_prefix("unix://")?))
+    };
+    tasks.into_iter().flatten().flatten().filter_map(address).collect()
 }

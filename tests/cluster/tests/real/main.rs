@@ -150,6 +150,7 @@ async fn two_clusters_live_beside_each_other_break_mend_and_go() {
     a_node_stops_and_starts(&pair).await;
     a_node_is_killed_and_starts(&pair).await;
     programs_restart_under_their_pods(&pair).await;
+    traces("t-pair").some_of_each();
 
     pair.down().await.unwrap();
     traces("t-pair").none();
@@ -225,6 +226,7 @@ async fn a_node_stops_and_starts(cluster: &Cluster) {
 
 async fn a_node_is_killed_and_starts(cluster: &Cluster) {
     let pod = pod_on(cluster, "node2").await;
+    traces("t-pair").some_of_each();
     cluster.fault(Fault::KillNode { node: "node2".into() }).await.unwrap();
     assert!(!reaches(cluster, "node2", &ip_of(&pod)).await, "a killed node's pod answered");
     cluster.fault(Fault::StartNode { node: "node2".into() }).await.unwrap();

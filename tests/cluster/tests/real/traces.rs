@@ -1,6 +1,6 @@
 //! Looks for anything on the machine that belongs to a cluster, without asking the harness's own records or code paths.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -19,11 +19,15 @@ pub(crate) struct Traces {
     pub(crate) cgroups: Vec<String>,
     /// In the state folder and everywhere else where Kubernetes' programs leave files.
     pub(crate) files: Vec<String>,
+    pub(crate) sockets: Vec<String>,
 }
 
 /// The addresses and link names of each cluster, remembered from when it was last seen up: without them nobody could
 /// tell whose a link or route is.
 static LAYOUTS: LazyLock<Mutex<BTreeMap<String, Layout>>> = LazyLock::new(Mutex::default);
+
+/// The sockets of containerd's shims that each cluster was ever seen to have: their names do not say whose they are.
+static SOCKETS: LazyLock<Mutex<BTreeMap<String, BTreeSet<String>>>> = LazyLock::new(Mutex::default);
 
 /// Looks for what belongs to the cluster `name`.
 pub(crate) fn traces(name: &str) -> Traces {
@@ -58,6 +62,7 @@ pub(crate) fn traces(name: &str) -> Traces {
             line.contains(&format!("/vicino-{node}"))
         }),
         files: files(&dir, layout),
+        sockets: sockets(name, &dir),
     }
 }
 
@@ -74,6 +79,19 @@ fn files(dir: &Path, layout: Option<&Layout>) -> Vec<String> {
     found
 }
 
+fn sockets(name: &str, dir: &Path) -> Vec<String> {
+    let mut all = SOCKETS.lock().unwrap();
+    let seen = all.entry(name.to_owned()).or_default();
+    for file in
+        lines("find", &[&dir.display().to_string(), "-name", "address", "-path", "*/k8s.io/*"], |_| true)
+    {
+        // A pod may go between being found and being read.
+        let address = fs::read_to_string(file).unwrap_or_default();
+        seen.extend(address.trim().strip_prefix("unix://").map(str::to_owned));
+    }
+    seen.iter().filter(|socket| Path::new(socket).exists()).cloned().collect()
+}
+
 /// The lines of a program's output that are wanted.
 fn lines(program: &str, arguments: &[&str], wanted: impl Fn(&str) -> bool) -> Vec<String> {
     let output = Command::new(program).args(arguments).output().unwrap();
@@ -82,8 +100,8 @@ fn lines(program: &str, arguments: &[&str], wanted: impl Fn(&str) -> bool) -> Ve
 }
 
 impl Traces {
-    fn kinds(&self) -> [(&'static str, &Vec<String>); 7] {
-        let Self { processes, mounts, namespaces, links, routes, cgroups, files } = self;
+    fn kinds(&self) -> [(&'static str, &Vec<String>); 8] {
+        let Self { processes, mounts, namespaces, links, routes, cgroups, files, sockets } = self;
         [
             ("processes", processes),
             ("mounts", mounts),
@@ -92,6 +110,7 @@ impl Traces {
             ("routes", routes),
             ("cgroups", cgroups),
             ("files", files),
+            ("sockets", sockets),
         ]
     }
 
