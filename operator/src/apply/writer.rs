@@ -27,16 +27,11 @@ pub enum Stage {
 }
 
 /// Kinds that may be written side by side, in order.
-const GROUPS: [&[Kind]; 4] = [
+const GROUPS: [&[Kind]; 5] = [
     &[Kind::MeshRoute],
-    &[
-        Kind::ServiceAccount,
-        Kind::ClusterRole,
-        Kind::ClusterRoleBinding,
-        Kind::Role,
-        Kind::RoleBinding,
-        Kind::MeshNode,
-    ],
+    &[Kind::ServiceAccount, Kind::ClusterRole, Kind::Role, Kind::MeshNode],
+    // A binding is refused while its role does not exist: the API server looks up what it would grant.
+    &[Kind::ClusterRoleBinding, Kind::RoleBinding],
     &[Kind::ConfigMap],
     &[Kind::DaemonSet],
 ];
@@ -195,6 +190,8 @@ async fn send(sender: &Sender, plan: &Plan, change: &Change) -> Result<Option<Dy
 
 fn absorb(world: &mut World, plan: &Plan, change: &Change, written: Option<DynamicObject>) {
     let id = change.id();
+    // The plan that follows derives statuses: they must not tell of a failure that is over.
+    world.failures.remove(id);
     match (change, written) {
         (Change::Delete { uid, .. }, _) => world.bury(id, uid),
         (Change::Apply(..), Some(object)) => {
