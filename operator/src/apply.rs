@@ -8,6 +8,7 @@ mod send;
 mod writer;
 
 pub use diff::{Change, diff};
+pub(crate) use send::answer;
 pub use send::{SendError, Sender};
 pub use writer::{Applier, Outcome, Stage};
 

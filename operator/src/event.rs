@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use vicino_crds::condition::kind;
 use vicino_crds::names;
 
+use crate::apply::answer;
 use crate::metric::Metrics;
 use crate::plan::Plan;
 use crate::world::{Key, World};
@@ -62,19 +63,20 @@ pub fn notices(world: &World, plan: &Plan, said: &mut Said) -> Vec<Notice> {
     }
     said.namespaces.retain(|name, _| plan.validated.namespaces.contains_key(name));
     for (name, problem) in &plan.validated.namespaces {
-        let text = problem.text();
-        if said.namespaces.insert(name.clone(), text.clone()).as_ref() != Some(&text) {
-            let uid = world.namespaces.get(&Key::cluster(name)).map(|row| row.uid.clone());
+        let Some(row) = world.namespaces.get(&Key::cluster(name)) else { continue };
+        let mesh = row.value.mesh.clone().unwrap_or_default();
+        if said.namespaces.insert(name.clone(), mesh.clone()) != Some(mesh) {
             let regarding = ObjectReference {
                 api_version: Some("v1".to_owned()),
                 kind: Some("Namespace".to_owned()),
                 name: Some(name.clone()),
                 // Where `kubectl describe namespace` looks.
                 namespace: Some(name.clone()),
-                uid,
+                uid: Some(row.uid.clone()),
                 ..ObjectReference::default()
             };
-            notices.push(Notice { regarding, warning: true, reason: problem.reason.to_owned(), note: text });
+            let reason = problem.reason.to_owned();
+            notices.push(Notice { regarding, warning: true, reason, note: problem.text() });
         }
     }
     notices
@@ -176,7 +178,7 @@ async fn send(
             Ok(Ok(())) => metrics.wrote("Event", "create"),
             Ok(Err(error)) => {
                 metrics.failed("event");
-                tracing::debug!(%error, "cannot send an event");
+                tracing::debug!(error = answer(&error), "cannot send an event");
             }
             Err(_) => metrics.failed("event"),
         }

@@ -10,7 +10,7 @@ use crate::apply::Change;
 use crate::check::Fault;
 use crate::render::Rendered;
 use crate::validate::Validated;
-use crate::world::{Body, Key, ObjectId, World};
+use crate::world::{Body, Key, ObjectId, Route, World};
 
 mod mesh;
 mod reports;
@@ -47,7 +47,7 @@ pub fn derive(input: &Input<'_>, now: &Time) -> Statuses {
         .world
         .routes
         .iter()
-        .filter(|(_, row)| !row.value.deleting)
+        .filter(|(key, row)| !is_leaving(input, key, &row.value))
         .map(|(key, row)| (key.clone(), route::status(&context, key, &row.value, now)))
         .collect();
     let meshes = input
@@ -57,6 +57,12 @@ pub fn derive(input: &Input<'_>, now: &Time) -> Statuses {
         .map(|(key, row)| (key.name.clone(), mesh::status(&context, &key.name, &row.value, &routes, now)))
         .collect();
     Statuses { meshes, routes }
+}
+
+/// Whether a MeshRoute is about to go, by our own hand or with its mesh: then nobody needs to know how it is.
+fn is_leaving(input: &Input<'_>, key: &Key, route: &Route) -> bool {
+    let wanted = input.validated.routes.get(key).is_some_and(|verdict| verdict.wanted);
+    route.deleting || (route.ours && !route.others && !wanted)
 }
 
 /// Lookups that every status needs, made once.

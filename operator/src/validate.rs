@@ -124,7 +124,9 @@ fn unknown_meshes(world: &World) -> BTreeMap<String, Problem> {
     let label = vicino_crds::names::LABEL_MESH;
     let mut problems = BTreeMap::new();
     for (key, row) in world.namespaces.iter() {
-        let Some(mesh) = row.value.mesh.as_deref().filter(|mesh| !known(mesh)) else { continue };
+        let Some(mesh) = row.value.mesh.as_deref().filter(|mesh| !row.value.deleting && !known(mesh)) else {
+            continue;
+        };
         let field = format!("metadata.labels[{label}]");
         let message = format!(
             "there is no ServiceMesh {mesh:?}: create it, or label the namespace with one of {}",

@@ -25,7 +25,7 @@ pub enum SendError {
 }
 
 /// What the API server says, without the struct around it.
-fn answer(error: &kube::Error) -> String {
+pub(crate) fn answer(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         other => other.to_string(),
