@@ -10,10 +10,10 @@ help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Boot a three-node Kubernetes, mesh a sample application, send calls (CLUSTER=current: use KUBECONFIG's cluster)
-	CLUSTER=$(CLUSTER) cargo run --locked --release -p vicino-e2e --bin vicino-demo
+	CLUSTER=$(CLUSTER) cargo run --locked -p vicino-e2e --bin vicino-demo
 
 demo-down: ## End what `make demo` started and remove what it left
-	CLUSTER=$(CLUSTER) cargo run --locked --release -p vicino-e2e --bin vicino-demo -- down
+	CLUSTER=$(CLUSTER) cargo run --locked -p vicino-e2e --bin vicino-demo -- down
 
 test: ## Run every check, in named and timed stages (tests/run STAGE… runs some)
 	tests/run
