@@ -9,8 +9,8 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
 use crate::options::LogFormat;
 
-/// Libraries stay quiet below this, whatever the level.
-const LIBRARIES: [&str; 4] = ["kube_client=warn", "kube_runtime=warn", "hyper=warn", "tower=warn"];
+/// What of libraries is written, whatever the level. The client's own lines repeat the errors that it returns to us.
+const LIBRARIES: [&str; 4] = ["kube_client=off", "kube_runtime=error", "hyper=warn", "tower=warn"];
 
 /// Why a level is not taken.
 #[derive(Debug, thiserror::Error)]

@@ -131,6 +131,7 @@ async fn live(
 /// Waits for a first snapshot, then opens the listeners; only then can a connection come, so none meets a proxy that knows
 /// nothing.
 async fn begin(options: &RunOptions, life: &Life, parts: &mut Parts) -> Arc<Crew> {
+    let mut told = String::new();
     loop {
         let edition = parts.editions.borrow_and_update().clone();
         if edition.missing.is_empty() {
@@ -152,7 +153,10 @@ async fn begin(options: &RunOptions, life: &Life, parts: &mut Parts) -> Arc<Crew
         }
         let missing: Vec<_> = edition.missing.iter().map(|part| part.name()).collect();
         let why = format!("waiting for {}", missing.join(", "));
-        tracing::info!("{why}");
+        if told != why {
+            tracing::info!("{why}");
+            told.clone_from(&why);
+        }
         life.enter(Phase::Starting(why));
         if parts.editions.changed().await.is_err() {
             std::future::pending::<()>().await;

@@ -8,19 +8,24 @@ use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
 use vicino_crds::MeshNodeSpec;
 
 use crate::config::bundle::BundleKind;
+use crate::config::freshness::Freshness;
 use crate::config::inputs::{Identity, Inputs};
 use crate::config::{Change, OwnNode, RawBundle, Slice};
 
 /// Changes when an older proxy could not read what a newer one wrote.
 const FORMAT: &str = "vicino-inputs 1";
+/// How exact the age of a kept configuration is.
+const CONFIRM_EVERY: Duration = Duration::from_secs(10);
 /// A longer file is not read, in bytes.
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
@@ -58,8 +63,6 @@ pub enum StoreError {
 pub struct Saved {
     node: Arc<str>,
     mesh: Arc<str>,
-    /// Milliseconds since 1970.
-    at: i64,
     bootstrap: Option<Arc<str>>,
     bundles: Vec<SavedBundle>,
     slices: Vec<Arc<Slice>>,
@@ -95,7 +98,6 @@ impl Saved {
         Self {
             node,
             mesh,
-            at: Timestamp::now().as_millisecond(),
             bootstrap: inputs.bootstrap().map(|good| good.text.clone()),
             bundles: inputs.bundles().iter().map(bundle).collect(),
             slices: inputs.services().values().flat_map(|slices| slices.values().cloned()).collect(),
@@ -103,11 +105,6 @@ impl Saved {
                 .mesh_node()
                 .map(|node| SavedNode { generation: node.generation, spec: node.spec.clone() }),
         }
-    }
-
-    /// Milliseconds since 1970 at which it was written.
-    pub fn saved_at(&self) -> i64 {
-        self.at
     }
 
     /// The changes that make fresh inputs what they were. Documents are read anew, so what this version does not accept
@@ -146,14 +143,15 @@ impl Store {
         Self { path: directory.join("inputs"), beside: directory.join(format!("inputs.{writer}.new")) }
     }
 
-    /// What was saved; `None` when nothing was.
-    pub fn load(&self, identity: &Identity) -> Result<Option<Saved>, StoreError> {
+    /// What was saved, and when it was last known to be in step; `None` when nothing was.
+    pub fn load(&self, identity: &Identity) -> Result<Option<(Saved, SystemTime)>, StoreError> {
         let failed = |source| StoreError::Read { path: self.path.clone(), source };
         let file = match std::fs::File::open(&self.path) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(failed(e)),
         };
+        let at = file.metadata().and_then(|metadata| metadata.modified()).map_err(failed)?;
         let mut bytes = Vec::new();
         file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(failed)?;
         let unusable = |problem: String| StoreError::Unusable { path: self.path.clone(), problem };
@@ -161,7 +159,7 @@ impl Store {
         if saved.node != identity.node || saved.mesh != identity.mesh {
             return Err(unusable(format!("it is of node {} in mesh {}", saved.node, saved.mesh)));
         }
-        Ok(Some(saved))
+        Ok(Some((saved, at)))
     }
 
     /// Replaces what was saved.
@@ -178,12 +176,32 @@ impl Store {
         write().map_err(failed)
     }
 
-    /// Saves what comes until the sender is gone; a failure is logged, the next one is tried all the same.
-    pub async fn keep(self, mut saved: mpsc::Receiver<Saved>) {
-        while let Some(next) = saved.recv().await {
+    /// Says that what was saved is still in step now: the file's time.
+    pub fn confirm(&self, now: SystemTime) -> Result<(), StoreError> {
+        let failed = |source| StoreError::Write { path: self.path.clone(), source };
+        match std::fs::File::options().append(true).open(&self.path) {
+            Ok(file) => file.set_modified(now).map_err(failed),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(failed(e)),
+        }
+    }
+
+    /// Saves what comes, and confirms it now and then while `freshness` says so, until the sender is gone. A failure is
+    /// logged; the next one is tried all the same.
+    pub async fn keep(self, mut saved: mpsc::Receiver<Saved>, freshness: Freshness) {
+        loop {
+            let next = match timeout(CONFIRM_EVERY, saved.recv()).await {
+                Ok(Some(next)) => Some(next),
+                Ok(None) => return,
+                Err(_elapsed) if freshness.age(Instant::now()).is_zero() => None,
+                Err(_elapsed) => continue,
+            };
             let store = self.clone();
-            let written = tokio::task::spawn_blocking(move || store.save(&next)).await;
-            match written {
+            let work = move || match next {
+                Some(next) => store.save(&next),
+                None => store.confirm(Timestamp::now().into()),
+            };
+            match tokio::task::spawn_blocking(work).await {
                 Ok(Ok(())) => {}
                 Ok(Err(e)) => {
                     tracing::warn!(error = &e as &dyn std::error::Error, "snapshot not kept on disk");

@@ -81,14 +81,18 @@ impl Gatherer {
         }
     }
 
-    /// Works until the sources are gone: every edition to `editions`, the inputs to `store` at most once a second.
+    /// What the inputs come to now.
+    pub fn first(&mut self) -> Arc<Edition> {
+        Arc::new(self.edition())
+    }
+
+    /// Works until the sources are gone: every further edition to `editions`, the inputs to `store` at most once a second.
     pub async fn run(
         mut self,
         mut changes: mpsc::Receiver<Change>,
         editions: watch::Sender<Arc<Edition>>,
         store: Option<mpsc::Sender<Saved>>,
     ) {
-        editions.send_replace(Arc::new(self.edition()));
         loop {
             let save_at = (self.unsaved && store.is_some()).then_some(self.save_not_before);
             let first = match save_at {
@@ -177,4 +181,68 @@ impl Gatherer {
 fn state((name, bundle): (&Arc<str>, &bundle::Bundle)) -> BundleState {
     let refused = bundle.refused().into_iter().map(|(key, why)| (key.to_owned(), why.to_owned()));
     BundleState { name: name.clone(), digest: bundle.digest.clone(), refused: refused.collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::{mpsc, watch};
+    use tokio::time::{Instant, sleep};
+
+    use super::{COALESCE, Edition, Gatherer, PAUSE};
+    use crate::config::inputs::Identity;
+    use crate::config::slice::{Slice, SliceKey};
+    use crate::config::{Change, Inputs};
+
+    fn news(name: &str) -> Change {
+        let key = SliceKey::new("demo", name);
+        Change::Slice(Slice { key, service: "web".into(), ports: vec![], endpoints: vec![] })
+    }
+
+    /// A gatherer at work, its changes and its editions.
+    fn gatherer() -> (mpsc::Sender<Change>, watch::Receiver<std::sync::Arc<Edition>>, impl Future<Output = ()>)
+    {
+        let (changes, to_gather) = mpsc::channel(8);
+        let inputs = Inputs::new(Identity { node: "n1".into(), mesh: "default".into() });
+        let mut gatherer = Gatherer::new(inputs);
+        let (sender, editions) = watch::channel(gatherer.first());
+        (changes, editions, gatherer.run(to_gather, sender, None))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_that_come_together_are_one_edition_and_a_lone_one_waits_little() {
+        let (changes, mut editions, work) = gatherer();
+        let test = async move {
+            let before = editions.borrow_and_update().snapshot.version;
+            let start = Instant::now();
+            for name in ["a", "b", "c"] {
+                changes.send(news(name)).await.unwrap();
+            }
+            editions.changed().await.unwrap();
+            assert!(start.elapsed() <= PAUSE + Duration::from_millis(1), "{:?}", start.elapsed());
+            assert_eq!(editions.borrow_and_update().snapshot.version, before + 1);
+        };
+        tokio::join!(work, test);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_without_end_do_not_put_editions_off() {
+        let (changes, mut editions, work) = gatherer();
+        let flood = async move {
+            for number in 0..200 {
+                changes.send(news(&format!("s{number}"))).await.unwrap();
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let test = async move {
+            let mut last = Instant::now();
+            while editions.changed().await.is_ok() {
+                let now = Instant::now();
+                assert!(now - last <= COALESCE + PAUSE, "{:?} between editions", now - last);
+                last = now;
+            }
+        };
+        tokio::join!(work, flood, test);
+    }
 }

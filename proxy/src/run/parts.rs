@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
@@ -63,16 +63,16 @@ pub(super) fn start(
     let (inputs, since) = remembered(&identity, store.as_ref());
     let freshness = Freshness::new(since);
     let (changes, to_gather) = mpsc::channel(CHANGES_MAX);
-    let (editions_sender, editions) =
-        watch::channel(Arc::new(Edition { missing: Part::ALL.to_vec(), ..Edition::default() }));
+    let mut gatherer = Gatherer::new(inputs);
+    let (editions_sender, editions) = watch::channel(gatherer.first());
     let (news, to_chronicle) = mpsc::channel(NEWS_MAX);
     let (served, to_report) = watch::channel(None);
     let (saved, to_store) = mpsc::channel(1);
     let saves = store.map(|store| {
-        until_end(Box::pin(store.keep(to_store)));
+        until_end(Box::pin(store.keep(to_store, freshness.clone())));
         saved
     });
-    until_end(Box::pin(Gatherer::new(inputs).run(to_gather, editions_sender, saves)));
+    until_end(Box::pin(gatherer.run(to_gather, editions_sender, saves)));
     until_end(Box::pin(chronicle::write(to_chronicle)));
     if let Some(directory) = &options.config_dir {
         until_end(Box::pin(directory::follow(directory.clone(), changes, freshness.clone())));
@@ -97,16 +97,15 @@ pub(super) fn start(
 fn remembered(identity: &Identity, store: Option<&Store>) -> (Inputs, Instant) {
     let mut inputs = Inputs::new(identity.clone());
     let now = Instant::now();
-    let saved = match store.map_or(Ok(None), |store| store.load(identity)) {
-        Ok(Some(saved)) => saved,
+    let (saved, at) = match store.map_or(Ok(None), |store| store.load(identity)) {
+        Ok(Some(kept)) => kept,
         Ok(None) => return (inputs, now),
         Err(e) => {
             tracing::warn!(error = &e as &dyn std::error::Error, "kept configuration not used");
             return (inputs, now);
         }
     };
-    let age = Timestamp::now().as_millisecond().saturating_sub(saved.saved_at());
-    let age = Duration::from_millis(u64::try_from(age).unwrap_or(0));
+    let age = SystemTime::from(Timestamp::now()).duration_since(at).unwrap_or_default();
     for change in saved.into_changes() {
         inputs.apply(change, &mut Vec::new());
     }

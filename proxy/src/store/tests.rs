@@ -57,7 +57,7 @@ fn what_was_saved_serves_again_and_only_the_good_documents_were() {
     assert_eq!(inputs.refused().len(), 1);
     store.save(&Saved::of(&inputs)).unwrap();
     let mut again = Inputs::new(identity());
-    for change in store.load(&identity()).unwrap().unwrap().into_changes() {
+    for change in store.load(&identity()).unwrap().unwrap().0.into_changes() {
         let mut notices = Vec::new();
         again.apply(change, &mut notices);
         assert_eq!(notices, []);
@@ -100,6 +100,9 @@ fn a_file_that_is_damaged_or_not_ours_is_told_apart() {
         assert!(error.contains(why), "{error}");
     }
     std::fs::write(&path, good).unwrap();
+    let moment = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+    store.confirm(moment).unwrap();
+    assert_eq!(store.load(&identity()).unwrap().map(|(_, at)| at), Some(moment));
     let other = Identity { node: "n2".into(), mesh: "default".into() };
     assert!(store.load(&other).unwrap_err().to_string().contains("of node n1"));
 }

@@ -424,3 +424,50 @@ proptest! {
         prop_assert_eq!(endpoints.listed as usize, pods.len());
     }
 }
+
+/// 2,000 Services with ten pods each on 200 nodes. Run by hand: `cargo test --release -p vicino-proxy cost -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints figures, judges nothing"]
+fn the_cost_of_a_change_in_a_large_cluster() {
+    let names: Vec<String> = (0..2000).map(|i| format!("service-{i}")).collect();
+    let documents: Vec<_> = names.iter().map(|name| (name.as_str(), route(name, 1))).collect();
+    let mut inputs =
+        inputs(documents.chunks(100).enumerate().map(|(i, part)| routes(&format!("r{i}"), part)));
+    let nodes: Vec<_> = (1..=200)
+        .map(|i| (format!("n{i}"), node(&format!("n{i}"), &format!("192.0.2.{}", i % 250), true)))
+        .collect();
+    let nodes: Vec<_> = nodes.iter().map(|(name, text)| (name.as_str(), text.clone())).collect();
+    take(&mut inputs, [bundle("nodes", BundleKind::Nodes, &nodes)]);
+    let endpoints = |service: usize, more: usize| {
+        let pods = (0..10 + more).map(|i| {
+            let (a, b) = (service / 200, service % 200);
+            pod(
+                &format!("10.{a}.{b}.{}", i + 1),
+                &format!("u{service}-{i}"),
+                &format!("n{}", (service + 20 * i) % 200 + 1),
+                Condition::Ready,
+            )
+        });
+        slice(&names[service], &names[service], pods.collect())
+    };
+    take(&mut inputs, (0..2000).map(|service| endpoints(service, 0)));
+    let time = |what: &str, work: &mut dyn FnMut() -> Built| {
+        let start = tokio::time::Instant::now();
+        let built = work();
+        println!("{what}: {:?}", start.elapsed());
+        built
+    };
+    let mut built = time("from scratch", &mut || build(&inputs, &Built::default()));
+    for i in 0..3 {
+        built = time("one EndpointSlice changed", &mut || {
+            take(&mut inputs, [endpoints(7, i + 1)]);
+            build(&inputs, &built)
+        });
+    }
+    let mut documents = documents;
+    documents[7].1 = route(documents[7].0, 2);
+    time("one route changed", &mut || {
+        take(&mut inputs, [routes("r0", &documents[..100])]);
+        build(&inputs, &built)
+    });
+}
