@@ -19,9 +19,7 @@ use crate::{boot, install};
 mod current;
 mod page;
 
-/// Name of the demo's cluster.
-const CLUSTER: &str = "vicino";
-/// Its nodes.
+/// Nodes of the demo's cluster.
 const NODES: u8 = 3;
 /// The demo's namespace and its services, as config/demo has them.
 const NAMESPACE: &str = "demo";
@@ -43,6 +41,12 @@ pub struct Options {
     /// `current` uses the cluster that KUBECONFIG names instead of booting one.
     #[arg(long, env = "CLUSTER", default_value = "", global = true)]
     pub cluster: String,
+    /// Name of the cluster that is booted.
+    #[arg(long, env = "VICINO_CLUSTER", default_value = "vicino", global = true)]
+    pub name: String,
+    /// Build the images quickly instead of well: for work on the mesh itself.
+    #[arg(long, global = true)]
+    pub dev: bool,
 }
 
 /// What to do.
@@ -64,9 +68,9 @@ pub async fn run(options: Options) -> Result<ExitCode> {
     };
     let work = async {
         match (options.command.unwrap_or(Command::Up), current) {
-            (Command::Up, false) => up(&own().await?, false).await,
+            (Command::Up, false) => up(&own(&options).await?, false).await,
             (Command::Up, true) => up(&current::cluster().await?, true).await,
-            (Command::Down, false) => down().await,
+            (Command::Down, false) => down(&options.name).await,
             (Command::Down, true) => current::remove(&current::cluster().await?).await,
         }
     };
@@ -80,13 +84,14 @@ pub async fn run(options: Options) -> Result<ExitCode> {
     }
 }
 
-async fn own() -> Result<Kubectl> {
-    let cluster = boot::cluster(CLUSTER, NODES, Some(Profile::Release)).await?;
+async fn own(options: &Options) -> Result<Kubectl> {
+    let profile = if options.dev { Profile::Dev } else { Profile::Release };
+    let cluster = boot::cluster(&options.name, NODES, Some(profile)).await?;
     Ok(Kubectl { program: cluster.kubectl_path(), kubeconfig: Some(cluster.kubeconfig_path()) })
 }
 
-async fn down() -> Result<()> {
-    let there = Cluster::remove(CLUSTER).await?;
+async fn down(name: &str) -> Result<()> {
+    let there = Cluster::remove(name).await?;
     say(if there { "The demo's cluster is gone." } else { "There is no demo cluster." })
 }
 

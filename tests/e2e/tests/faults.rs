@@ -282,9 +282,9 @@ async fn refused_metric(fixture: &Fixture, node: &str) -> Result<f64> {
     let arguments = ["--silent", "--fail", "--max-time", "5", "http://127.0.0.1:9991/metrics"];
     let output = fixture.cluster.in_node(node, "curl", arguments).await?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let lines = text.lines().filter(|line| line.starts_with("vicino_proxy_config_rejected"));
+    let lines = text.lines().filter(|line| line.starts_with("vicino_proxy_config_documents_refused"));
     let values: Vec<f64> = lines.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
-    ensure!(!values.is_empty(), "{node} has no metric vicino_proxy_config_rejected: {text}");
+    ensure!(!values.is_empty(), "{node} has no metric vicino_proxy_config_documents_refused: {text}");
     Ok(values.iter().sum())
 }
 

@@ -62,12 +62,26 @@ async fn meshes_and_nodes(fixture: &Fixture) -> Result<()> {
 
 /// No field of a spec without a sentence about it.
 async fn every_field_is_explained(fixture: &Fixture) -> Result<()> {
-    for kind in ["servicemesh.spec", "meshroute.spec", "meshnode.spec"] {
+    let kinds =
+        ["servicemesh.spec", "servicemesh.spec.proxy", "servicemesh.spec.defaults", "servicemesh.status"];
+    let more = [
+        "meshroute.spec",
+        "meshroute.spec.backends",
+        "meshroute.spec.timeouts",
+        "meshnode.spec",
+        "meshnode.status",
+    ];
+    for kind in kinds.into_iter().chain(more) {
         let text = fixture.kubectl.run(["explain", kind, "--recursive=false"]).await?;
         let (_, fields) = text.split_once("FIELDS:").with_context(|| text.clone())?;
-        for field in fields.split("\n  ").filter(|part| part.contains('\t') && !part.starts_with(' ')) {
-            let described = field.lines().skip(1).any(|line| !line.trim().is_empty());
-            let described = described && !field.contains("<no description>");
+        // A field is indented by two spaces, what is said about it by four.
+        let lines: Vec<&str> = fields.lines().collect();
+        let fields =
+            lines.iter().enumerate().filter(|(_, line)| line.starts_with("  ") && line.contains('\t'));
+        for (place, field) in fields.filter(|(_, line)| !line.starts_with("   ")) {
+            let about = lines[place + 1..].iter().find(|line| !line.trim().starts_with("enum:"));
+            let described =
+                about.is_some_and(|line| line.starts_with("    ") && !line.contains("<no description>"));
             ensure!(described, "{kind} has a field without a description: {field}");
         }
         ensure!(!text.contains("Auto-generated"), "{text}");
