@@ -20,6 +20,8 @@ pub struct CoreConfig {
     pub stream_window: u32,
     /// Streams that a peer may have open on one hop. 16,384.
     pub streams_max: u32,
+    /// Streams that a peer may give up in a second before its hop is closed. 10,000.
+    pub resets_per_second_max: u32,
     /// Idle connections that are kept for one pod port. 64.
     pub pool_idle_max: usize,
     /// How long a connection to a pod is kept idle; each takes up to a quarter off. 30 s.
@@ -60,6 +62,7 @@ impl Default for CoreConfig {
             replay_bytes_max: 64 * 1024,
             stream_window: 256 * 1024,
             streams_max: 16_384,
+            resets_per_second_max: 10_000,
             pool_idle_max: 64,
             pool_idle_timeout: Duration::from_secs(30),
             unknown_caller_hold: Duration::from_secs(3),

@@ -17,6 +17,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use vicino_wire::http1::Slots;
 
@@ -35,6 +36,8 @@ use crate::upstream::Pools;
 
 /// Events that are kept between two calls of [`Core::take_events`]; further ones are dropped.
 const EVENTS_MAX: usize = 1024;
+/// Looking at all buffers costs time in proportion to connections, so it is done this often.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
 
 /// A connection of one core. Never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -142,6 +145,8 @@ pub struct Core {
     /// When what is left is cut; None while not draining.
     pub(crate) draining: Option<Time>,
     events: Vec<Event>,
+    /// When buffers are counted next.
+    count_at: Time,
 }
 
 impl Core {
@@ -165,6 +170,7 @@ impl Core {
             held: Vec::new(),
             draining: None,
             events: Vec::new(),
+            count_at: Time::default(),
         }
     }
 
@@ -312,6 +318,10 @@ impl Core {
         if self.draining.is_some_and(|deadline| deadline <= now) {
             self.cut_all();
         }
+        if self.count_at <= now {
+            self.count_at = now + COUNT_EVERY;
+            self.count_buffered();
+        }
         self.settle();
     }
 
@@ -400,6 +410,12 @@ impl Core {
         self.exchanges.len() == 0
             && self.tally.clients.open.get() == 0
             && self.tally.hops_accepted.open.get() == 0
+    }
+
+    fn count_buffered(&self) {
+        let conns = self.net.table.iter().map(|(_, conn)| conn.pending() + conn.input.len());
+        let kept = self.exchanges.iter().map(|(_, exchange)| exchange.request.kept.len());
+        self.tally.buffered.set(conns.chain(kept).sum::<usize>() as u64);
     }
 
     /// The deadline of draining has come.

@@ -256,9 +256,7 @@ impl Core {
         client.exchange = None;
         client.is_hold_over = false;
         if !keep_alive && is_request_ended {
-            client.state = ClientState::Linger(DISCARD_BYTES_MAX);
-            self.net.set_due(id, self.now + self.config.keep_alive_timeout);
-            return self.net.close_flushed(id);
+            return self.client_over(id);
         }
         if !keep_alive {
             return self.linger(id);
@@ -275,6 +273,14 @@ impl Core {
             self.net.set_due(id, self.now + self.config.head_timeout);
         }
         self.net.resume(id);
+    }
+
+    /// Nothing more is to come either way: the connection closes when all is written, or when the caller takes too long to read it.
+    pub(crate) fn client_over(&mut self, id: ConnId) {
+        let Some(client) = self.net.client(id) else { return };
+        client.state = ClientState::Linger(DISCARD_BYTES_MAX);
+        self.net.set_due(id, self.now + self.config.keep_alive_timeout);
+        self.net.close_flushed(id);
     }
 
     /// Sends FIN, and reads a little more so that what was written is not lost to a reset.

@@ -203,7 +203,7 @@ impl Core {
             Origin::Client(client) if exchange.kind == Kind::Http => {
                 self.client_answered(client, exchange.response.keep_alive, exchange.request.is_ended);
             }
-            Origin::Client(client) => self.net.close_flushed(client),
+            Origin::Client(client) => self.client_over(client),
             Origin::Stream(hop, stream) => {
                 if !exchange.request.is_ended
                     && let Some(out) = self.net.out(hop)

@@ -5,6 +5,7 @@ pub(crate) mod node;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use vicino_wire::hop::{Hello, encode_drain, encode_hello, encode_ping, encode_window};
 
@@ -64,6 +65,9 @@ pub(crate) struct Hop {
     idle_since: Time,
     /// A PING is out.
     is_pinged: bool,
+    /// The second that `resets` counts in, and how many streams the peer gave up in it.
+    resets_since: Time,
+    resets: u32,
 }
 
 impl Hop {
@@ -81,7 +85,19 @@ impl Hop {
             heard: now,
             idle_since: now,
             is_pinged: false,
+            resets_since: now,
+            resets: 0,
         })
+    }
+
+    /// Counts a stream that the peer gave up. More than a second's worth are an attack (CVE-2023-44487 is HTTP/2's).
+    fn count_reset(&mut self, now: Time, max: u32) -> bool {
+        if now.since(self.resets_since) >= Duration::from_secs(1) {
+            self.resets_since = now;
+            self.resets = 0;
+        }
+        self.resets += 1;
+        self.resets <= max
     }
 
     /// Nothing is or will be on it.

@@ -297,12 +297,17 @@ impl World {
     }
 
     pub(crate) fn client_from(&mut self, ip: IpAddr, node: usize) -> usize {
+        self.client_of(Role::L1, ip, node)
+    }
+
+    /// Somebody who speaks to a listener with bytes of the test's own.
+    pub(crate) fn client_of(&mut self, role: Role, ip: IpAddr, node: usize) -> usize {
         let id = self.clients.len();
         let link = self.links.len();
         let peer = SocketAddr::new(ip, 40_000);
         let now = self.now;
-        let l1 = SocketAddr::new(node_ip(node), L1_PORT);
-        let conn = self.nodes[node].core.accepted(Role::L1, peer, l1, now).expect("below the limit");
+        let l1 = SocketAddr::new(node_ip(node), if role == Role::L1 { L1_PORT } else { L2_PORT });
+        let conn = self.nodes[node].core.accepted(role, peer, l1, now).expect("below the limit");
         self.nodes[node].links.insert(conn, link);
         self.links.push(Link {
             ends: [End::Client(id), End::Core(node, conn)],
@@ -311,6 +316,7 @@ impl World {
             is_told_end: [false; 2],
             address: l1,
         });
+        self.turn(node);
         self.clients.push(ClientSim {
             link,
             to_send: Vec::new(),
@@ -404,6 +410,20 @@ impl World {
         let live = self.nodes.iter().filter(|node| !node.is_frozen);
         let deadlines = live.filter_map(|node| node.core.next_deadline());
         let pods = self.pods.iter().filter_map(PodConn::next);
+        // Whoever waited for room may write at once.
+        let clients = self
+            .clients
+            .iter()
+            .filter(|c| !c.is_closed && !c.to_send.is_empty() && self.links[c.link].pipes[0].has_room());
+        let blocked =
+            self.nodes.iter().enumerate().filter(|(_, node)| !node.is_frozen).flat_map(|(i, node)| {
+                node.unwritten.iter().filter(move |id| {
+                    let link = node.links.get(id).copied();
+                    link.is_some_and(|link| self.links[link].pipes[self.side(link, i, **id)].has_room())
+                })
+            });
+        let writers = clients.map(|_| self.now).chain(blocked.map(|_| self.now));
+        let pipes = pipes.chain(writers);
         pipes.chain(connects).chain(deadlines).chain(pods).min().map(|next| next.max(self.now))
     }
 

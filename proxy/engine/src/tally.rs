@@ -43,6 +43,10 @@ impl Counter {
         self.0.store(self.get().wrapping_add(n), Ordering::Relaxed);
     }
 
+    pub(crate) fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
     /// For numbers that go down as well.
     #[inline]
     pub(crate) fn sub(&self, n: u64) {
@@ -139,7 +143,7 @@ pub struct Tally {
     pub held: Counter,
     /// Own answers by reason, in the order of [`Reason::ALL`].
     pub replies: [Counter; Reason::ALL.len()],
-    /// Bytes in buffers, as of the last deadline looked at.
+    /// Bytes in buffers, looked at once a second at most, when something else is due.
     pub buffered: Counter,
     services: Mutex<Vec<Arc<ServiceTally>>>,
 }

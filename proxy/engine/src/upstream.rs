@@ -126,6 +126,7 @@ impl Core {
         let Some(pod) = conn.pod() else { return };
         pod.exchange = None;
         if is_clean && pod.state == PodState::Opaque {
+            self.net.set_due(id, self.now + self.config.pool_idle_timeout);
             return self.net.close_flushed(id);
         }
         let is_usable = is_usable && pod.keep_alive && self.draining.is_none();
@@ -184,6 +185,9 @@ impl Core {
             if let Some(Kind::Pod(pod)) = self.net.forget(id) {
                 self.pod_connect_failed(&pod, std::io::ErrorKind::TimedOut);
             }
+        } else if pod.exchange.is_none() {
+            // The call is over, but the pod does not read what is left of it.
+            self.net.close(id);
         }
     }
 

@@ -223,9 +223,11 @@ impl Core {
                 Ok(())
             }
             Frame::Reset { stream, reason } => {
+                let (now, max) = (self.now, self.config.resets_per_second_max);
+                let is_bearable = self.net.hop(id).is_none_or(|hop| hop.count_reset(now, max));
                 self.remove_stream(id, stream);
                 self.reset_frame(exchange, reason);
-                Ok(())
+                if is_bearable { Ok(()) } else { Err(Fault::Connection) }
             }
             Frame::Window { credit, .. } => {
                 let call = self.exchanges.get_mut(exchange).ok_or(Fault::Connection)?;

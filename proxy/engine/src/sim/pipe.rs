@@ -56,6 +56,11 @@ impl Pipe {
         self.has_ended |= self.ends_at.is_some_and(|at| at <= now) && self.arrivals.is_empty();
     }
 
+    /// Whether a write would take something.
+    pub(super) fn has_room(&self) -> bool {
+        self.bytes.len() < CAPACITY && !self.has_reset && self.ends_at.is_none()
+    }
+
     pub(super) fn readable(&self) -> usize {
         self.arrived
     }

@@ -3,6 +3,7 @@
 mod deadlines;
 mod drain;
 mod faults;
+mod hop;
 mod http;
 mod refusals;
 mod seeds;
