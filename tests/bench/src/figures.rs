@@ -90,6 +90,8 @@ pub struct Summary {
     pub start_kib: Option<Spread>,
     /// With the idle connections.
     pub idle_kib: Option<Spread>,
+    /// Requests of the fixed rate that were due but never sent, over all repetitions.
+    pub unsent: u64,
     /// System calls of L1 and L2 per request.
     pub calls: Option<[Calls; 2]>,
     /// The first failure, if any repetition failed.
@@ -121,6 +123,7 @@ pub fn summarise(peer: Peer, samples: &[Sample]) -> Summary {
         rate_cpu100k: spread(&|f| f.fixed.cpu100k),
         start_kib: spread(&|f| Some(kib(f.memory?.start_kib))),
         idle_kib: spread(&|f| Some(kib(f.memory?.idle_kib))),
+        unsent: figures.iter().map(|f| f.fixed.load.unsent).sum(),
         calls: figures.iter().find_map(|f| f.calls),
         failed: own.iter().find_map(|s| s.failed.clone()),
     }
@@ -177,7 +180,8 @@ mod tests {
     use crate::measure::Memory;
 
     fn sample(peer: Peer, repetition: u32, cpu100k: f64) -> Sample {
-        let load = Load { requests: 1000, errors: 0, per_second: 10.0, p50_us: 20.0, p99_us: 30.0 };
+        let load =
+            Load { requests: 1000, errors: 0, unsent: 0, per_second: 10.0, p50_us: 20.0, p99_us: 30.0 };
         let measured = Measured {
             load,
             cpu100k: Some(cpu100k),

@@ -14,6 +14,9 @@ pub struct Load {
     pub requests: u64,
     /// Requests without an answer or with another status than 200.
     pub errors: u64,
+    /// Requests of a fixed rate that were due but never sent, since all connections were busy until the end: the rate was
+    /// not kept, by the proxy or by the machine.
+    pub unsent: u64,
     /// Answers a second.
     pub per_second: f64,
     /// Median latency in microseconds.

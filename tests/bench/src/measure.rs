@@ -321,7 +321,8 @@ mod tests {
             machine: MachineStat { busy: 5_900, steal: 150 },
             at: at + Duration::from_secs(5),
         };
-        let load = Load { requests: 100_000, errors: 0, per_second: 20_000.0, p50_us: 1.0, p99_us: 1.0 };
+        let load =
+            Load { requests: 100_000, errors: 0, unsent: 0, per_second: 20_000.0, p50_us: 1.0, p99_us: 1.0 };
         let measured = measured(load, &before, &after, true);
         let ticks = 100.0 / f64::from(u32::try_from(rustix::param::clock_ticks_per_second()).unwrap());
         let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{a} is not {b}");

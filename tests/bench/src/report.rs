@@ -72,10 +72,13 @@ pub fn tables(summaries: &[Summary], options: &RunOptions) {
         )
         .trim_end());
     }
-    say(&format!("\n{:<14} p50 us           p99 us           cpu100k", format!("at {}/s", options.rate)));
+    say(&format!(
+        "\n{:<14} p50 us           p99 us           cpu100k          not sent",
+        format!("at {}/s", options.rate)
+    ));
     for s in summaries {
         let cells = [cell(s.rate_p50_us, 0), cell(s.rate_p99_us, 0), cell(s.rate_cpu100k, 2)];
-        say(format!("{:<14} {:<16} {:<16} {:<16}", s.peer, cells[0], cells[1], cells[2]).trim_end());
+        say(&format!("{:<14} {:<16} {:<16} {:<16} {}", s.peer, cells[0], cells[1], cells[2], s.unsent));
     }
     say(&format!("\nmemory, MiB    start       +{} idle  KiB a connection", options.idle));
     for s in summaries {
@@ -121,9 +124,12 @@ pub fn remarks(summaries: &[Summary], samples: &[Sample], skipped: &[(String, St
             ));
         }
     }
-    let disturbed: Vec<String> =
+    let mut disturbed: Vec<String> =
         samples.iter().filter(|s| s.disturbed()).map(|s| format!("{} {}", s.repetition, s.peer)).collect();
     if !disturbed.is_empty() {
+        if disturbed.len() == samples.len() {
+            disturbed = vec!["all".to_owned()];
+        }
         say(&format!(
             "disturbed (others or the hypervisor took more than {DISTURBED_CORES} cores), compare with care: {}",
             disturbed.join(", ")

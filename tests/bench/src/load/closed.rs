@@ -40,6 +40,7 @@ pub fn parse(report: &str) -> Result<Load, LoadError> {
     Ok(Load {
         requests: requests.ok_or(LoadError::Report("count of requests"))?,
         errors,
+        unsent: 0,
         per_second: per_second.ok_or(LoadError::Report("Requests/sec"))?,
         p50_us: percentiles[0].ok_or(LoadError::Report("50%"))?,
         p99_us: percentiles[1].ok_or(LoadError::Report("99%"))?,
@@ -88,6 +89,7 @@ Transfer/sec:     36.01MB
         let expected = Load {
             requests: 164_481,
             errors: 31,
+            unsent: 0,
             per_second: 32_894.77,
             p50_us: 1430.0,
             p99_us: 1_020_000.0,
