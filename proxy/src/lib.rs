@@ -35,6 +35,17 @@
 //! Ports 9991 (metrics) and 9990 (admin) are for people and scrapers: the old proxy lets go of them when it begins to
 //! drain, the new one tries to bind them until then.
 //!
+//! # Limits, stated
+//!
+//! - When a draining proxy closes its listeners it has accepted everything that waited. A handshake that is half done in
+//!   that very moment is reset by the kernel, unless the node sets `net.ipv4.tcp_migrate_req=1` (Linux 5.14), which hands
+//!   it to the successor's socket. The window is one round trip on the node.
+//! - A proxy that has seen a younger one report is silent from then on, unless that one says that it drains. A younger one
+//!   that is killed for good without a word, while the older lives on, leaves the node without reports.
+//! - The number of workers is read at start only; the operator replaces proxies when it changes.
+//! - The allocator is the system's: a request costs no allocation (counted: 1,315 in all for 6,500 requests, 1,307 for
+//!   17,300), so another could only change how much memory is held.
+//!
 //! # What the pod has to give
 //!
 //! | environment | from | default |

@@ -135,8 +135,17 @@ fn own(node: MeshNode) -> Change {
     Change::MeshNode(OwnNode { generation: node.metadata.generation.unwrap_or(0), spec: node.spec })
 }
 
-/// A ConfigMap of ours; `None` for one whose labels don't say what it holds.
+/// A ConfigMap of ours; `None`, which is logged, for one whose labels don't say what it holds.
 fn raw_bundle(map: ConfigMap) -> Option<RawBundle> {
+    let name: Arc<str> = Arc::from(map.metadata.name.as_deref().unwrap_or_default());
+    let bundle = understood(map, &name);
+    if bundle.is_none() {
+        tracing::warn!(document = %name, "ConfigMap ignored: its labels don't say what it holds");
+    }
+    bundle
+}
+
+fn understood(map: ConfigMap, name: &Arc<str>) -> Option<RawBundle> {
     let labels = map.metadata.labels.unwrap_or_default();
     let kind = match labels.get(names::LABEL_CONFIG).map(String::as_str) {
         Some(names::CONFIG_NODES) => BundleKind::Nodes,
@@ -145,8 +154,11 @@ fn raw_bundle(map: ConfigMap) -> Option<RawBundle> {
         }
         _ => return None,
     };
-    let name = Arc::from(map.metadata.name.unwrap_or_default());
-    Some(RawBundle { name, kind, data: map.data.unwrap_or_default().into_iter().collect::<BTreeMap<_, _>>() })
+    Some(RawBundle {
+        name: name.clone(),
+        kind,
+        data: map.data.unwrap_or_default().into_iter().collect::<BTreeMap<_, _>>(),
+    })
 }
 
 /// What becomes of a watch's events: `trim` on arrival, then a change for one object, a deletion, a complete list.

@@ -381,6 +381,8 @@ fn last_news(steps: &[Step]) -> Vec<Step> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn going_on_from_before_equals_starting_anew(steps in prop::collection::vec(step(), 1..40)) {
         let mut inputs = inputs([]);
