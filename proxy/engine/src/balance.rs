@@ -48,6 +48,37 @@ pub(crate) fn pick_node(
     Some(if second_load < first_load { second } else { first })
 }
 
+/// As [`pick_node`] over nodes of grade 2 only, at a price that does not grow with their number: by drawing until it hits. `cumulative` are the sums of
+/// pods up to each node. None, when luck fails or few nodes are good, says nothing: [`pick_node`] decides then.
+pub(crate) fn draw_node(
+    cumulative: &[u32],
+    is_good: impl Fn(usize) -> bool,
+    in_flight: impl Fn(usize) -> u32,
+    random: &mut Random,
+) -> Option<usize> {
+    const DRAWS_MAX: u32 = 8;
+    let total = u64::from(*cumulative.last()?);
+    let mut first = None;
+    for _ in 0..DRAWS_MAX {
+        let point = random.below(total);
+        let drawn = cumulative.partition_point(|sum| u64::from(*sum) <= point);
+        match first {
+            _ if !is_good(drawn) => {}
+            None if cumulative.len() == 1 => return Some(drawn),
+            None => first = Some(drawn),
+            Some(first) if first == drawn => {}
+            Some(first) => {
+                let pods =
+                    |i: usize| u64::from(cumulative[i] - i.checked_sub(1).map_or(0, |i| cumulative[i]));
+                let first_load = u64::from(in_flight(first)) * pods(drawn);
+                let second_load = u64::from(in_flight(drawn)) * pods(first);
+                return Some(if second_load < first_load { drawn } else { first });
+            }
+        }
+    }
+    None
+}
+
 /// The index of the least number in flight; ties are broken at random. None marks a pod that is not to be asked.
 pub(crate) fn pick_pod(in_flight: impl Iterator<Item = Option<u32>>, random: &mut Random) -> Option<usize> {
     let mut best: Option<(usize, u32)> = None;
@@ -126,6 +157,30 @@ mod tests {
         let share = |i: usize| f64::from(counts[i]) / f64::from(DRAWS);
         assert!(share(0) < 0.17, "the slow node's share of pods is 0.25, it got {}", share(0));
         assert!((share(2) / share(1) - 2.0).abs() < 0.3, "{counts:?}");
+    }
+
+    #[test]
+    fn drawing_gives_the_shares_that_weighing_gives() {
+        let pods = [3_u32, 1, 4, 2];
+        let cumulative = [3, 4, 8, 10];
+        let loads = [1, 5, 0, 3];
+        let is_good = |i: usize| i != 2;
+        let candidates = |i: usize| Candidate { pods: pods[i], grade: if is_good(i) { 2 } else { 1 } };
+        let mut random = Random::new(5);
+        let weighed = shares(4, || pick_node(&(0..4).map(candidates), |i| loads[i], &mut random).unwrap());
+        let drawn = shares(4, || {
+            loop {
+                if let Some(i) = draw_node(&cumulative, is_good, |i| loads[i], &mut random) {
+                    return i;
+                }
+            }
+        });
+        for (a, b) in weighed.iter().zip(&drawn) {
+            assert!((a - b).abs() < 0.02, "{weighed:?} {drawn:?}");
+        }
+        assert_eq!(draw_node(&cumulative, |_| false, |_| 0, &mut random), None);
+        assert_eq!(draw_node(&[], |_| true, |_| 0, &mut random), None);
+        assert_eq!(draw_node(&[2], |_| true, |_| 0, &mut random), Some(0));
     }
 
     proptest! {

@@ -36,7 +36,7 @@ pub struct CoreConfig {
     pub keep_alive_timeout: Duration,
     /// How long the first bytes in a tunnel are waited for before it is taken for opaque. 1 s.
     pub detect_timeout: Duration,
-    /// How long a hop may take to stand. 1 s.
+    /// How long a hop may take to be connected. 2 s.
     pub hop_connect_timeout: Duration,
     /// How long the peer's HELLO may take. 5 s.
     pub hop_hello_timeout: Duration,
@@ -70,7 +70,7 @@ impl Default for CoreConfig {
             head_timeout: Duration::from_secs(10),
             keep_alive_timeout: Duration::from_secs(75),
             detect_timeout: Duration::from_secs(1),
-            hop_connect_timeout: Duration::from_secs(1),
+            hop_connect_timeout: Duration::from_secs(2),
             hop_hello_timeout: Duration::from_secs(5),
             hop_ping_after: Duration::from_secs(1),
             hop_dead_after: Duration::from_secs(3),

@@ -139,8 +139,10 @@ pub(crate) struct Exchange {
     pub(crate) origin: Origin,
     pub(crate) target: Target,
     pub(crate) plan: Rc<Plan>,
-    /// Which of the plan's choices.
+    /// Which of the plan's choices; drawn once, and kept while it has an endpoint left.
     pub(crate) choice: usize,
+    /// The choice that the kept REQUEST is addressed to.
+    pub(crate) addressed_to: usize,
     pub(crate) kind: Kind,
     pub(crate) method: Method,
     /// The x of the caller's HTTP/1.x.

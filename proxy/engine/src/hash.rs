@@ -10,6 +10,8 @@ pub(crate) struct Fast(u64);
 
 pub(crate) type FastMap<K, V> = std::collections::HashMap<K, V, BuildHasherDefault<Fast>>;
 
+pub(crate) type FastSet<K> = std::collections::HashSet<K, BuildHasherDefault<Fast>>;
+
 impl Fast {
     #[inline]
     fn mix(&mut self, word: u64) {

@@ -14,7 +14,7 @@ use crate::connection::Kind;
 use crate::core::{Command, ConnId, Core, Event};
 use crate::deadline::Time;
 use crate::exchange::{ExchangeId, Method, Origin, Target};
-use crate::hash::FastMap;
+use crate::hash::{FastMap, FastSet};
 use crate::reply::Reason;
 
 /// Bytes that wait to be written to one hop before the sources of its streams are paused.
@@ -58,7 +58,7 @@ pub(crate) struct Hop {
     /// Calls that wait for the hop to stand.
     waiting: Vec<ExchangeId>,
     /// Connections that were paused because of our output.
-    blocked: Vec<ConnId>,
+    blocked: FastSet<ConnId>,
     /// When the peer was last heard, or when there was nothing to be heard.
     heard: Time,
     /// Since when there is no stream.
@@ -81,7 +81,7 @@ impl Hop {
             streams: FastMap::default(),
             last_stream: 0,
             waiting: Vec::new(),
-            blocked: Vec::new(),
+            blocked: FastSet::default(),
             heard: now,
             idle_since: now,
             is_pinged: false,
@@ -269,10 +269,8 @@ impl Core {
         if conn.pending() < OUTPUT_BYTES_MAX {
             return usize::MAX;
         }
-        if let Some(hop) = conn.hop()
-            && !hop.blocked.contains(&source)
-        {
-            hop.blocked.push(source);
+        if let Some(hop) = conn.hop() {
+            hop.blocked.insert(source);
         }
         0
     }

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use vicino_wire::hop::Destination;
 
+use crate::balance::pick_weighted;
 use crate::hash::{self, FastMap};
 use crate::hop::node::{NodeIndex, Nodes};
+use crate::random::Random;
 use crate::route::Route;
 use crate::snapshot::{Backend, PodSlot, PortEndpoints, ServiceName, Snapshot};
 use crate::tally::{Direction, ServiceTally, Tally};
@@ -37,6 +39,8 @@ pub(crate) struct Choice {
     pub(crate) port: u16,
     pub(crate) port_name: Arc<str>,
     pub(crate) shares: Vec<Share>,
+    /// Sums of the shares' pods, up to each.
+    pub(crate) cumulative: Vec<u32>,
     pub(crate) pods: Vec<Arc<PodSlot>>,
 }
 
@@ -65,6 +69,17 @@ pub(crate) struct Plan {
 
 /// A plan, and what it was asked for with.
 type Known = (Box<[Box<str>]>, Rc<Plan>);
+
+impl Plan {
+    /// A choice by weight, whether it has endpoints or not.
+    #[inline]
+    pub(crate) fn draw(&self, random: &mut Random) -> usize {
+        match &self.choices[..] {
+            [_] => 0,
+            choices => pick_weighted(choices.iter().map(|c| u64::from(c.weight)), random).unwrap_or(0),
+        }
+    }
+}
 
 /// Plans of the snapshot in force, by what they were asked for.
 #[derive(Debug, Default)]
@@ -137,6 +152,12 @@ fn choice(snapshot: &Snapshot, backend: &Backend, nodes: &mut Nodes) -> Choice {
     let Backend { service, port, port_name, weight } = backend;
     let none = PortEndpoints::default();
     let endpoints = snapshot.endpoints(&service.namespace, &service.name, port_name).unwrap_or(&none);
+    let mut sum: u32 = 0;
+    let cumulative = endpoints.nodes.iter().map(|n| {
+        sum = sum.saturating_add(n.pods);
+        sum
+    });
+    let cumulative = cumulative.collect();
     let shares = endpoints.nodes.iter().map(|n| Share {
         node: nodes.index(&n.node),
         pods: n.pods,
@@ -149,6 +170,7 @@ fn choice(snapshot: &Snapshot, backend: &Backend, nodes: &mut Nodes) -> Choice {
         port: *port,
         port_name: Arc::clone(port_name),
         shares: shares.collect(),
+        cumulative,
         pods: endpoints.local.clone(),
     }
 }

@@ -11,12 +11,15 @@ use crate::core::{ConnId, Core};
 use crate::deadline::Time;
 use crate::exchange::{Exchange, Fresh, Method, Origin, RequestSide, ResponseSide, Target};
 use crate::identify::{Caller, identify};
-use crate::plan::{Plan, outbound};
+use crate::plan::{Choice, Plan, outbound};
 use crate::reply::Reason;
 use crate::route::route;
 
 /// Proxies of this mesh that a call may have passed.
 pub(crate) const HOPS_MAX: u8 = 8;
+
+/// Held connections that are gone and still listed.
+const HELD_FORGOTTEN_MAX: u64 = 1024;
 
 /// What the head says of the way that a call took.
 #[derive(Clone, Copy, Debug, Default)]
@@ -101,6 +104,11 @@ impl Core {
             client.state = ClientState::Held;
             self.tally.held.add(1);
             self.held.push(id);
+            // Those that were refused or went are forgotten now and then, should no snapshot come for long.
+            if self.held.len() as u64 > 2 * self.tally.held.get() + HELD_FORGOTTEN_MAX {
+                let Core { held, net, .. } = self;
+                held.retain(|id| net.client(*id).is_some_and(|client| client.state == ClientState::Held));
+            }
             self.net.set_due(id, self.now + self.config.unknown_caller_hold);
         }
     }
@@ -147,8 +155,9 @@ impl Core {
             add(b"vicino-debug", b"path");
         }
         let extra = &extra[..count];
+        let choice = plan.draw(&mut self.random);
         let frame = RequestFrame {
-            to: plan.choices[0].destination(),
+            to: plan.choices[choice].destination(),
             kind: Kind::Http,
             deadline_ms: DEADLINE_MS_NONE,
             hops: way.hops + 1,
@@ -176,12 +185,15 @@ impl Core {
         kept: Vec<u8>,
         frame: &RequestFrame<'_>,
     ) -> Exchange {
+        let addressed = |choice: &Choice| choice.destination() == frame.to;
+        let choice = plan.choices.iter().position(addressed).unwrap_or(0);
         let is_ended = frame.framing.is_empty();
         Exchange {
             origin,
             target: Target::None,
             plan: Rc::clone(plan),
-            choice: 0,
+            choice,
+            addressed_to: choice,
             kind: frame.kind,
             method: Method::of(frame.head.method),
             minor: frame.head.minor,

@@ -88,7 +88,7 @@ impl Core {
         self.net.set_due(id, Time::NEVER);
         let Ok(plan) = planned else { return self.net.close_flushed(id) };
         let frame = RequestFrame {
-            to: plan.choices[0].destination(),
+            to: plan.choices[plan.draw(&mut self.random)].destination(),
             kind: Kind::Opaque,
             deadline_ms: DEADLINE_MS_NONE,
             hops: 1,

@@ -6,17 +6,18 @@ use std::sync::Arc;
 
 use vicino_wire::head::{Framing, Header};
 use vicino_wire::hop::{
-    DEADLINE_MS_NONE, Frame, Kind, RequestFrame, Reset, SendCredit, decode, encode_request_again,
+    DEADLINE_MS_NONE, Frame, Kind, RequestFrame, Reset, SendCredit, decode, encode_request,
+    encode_request_again,
 };
 use vicino_wire::http1::write_request_head;
 
-use super::{Exchange, ExchangeId, Origin, Target};
-use crate::balance::{Candidate, pick_node, pick_pod, pick_weighted};
+use super::{Exchange, ExchangeId, Origin, RequestSide, Target};
+use crate::balance::{Candidate, draw_node, pick_node, pick_pod, pick_weighted};
 use crate::core::{ConnId, Core};
 use crate::deadline::Time;
 use crate::hash::FastMap;
 use crate::hop::node::{NodeIndex, Nodes};
-use crate::plan::{Plan, Share};
+use crate::plan::{Choice, Plan, Share};
 use crate::reply::Reason;
 use crate::snapshot::PodSlot;
 
@@ -114,7 +115,7 @@ impl Core {
         }
     }
 
-    /// Backend by weight, among those that have a node left; then the node.
+    /// The backend that was drawn, or by weight another one that has a node left; then the node.
     fn choose(&mut self, id: ExchangeId, plan: &Plan) -> Option<Place> {
         let Core { exchanges, nodes, loads, random, now, .. } = self;
         let exchange = exchanges.get(id)?;
@@ -125,19 +126,18 @@ impl Core {
                 grade: grade(exchange, choice, *share, nodes, now),
             })
         };
-        let choice = match plan.choices.len() {
-            1 => 0,
-            count => {
-                let weight = |i: usize| {
-                    let is_possible = candidates(i).any(|c| c.grade > 0);
-                    if is_possible { u64::from(plan.choices[i].weight) } else { 0 }
-                };
-                pick_weighted((0..count).map(weight), random)?
-            }
+        let is_possible = |choice: usize| candidates(choice).any(|c| c.grade > 0);
+        let choice = if is_possible(exchange.choice) {
+            exchange.choice
+        } else {
+            let weight = |i: usize| if is_possible(i) { u64::from(plan.choices[i].weight) } else { 0 };
+            pick_weighted((0..plan.choices.len()).map(weight), random)?
         };
         let of = &plan.choices[choice];
         let load = |i: usize| loads.get(of.key, of.shares[i].node);
-        let node = pick_node(&candidates(choice), load, random)?;
+        let is_good = |i: usize| grade(exchange, choice, of.shares[i], nodes, now) == 2;
+        let drawn = draw_node(&of.cumulative, is_good, load, random);
+        let node = drawn.or_else(|| pick_node(&candidates(choice), load, random))?;
         Some(Place { choice, share: of.shares[node] })
     }
 
@@ -152,6 +152,10 @@ impl Core {
         let Some(exchange) = self.exchanges.get_mut(id) else { return true };
         exchange.choice = choice;
         exchange.counted = Some(node);
+        if exchange.addressed_to != choice {
+            exchange.addressed_to = choice;
+            readdress(&mut exchange.request, &plan.choices[choice]);
+        }
         self.loads.acquire(plan.choices[choice].key, node);
         exchange.target = Target::Waiting(hop);
         if !self.open_stream(hop, id) {
@@ -265,6 +269,20 @@ impl Core {
         self.tally.stale_retries.add(1);
         self.detach(id, Reset::Cancelled);
         self.place(id, None);
+    }
+}
+
+/// Makes the kept REQUEST one to another backend's Service.
+fn readdress(request: &mut RequestSide, to: &Choice) {
+    let mut kept = Vec::with_capacity(request.kept.len() + 64);
+    let Ok(Some((Frame::Request { request: frame, .. }, _))) = decode(&request.kept) else { return };
+    let frame = RequestFrame { to: to.destination(), ..frame };
+    if encode_request(&mut kept, 1, &frame, &[]).is_ok() {
+        let head = kept.len();
+        kept.extend_from_slice(&request.kept[request.body_at..]);
+        request.body_at = head;
+        request.sent_to = head;
+        request.kept = kept;
     }
 }
 

@@ -222,6 +222,35 @@ fn a_caller_may_ask_which_way_its_call_went() {
 }
 
 #[test]
+fn backends_get_their_weights_and_one_without_endpoints_gets_none() {
+    let mut world = web_on(&[1, 2], 14);
+    let canary = world.pod("canary", 2, 9);
+    world.snapshot.services.insert("web".into(), vec![("web".into(), 80), ("canary".into(), 20)]);
+    world.publish();
+    let client = world.client(0);
+    for _ in 0..300 {
+        assert_eq!(world.ask(client, &get("/")).status, 200);
+    }
+    let count = world.seen.iter().filter(|seen| seen.pod == canary).count();
+    assert!((35..=85).contains(&count), "{count} of 300");
+    world.snapshot.services.insert("web".into(), vec![("canary".into(), 99), ("web".into(), 1)]);
+    world.publish();
+    world.listeners.insert(canary, Listener::Refuses);
+    for _ in 0..20 {
+        let answer = world.ask(client, &post("/echo", b"to another"));
+        assert_eq!((answer.status, &answer.body[..]), (200, &b"to another"[..]));
+    }
+    world.snapshot.endpoints.get_mut("canary").unwrap().clear();
+    world.publish();
+    let before = world.seen.len();
+    for _ in 0..30 {
+        assert_eq!(world.ask(client, &get("/")).status, 200);
+    }
+    assert!(world.seen[before..].iter().all(|seen| seen.pod != canary));
+    world.assert_nothing_left();
+}
+
+#[test]
 fn calls_spread_over_nodes_by_their_pods_and_over_pods_by_their_load() {
     let mut world = web_on(&[0, 1, 1, 2], 13);
     let clients: Vec<usize> = (0..40).map(|_| world.client(0)).collect();
