@@ -19,6 +19,7 @@ use vicino_crds::names;
 use crate::metric::Metrics;
 use crate::world::{Change, Kind, Settings, Step, World, trim};
 
+mod pause;
 mod snapshot;
 
 pub use snapshot::{SnapshotError, snapshot};
@@ -152,7 +153,7 @@ impl Visit for Watch<'_> {
         let (changes, metrics, stop) = (self.changes.clone(), self.metrics.clone(), self.stop.clone());
         let path = api.resource_url().to_owned();
         self.tasks.spawn(async move {
-            let mut events = Box::pin(watch(api, config).default_backoff());
+            let mut events = Box::pin(watch(api, config).backoff(pause::Pauses::default()));
             loop {
                 let event = tokio::select! {
                     () = stop.cancelled() => return,

@@ -3,11 +3,11 @@
 use expect_test::{Expect, expect};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::json;
-use vicino_crds::contract;
 use vicino_crds::mesh::Tally;
+use vicino_crds::{contract, names};
 
 use crate::fixture::{SHOP, converge, load, planned, proxy_pod, report, serve, world};
-use crate::world::{Failure, Key, Kind, ObjectId, Rollout, Row, World};
+use crate::world::{Body, Failure, Key, Kind, ObjectId, Rollout, Row, World};
 
 fn text(conditions: &[Condition]) -> String {
     let line = |c: &Condition| format!("  {}={} {}: {}\n", c.type_, c.status, c.reason, c.message);
@@ -319,12 +319,49 @@ fn a_condition_keeps_its_time_while_its_status_stays() {
     assert_eq!(first.statuses.meshes, again.statuses.meshes);
 }
 
+/// YAML readers take many a name for something else than a text.
 #[test]
-fn a_compiled_route_reads_back() {
+fn what_is_compiled_reads_back_whatever_it_is_called() {
     let mut world = world(SHOP);
-    let plan = converge(&mut world);
-    let data = plan.objects[&routes_of_shop()].manifest();
-    for (_, text) in data["data"].as_object().unwrap() {
-        contract::read::<contract::CompiledRoute>(text.as_str().unwrap().as_bytes()).unwrap();
+    for name in ["y", "no", "on", "off", "null", "true", "e3"] {
+        load(
+            &mut world,
+            &format!(
+                "
+apiVersion: v1
+kind: Service
+metadata: {{name: '{name}', namespace: shop}}
+spec: {{ports: [{{name: '{name}', port: 80}}]}}
+"
+            ),
+        );
+    }
+    for name in ["1e3", "0x1f", "10", "1.5", "0777", "1:30"] {
+        load(
+            &mut world,
+            &format!(
+                "
+apiVersion: v1
+kind: Node
+metadata: {{name: '{name}', labels: {{kubernetes.io/os: linux, topology.kubernetes.io/zone: '{name}'}}}}
+"
+            ),
+        );
+    }
+    let plan = planned(&world);
+    for object in plan.objects.values() {
+        let Body::Data(data) = &object.body else { continue };
+        for (key, text) in data {
+            let name = match object.labels[names::LABEL_CONFIG].as_str() {
+                names::CONFIG_ROUTES => {
+                    contract::read::<contract::CompiledRoute>(text.as_bytes()).unwrap().document.service
+                }
+                names::CONFIG_NODES => {
+                    contract::read::<contract::CompiledNode>(text.as_bytes()).unwrap().document.name
+                }
+                _ => continue,
+            };
+            assert_eq!(names::data_key(&name), *key);
+        }
     }
 }
