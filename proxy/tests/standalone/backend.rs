@@ -54,6 +54,12 @@ impl Backend {
     }
 }
 
+/// What `/big` answers: more than any buffer on the way holds, and no two parts alike.
+pub(crate) fn big_body() -> Vec<u8> {
+    const NUMBERS: u32 = 4 * 1024 * 1024;
+    (0..NUMBERS).flat_map(u32::to_be_bytes).collect()
+}
+
 fn serve(stream: &TcpStream, name: &str, gate: &Gate) -> Option<()> {
     let mut reader = BufReader::new(stream);
     loop {
@@ -70,8 +76,12 @@ fn serve(stream: &TcpStream, name: &str, gate: &Gate) -> Option<()> {
             let held = gate.changed.wait_timeout_while(state, HOLD_MAX, |state| !state.open);
             held.unwrap().0.held -= 1;
         }
-        let body = format!("{name} says {path}");
+        let body = match &*path {
+            "/big" => big_body(),
+            _ => format!("{name} says {path}").into_bytes(),
+        };
         let length = body.len();
-        write!(&*stream, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}").ok()?;
+        write!(&*stream, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n").ok()?;
+        (&*stream).write_all(&body).ok()?;
     }
 }

@@ -47,6 +47,13 @@ impl Client {
     }
 
     pub(crate) fn receive(&mut self) -> io::Result<Answer> {
+        let answer = self.head()?;
+        let body = String::from_utf8_lossy(&self.body(&answer)?).into_owned();
+        Ok(Answer { body, ..answer })
+    }
+
+    /// An answer without its body, which stays where it is.
+    pub(crate) fn head(&mut self) -> io::Result<Answer> {
         let bad = |what: &str| io::Error::other(what.to_owned());
         let head = self.line()?;
         let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or_else(|| bad(&head))?;
@@ -59,11 +66,14 @@ impl Client {
             let (name, value) = line.split_once(':').ok_or_else(|| bad(&line))?;
             headers.push((name.to_owned(), value.trim().to_owned()));
         }
-        let answer = Answer { status, body: String::new(), headers };
-        let length = answer.header("content-length").and_then(|n| n.parse().ok());
-        let mut body = vec![0; length.ok_or_else(|| bad("no content-length"))?];
+        Ok(Answer { status, body: String::new(), headers })
+    }
+
+    pub(crate) fn body(&mut self, head: &Answer) -> io::Result<Vec<u8>> {
+        let length = head.header("content-length").and_then(|n| n.parse().ok());
+        let mut body = vec![0; length.ok_or_else(|| io::Error::other("no content-length"))?];
         self.stream.read_exact(&mut body)?;
-        Ok(Answer { body: String::from_utf8_lossy(&body).into_owned(), ..answer })
+        Ok(body)
     }
 
     fn line(&mut self) -> io::Result<String> {

@@ -135,6 +135,20 @@ fn a_proxy_serves_by_what_it_kept_while_its_source_is_away() {
 }
 
 #[test]
+fn a_body_that_nobody_reads_holds_up_nobody_else_and_loses_nothing() {
+    for node in ["a", "b"] {
+        let world = World::start(&[node]);
+        let mut slow = Client::connect(world.a.l1()).unwrap();
+        slow.send("web.default", "/big");
+        let head = slow.head().unwrap();
+        for _ in 0..100 {
+            assert_eq!(get(world.a.l1(), "web.default", "/").unwrap().body, format!("{node} says /"));
+        }
+        assert!(slow.body(&head).unwrap() == backend::big_body(), "the body of node {node} arrives whole");
+    }
+}
+
+#[test]
 fn a_drain_finishes_what_is_open_and_takes_nothing_new() {
     let mut world = World::start(&["a"]);
     assert_eq!((world.a.probe("ready"), world.a.probe("live")), (Ok(()), Ok(())));
