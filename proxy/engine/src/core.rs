@@ -15,14 +15,19 @@
 //! An event for a connection that the core has given up (its `Close` command may still be in the list) is ignored, since a
 //! [`ConnId`] is never used twice.
 
-use std::net::{IpAddr, SocketAddr};
+mod command;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use vicino_wire::http1::Slots;
 
+pub use command::{Command, ConnId, Event, Role};
+
 use crate::config::CoreConfig;
-use crate::connection::{Connections, Kind};
+use crate::connection::Kind;
+use crate::connections::Connections;
 use crate::deadline::Time;
 use crate::exchange::{Exchange, ExchangeId, Loads};
 use crate::hop::node::Nodes;
@@ -38,90 +43,6 @@ use crate::upstream::Pools;
 const EVENTS_MAX: usize = 1024;
 /// Looking at all buffers costs time in proportion to connections, so it is done this often.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
-
-/// A connection of one core. Never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnId {
-    /// Index below the number of connections that were ever open at one time: good for a driver's own table.
-    pub slot: u32,
-    /// Tells the users of a slot apart.
-    pub generation: u32,
-}
-
-/// Which listener took a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// From pods of the own neighbourhood.
-    L1,
-    /// From other neighbourhoods' L1.
-    L2,
-}
-
-/// What the driver has to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Open a connection and say [`Core::connected`] or [`Core::connect_failed`]. The core watches the time.
-    Connect {
-        /// The new connection.
-        id: ConnId,
-        /// Where to.
-        address: SocketAddr,
-    },
-    /// Send FIN, keep reading. There is no output left when this is said.
-    ShutdownWrite {
-        /// The connection.
-        id: ConnId,
-    },
-    /// Close at once and forget the id: output was flushed before, or is to be thrown away. Also ends an attempt to connect.
-    Close {
-        /// The connection.
-        id: ConnId,
-    },
-}
-
-/// Something that an operator wants to read about; never one per request that went well.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A hop to another neighbourhood stands.
-    HopUp {
-        /// Its node.
-        node: Arc<str>,
-        /// Where it was dialled.
-        address: SocketAddr,
-    },
-    /// A hop ended.
-    HopDown {
-        /// Its node.
-        node: Arc<str>,
-        /// A bounded word.
-        reason: &'static str,
-        /// Calls that were lost with it.
-        streams: u32,
-    },
-    /// A pod or another neighbourhood did not take a connection.
-    DialFailed {
-        /// Where to.
-        address: SocketAddr,
-        /// What the system said, or `TimedOut`.
-        kind: std::io::ErrorKind,
-    },
-    /// A request got an answer of our own.
-    Refused {
-        /// Who called.
-        peer: IpAddr,
-        /// The status.
-        status: u16,
-        /// As in `vicino-error`.
-        reason: &'static str,
-    },
-    /// A connection was not taken, or was ended, because of a limit.
-    Limited {
-        /// Who called.
-        peer: IpAddr,
-        /// A bounded word.
-        reason: &'static str,
-    },
-}
 
 /// Everything of one worker's connections. Not shared between threads.
 #[derive(Debug)]

@@ -19,6 +19,7 @@
 mod balance;
 pub mod config;
 mod connection;
+mod connections;
 pub mod core;
 pub mod deadline;
 mod downstream;

@@ -1,6 +1,8 @@
 //! A cluster in one thread: cores, callers and pods over simulated sockets and time, from a seed. It drives a core exactly as `core`'s
 //! documentation says a driver must, and is as mean as a network may be: any latency, any segmentation, short writes, resets, refusals, silence.
 
+mod caller;
+mod cluster;
 mod pipe;
 mod pod;
 mod tests;
@@ -11,16 +13,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use self::caller::ClientSim;
+pub(crate) use self::cluster::{SnapshotSpec, caller_ip, node_ip, pod_address};
 use self::pipe::Pipe;
 pub(crate) use self::pod::{PodConn, Seen};
 use crate::CoreConfig;
 use crate::core::{Command, ConnId, Core, Event, Role};
 use crate::deadline::Time;
 use crate::random::Random;
-use crate::snapshot::{
-    Backend, EndpointSet, Neighbour, Node, NodeEndpoints, PodSlot, PortEndpoints, Service, ServiceName,
-    ServicePort, Snapshot,
-};
+use crate::snapshot::PodSlot;
 
 pub(crate) const L1_PORT: u16 = 4140;
 pub(crate) const L2_PORT: u16 = 4141;
@@ -59,21 +60,6 @@ pub(crate) struct NodeSim {
     pub(crate) is_frozen: bool,
 }
 
-/// A caller with a script of its own: the test writes for it and reads what it got.
-#[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is one thing that a caller does or sees")]
-pub(crate) struct ClientSim {
-    link: usize,
-    to_send: Vec<u8>,
-    pub(crate) got: Vec<u8>,
-    pub(crate) is_closed: bool,
-    pub(crate) is_reset: bool,
-    /// Reads nothing.
-    pub(crate) is_stalled: bool,
-    shuts: bool,
-    has_sent: bool,
-}
-
 /// What answers at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Listener {
@@ -93,13 +79,6 @@ pub(crate) struct Net {
     pub(crate) segment_max: usize,
 }
 
-impl ClientSim {
-    /// Nothing was sent yet.
-    pub(crate) fn is_unused(&self) -> bool {
-        !self.has_sent
-    }
-}
-
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) now: Time,
@@ -116,40 +95,6 @@ pub(crate) struct World {
     news: u64,
     pub(crate) snapshot: SnapshotSpec,
     slots: BTreeMap<SocketAddr, Arc<PodSlot>>,
-}
-
-/// What the cores are told of the cluster; [`World::publish`] makes snapshots of it.
-#[derive(Clone, Debug)]
-pub(crate) struct SnapshotSpec {
-    pub(crate) version: u64,
-    /// Service → port's backends (Service, weight). All in namespace `demo`, port 80.
-    pub(crate) services: BTreeMap<String, Vec<(String, u32)>>,
-    /// Service → pods: node, address.
-    pub(crate) endpoints: BTreeMap<String, Vec<(usize, SocketAddr)>>,
-    /// Callers: node, address.
-    pub(crate) callers: Vec<(usize, IpAddr)>,
-    pub(crate) not_ready: BTreeSet<usize>,
-    pub(crate) request_timeout: Duration,
-    pub(crate) connect_timeout: Duration,
-    pub(crate) requeues: u32,
-}
-
-pub(crate) fn node_name(node: usize) -> String {
-    format!("node-{node}")
-}
-
-pub(crate) fn node_ip(node: usize) -> IpAddr {
-    IpAddr::from([10, 0, 0, node as u8 + 1])
-}
-
-/// The address of pod number `i` of a node.
-pub(crate) fn pod_address(node: usize, i: u8) -> SocketAddr {
-    SocketAddr::from(([10, 1, node as u8, i], 8080))
-}
-
-/// The address of a caller of a node.
-pub(crate) fn caller_ip(node: usize) -> IpAddr {
-    IpAddr::from([10, 1, node as u8, 200])
 }
 
 impl World {
@@ -199,170 +144,6 @@ impl World {
             world.listeners.insert(SocketAddr::new(ip, L2_PORT), Listener::Core(node, Role::L2));
         }
         world
-    }
-
-    /// Adds a pod that serves `service`, which is made when there is none.
-    pub(crate) fn pod(&mut self, service: &str, node: usize, i: u8) -> SocketAddr {
-        let address = pod_address(node, i);
-        self.listeners.insert(address, Listener::Pod);
-        self.snapshot.endpoints.entry(service.to_owned()).or_default().push((node, address));
-        let backends = vec![(service.to_owned(), 1)];
-        self.snapshot.services.entry(service.to_owned()).or_insert(backends);
-        address
-    }
-
-    /// Gives all cores the snapshot of now.
-    pub(crate) fn publish(&mut self) {
-        self.snapshot.version += 1;
-        for node in 0..self.nodes.len() {
-            let snapshot = self.snapshot_of(node);
-            let now = self.now;
-            self.nodes[node].core.swap(Arc::new(snapshot), now);
-            self.turn(node);
-        }
-    }
-
-    fn snapshot_of(&mut self, own: usize) -> Snapshot {
-        let spec = self.snapshot.clone();
-        let namespace: Arc<str> = "demo".into();
-        let mut snapshot = Snapshot {
-            version: spec.version,
-            node: node_name(own).into(),
-            node_addresses: vec![node_ip(own)],
-            cluster_domain: "cluster.local".into(),
-            ..Snapshot::default()
-        };
-        let name = |name: &str| ServiceName { namespace: "demo".into(), name: name.into() };
-        let services = snapshot.services.entry(Arc::clone(&namespace)).or_default();
-        for (service, backends) in &spec.services {
-            let backends = backends.iter().map(|(to, weight)| Backend {
-                service: name(to),
-                port: 80,
-                port_name: "http".into(),
-                weight: *weight,
-            });
-            let service = Service {
-                name: name(service),
-                ports: vec![ServicePort { port: 80, backends: backends.collect() }],
-                connect_timeout_ns: spec.connect_timeout.as_nanos() as u64,
-                request_timeout_ns: spec.request_timeout.as_nanos() as u64,
-                requeues: spec.requeues,
-            };
-            services.insert(Arc::clone(&service.name.name), Arc::new(service));
-        }
-        let sets = snapshot.endpoints.entry(namespace).or_default();
-        for (service, pods) in &spec.endpoints {
-            let mut port = PortEndpoints { listed: pods.len() as u32, ..PortEndpoints::default() };
-            for node in 0..self.nodes.len() {
-                let count = pods.iter().filter(|(n, _)| *n == node).count() as u32;
-                if count > 0 {
-                    port.nodes.push(NodeEndpoints { node: node_name(node).into(), pods: count });
-                }
-            }
-            for (_, address) in pods.iter().filter(|(node, _)| *node == own) {
-                let new = || Arc::new(PodSlot::new(*address, "".into()));
-                port.local.push(Arc::clone(self.slots.entry(*address).or_insert_with(new)));
-            }
-            sets.insert(
-                service.as_str().into(),
-                Arc::new(EndpointSet { ports: [("http".into(), port)].into() }),
-            );
-        }
-        for node in 0..self.nodes.len() {
-            let ip = node_ip(node);
-            let addresses = vec![SocketAddr::new(ip, L2_PORT)];
-            let ready = !spec.not_ready.contains(&node);
-            let name: Arc<str> = node_name(node).into();
-            let known = Node { name: Arc::clone(&name), addresses, zone: "".into(), ready };
-            snapshot.nodes.insert(Arc::clone(&name), Arc::new(known));
-            if node != own {
-                snapshot.foreign_addresses.insert(ip, name);
-            }
-        }
-        for (_, ip) in spec.callers.iter().filter(|(node, _)| *node == own) {
-            let neighbour = Neighbour {
-                uid: "".into(),
-                namespace: "demo".into(),
-                name: "caller".into(),
-                service_account: "default".into(),
-            };
-            snapshot.neighbours.insert(*ip, Arc::new(neighbour));
-        }
-        snapshot
-    }
-
-    /// A caller of the node's own neighbourhood, connected to its L1.
-    pub(crate) fn client(&mut self, node: usize) -> usize {
-        self.client_from(caller_ip(node), node)
-    }
-
-    pub(crate) fn client_from(&mut self, ip: IpAddr, node: usize) -> usize {
-        self.client_of(Role::L1, ip, node)
-    }
-
-    /// Somebody who speaks to a listener with bytes of the test's own.
-    pub(crate) fn client_of(&mut self, role: Role, ip: IpAddr, node: usize) -> usize {
-        let id = self.clients.len();
-        let link = self.links.len();
-        let peer = SocketAddr::new(ip, 40_000);
-        let now = self.now;
-        let l1 = SocketAddr::new(node_ip(node), if role == Role::L1 { L1_PORT } else { L2_PORT });
-        let conn = self.nodes[node].core.accepted(role, peer, l1, now).expect("below the limit");
-        self.nodes[node].links.insert(conn, link);
-        self.links.push(Link {
-            ends: [End::Client(id), End::Core(node, conn)],
-            pipes: Default::default(),
-            connects_at: None,
-            is_told_end: [false; 2],
-            address: l1,
-        });
-        self.turn(node);
-        self.clients.push(ClientSim {
-            link,
-            to_send: Vec::new(),
-            got: Vec::new(),
-            is_closed: false,
-            is_reset: false,
-            is_stalled: false,
-            shuts: false,
-            has_sent: false,
-        });
-        id
-    }
-
-    pub(crate) fn send(&mut self, client: usize, bytes: &[u8]) {
-        self.clients[client].to_send.extend_from_slice(bytes);
-        self.clients[client].has_sent = true;
-        self.push_client(client);
-    }
-
-    /// The caller sends FIN behind what it has to send.
-    pub(crate) fn shut(&mut self, client: usize) {
-        self.clients[client].shuts = true;
-        self.push_client(client);
-    }
-
-    /// The caller goes without a word more.
-    pub(crate) fn reset_client(&mut self, client: usize) {
-        let link = self.clients[client].link;
-        self.clients[client].is_closed = true;
-        self.links[link].pipes[0].reset();
-        self.links[link].ends[0] = End::Nobody;
-    }
-
-    pub(crate) fn text(&self, client: usize) -> String {
-        String::from_utf8_lossy(&self.clients[client].got).into_owned()
-    }
-
-    fn push_client(&mut self, client: usize) {
-        let latency = self.latency();
-        let ClientSim { link, to_send, shuts, .. } = &mut self.clients[client];
-        let pipe = &mut self.links[*link].pipes[0];
-        let n = pipe.write(to_send, self.now + latency);
-        to_send.drain(..n);
-        if *shuts && to_send.is_empty() {
-            pipe.shut(self.now + latency);
-        }
     }
 
     pub(crate) fn latency(&mut self) -> Duration {
@@ -452,27 +233,6 @@ impl World {
             self.turn(node);
         }
         true
-    }
-
-    fn client_turn(&mut self, client: usize) {
-        if self.clients[client].is_closed {
-            return;
-        }
-        self.push_client(client);
-        let link = self.clients[client].link;
-        let pipe = &mut self.links[link].pipes[1];
-        let client = &mut self.clients[client];
-        if !client.is_stalled {
-            let n = pipe.readable();
-            client.got.extend(pipe.read(n));
-            client.is_closed = pipe.is_at_end();
-            self.news += u64::from(n > 0 || client.is_closed);
-        }
-        if pipe.is_reset() {
-            client.is_closed = true;
-            client.is_reset = true;
-            self.news += 1;
-        }
     }
 
     fn pod_turn(&mut self, pod: usize) {

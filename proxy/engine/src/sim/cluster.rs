@@ -1,0 +1,138 @@
+//! What the cores are told of the simulated cluster, and its addresses.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{L2_PORT, Listener, World};
+use crate::snapshot::{
+    Backend, EndpointSet, Neighbour, Node, NodeEndpoints, PodSlot, PortEndpoints, Service, ServiceName,
+    ServicePort, Snapshot,
+};
+
+/// What the cores are told of the cluster; [`World::publish`] makes snapshots of it.
+#[derive(Clone, Debug)]
+pub(crate) struct SnapshotSpec {
+    pub(crate) version: u64,
+    /// Service → port's backends (Service, weight). All in namespace `demo`, port 80.
+    pub(crate) services: BTreeMap<String, Vec<(String, u32)>>,
+    /// Service → pods: node, address.
+    pub(crate) endpoints: BTreeMap<String, Vec<(usize, SocketAddr)>>,
+    /// Callers: node, address.
+    pub(crate) callers: Vec<(usize, IpAddr)>,
+    pub(crate) not_ready: BTreeSet<usize>,
+    pub(crate) request_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) requeues: u32,
+}
+
+pub(crate) fn node_name(node: usize) -> String {
+    format!("node-{node}")
+}
+
+pub(crate) fn node_ip(node: usize) -> IpAddr {
+    IpAddr::from([10, 0, 0, node as u8 + 1])
+}
+
+/// The address of pod number `i` of a node.
+pub(crate) fn pod_address(node: usize, i: u8) -> SocketAddr {
+    SocketAddr::from(([10, 1, node as u8, i], 8080))
+}
+
+/// The address of a caller of a node.
+pub(crate) fn caller_ip(node: usize) -> IpAddr {
+    IpAddr::from([10, 1, node as u8, 200])
+}
+
+impl World {
+    /// Adds a pod that serves `service`, which is made when there is none.
+    pub(crate) fn pod(&mut self, service: &str, node: usize, i: u8) -> SocketAddr {
+        let address = pod_address(node, i);
+        self.listeners.insert(address, Listener::Pod);
+        self.snapshot.endpoints.entry(service.to_owned()).or_default().push((node, address));
+        let backends = vec![(service.to_owned(), 1)];
+        self.snapshot.services.entry(service.to_owned()).or_insert(backends);
+        address
+    }
+
+    /// Gives all cores the snapshot of now.
+    pub(crate) fn publish(&mut self) {
+        self.snapshot.version += 1;
+        for node in 0..self.nodes.len() {
+            let snapshot = self.snapshot_of(node);
+            let now = self.now;
+            self.nodes[node].core.swap(Arc::new(snapshot), now);
+            self.turn(node);
+        }
+    }
+
+    fn snapshot_of(&mut self, own: usize) -> Snapshot {
+        let spec = self.snapshot.clone();
+        let namespace: Arc<str> = "demo".into();
+        let mut snapshot = Snapshot {
+            version: spec.version,
+            node: node_name(own).into(),
+            node_addresses: vec![node_ip(own)],
+            cluster_domain: "cluster.local".into(),
+            ..Snapshot::default()
+        };
+        let name = |name: &str| ServiceName { namespace: "demo".into(), name: name.into() };
+        let services = snapshot.services.entry(Arc::clone(&namespace)).or_default();
+        for (service, backends) in &spec.services {
+            let backends = backends.iter().map(|(to, weight)| Backend {
+                service: name(to),
+                port: 80,
+                port_name: "http".into(),
+                weight: *weight,
+            });
+            let service = Service {
+                name: name(service),
+                ports: vec![ServicePort { port: 80, backends: backends.collect() }],
+                connect_timeout_ns: spec.connect_timeout.as_nanos() as u64,
+                request_timeout_ns: spec.request_timeout.as_nanos() as u64,
+                requeues: spec.requeues,
+            };
+            services.insert(Arc::clone(&service.name.name), Arc::new(service));
+        }
+        let sets = snapshot.endpoints.entry(namespace).or_default();
+        for (service, pods) in &spec.endpoints {
+            let mut port = PortEndpoints { listed: pods.len() as u32, ..PortEndpoints::default() };
+            for node in 0..self.nodes.len() {
+                let count = pods.iter().filter(|(n, _)| *n == node).count() as u32;
+                if count > 0 {
+                    port.nodes.push(NodeEndpoints { node: node_name(node).into(), pods: count });
+                }
+            }
+            for (_, address) in pods.iter().filter(|(node, _)| *node == own) {
+                let new = || Arc::new(PodSlot::new(*address, "".into()));
+                port.local.push(Arc::clone(self.slots.entry(*address).or_insert_with(new)));
+            }
+            sets.insert(
+                service.as_str().into(),
+                Arc::new(EndpointSet { ports: [("http".into(), port)].into() }),
+            );
+        }
+        for node in 0..self.nodes.len() {
+            let ip = node_ip(node);
+            let addresses = vec![SocketAddr::new(ip, L2_PORT)];
+            let ready = !spec.not_ready.contains(&node);
+            let name: Arc<str> = node_name(node).into();
+            let known = Node { name: Arc::clone(&name), addresses, zone: "".into(), ready };
+            snapshot.nodes.insert(Arc::clone(&name), Arc::new(known));
+            if node != own {
+                snapshot.foreign_addresses.insert(ip, name);
+            }
+        }
+        for (_, ip) in spec.callers.iter().filter(|(node, _)| *node == own) {
+            let neighbour = Neighbour {
+                uid: "".into(),
+                namespace: "demo".into(),
+                name: "caller".into(),
+                service_account: "default".into(),
+            };
+            snapshot.neighbours.insert(*ip, Arc::new(neighbour));
+        }
+        snapshot
+    }
+}
