@@ -34,7 +34,11 @@ pub fn ask(run_dir: &Path, question: Question) -> io::Result<Result<(), String>>
     })?;
     let mut answer = String::new();
     stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
-    Ok(if answer == "ok" { Ok(()) } else { Err(answer) })
+    Ok(match answer.as_str() {
+        "ok" => Ok(()),
+        "" => Err("it ended, or took too long, while it was asked".to_owned()),
+        _ => Err(answer),
+    })
 }
 
 /// Takes the place of whoever answered in `run_dir` before: the pod's former container.
