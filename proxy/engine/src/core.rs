@@ -345,9 +345,11 @@ impl Core {
         for id in ids {
             self.fail(id, Reason::Draining);
         }
-        let ids: Vec<ConnId> = self.net.table.iter().map(|(id, _)| id).collect();
-        for id in ids {
-            self.net.close(id);
+        let ids: Vec<(ConnId, bool)> =
+            self.net.table.iter().map(|(id, conn)| (id, conn.is_open && conn.pending() > 0)).collect();
+        for (id, has_output) in ids {
+            // What a caller is told still leaves in this turn.
+            if has_output { self.net.close_flushed(id) } else { self.net.close(id) }
         }
     }
 

@@ -121,6 +121,7 @@ impl World {
                 endpoints: BTreeMap::new(),
                 callers: (0..nodes).map(|node| (node, caller_ip(node))).collect(),
                 not_ready: BTreeSet::new(),
+                l2_ports: BTreeMap::new(),
                 request_timeout: Duration::from_secs(30),
                 connect_timeout: Duration::from_secs(1),
                 requeues: 2,

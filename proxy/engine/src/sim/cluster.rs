@@ -22,6 +22,8 @@ pub(crate) struct SnapshotSpec {
     /// Callers: node, address.
     pub(crate) callers: Vec<(usize, IpAddr)>,
     pub(crate) not_ready: BTreeSet<usize>,
+    /// Nodes whose L2 listens elsewhere.
+    pub(crate) l2_ports: BTreeMap<usize, u16>,
     pub(crate) request_timeout: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) requeues: u32,
@@ -115,7 +117,8 @@ impl World {
         }
         for node in 0..self.nodes.len() {
             let ip = node_ip(node);
-            let addresses = vec![SocketAddr::new(ip, L2_PORT)];
+            let port = spec.l2_ports.get(&node).copied().unwrap_or(L2_PORT);
+            let addresses = vec![SocketAddr::new(ip, port)];
             let ready = !spec.not_ready.contains(&node);
             let name: Arc<str> = node_name(node).into();
             let known = Node { name: Arc::clone(&name), addresses, zone: "".into(), ready };

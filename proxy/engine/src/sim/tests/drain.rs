@@ -66,6 +66,8 @@ fn what_is_left_at_the_deadline_is_cut() {
             world.turn(i);
         }
         world.until("the end", |w| w.clients[client].is_closed);
+        let answer = world.answers(client).remove(0);
+        assert!(answer.status >= 502 && answer.field("vicino-error").is_some(), "{answer:?}");
         world.run(Duration::from_secs(5));
         assert!(world.nodes.iter().all(|n| n.core.is_idle()));
         world.assert_nothing_left();

@@ -117,6 +117,26 @@ fn a_node_that_dies_takes_only_what_it_may_have_begun() {
 }
 
 #[test]
+fn a_node_that_moves_is_dialled_anew_and_open_calls_end_where_they_are() {
+    let mut world = web_on(&[1], 13);
+    let client = world.client(0);
+    world.send(client, &get("/slow/300"));
+    world.run(Duration::from_millis(50));
+    let moved = SocketAddr::new(node_ip(1), 5141);
+    world.listeners.insert(moved, Listener::Core(1, Role::L2));
+    world.snapshot.l2_ports.insert(1, 5141);
+    world.publish();
+    let other = world.client(0);
+    assert_eq!(world.ask(other, &get("/")).status, 200);
+    assert_eq!(world.nodes[0].core.tally().hops_dialed.open.get(), 2);
+    world.until("the first answer", |w| w.answers(client).len() == 1);
+    assert_eq!(world.answers(client)[0].body, b"slow");
+    world.run(Duration::from_millis(10));
+    assert_eq!(world.nodes[0].core.tally().hops_dialed.open.get(), 1);
+    world.assert_nothing_left();
+}
+
+#[test]
 fn an_idle_connection_that_died_is_replaced_unseen() {
     for node in [0, 1] {
         let mut world = web_on(&[node], 7);
