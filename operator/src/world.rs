@@ -1,9 +1,9 @@
 //! The cluster as the pipeline sees it: plain, ordered tables of trimmed objects; knows no client and decides nothing.
 //!
-//! What is kept of an object bounds the operator's memory. Measured sizes, rounded up, names of 20 characters:
-//! a Service 0.5 KiB, an EndpointSlice 0.3 KiB, a Pod 0.5 KiB, a Node 2 KiB (all its labels, since a nodeSelector may
+//! What is kept of an object bounds the operator's memory. Reckoned from the fields, with names of 20 characters: a Service 0.5 KiB, an EndpointSlice 0.3 KiB, a Pod 0.5 KiB, a Node 2 KiB (all its labels, since a nodeSelector may
 //! name any), a Namespace 0.2 KiB, a MeshRoute 1.5 KiB, a route in its ConfigMap 0.5 KiB, a MeshNode 0.4 KiB and
-//! 0.4 KiB for each of its pods. 2,000 Services and 200 nodes with 30 pods each are about 15 MiB.
+//! 0.4 KiB for each of its pods. 2,000 Services and 200 nodes with 30 pods each are about 15 MiB. Measured by the
+//! ignored API test `scale`, 2,000 Services and 200 nodes without pods: the whole process has 54 MiB resident at its peak.
 
 use std::collections::BTreeMap;
 

@@ -15,6 +15,11 @@ pub(crate) struct Operator {
 impl Operator {
     /// Starts it and waits until it has run the pipeline once.
     pub(crate) async fn start(cluster: &Cluster) -> Self {
+        Self::start_within(cluster, Duration::from_secs(40)).await
+    }
+
+    /// The same on a large cluster, where the first pass takes its time.
+    pub(crate) async fn start_within(cluster: &Cluster, at_most: Duration) -> Self {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_vicino-operator"))
             // One name for all of them: an operator that was killed does not keep the next one waiting.
@@ -33,7 +38,7 @@ impl Operator {
             .unwrap();
         let operator = Self { child, address };
         let what = "the operator leads (is there another one on this cluster?)";
-        until(what, Duration::from_secs(40), async || operator.get("/readyz") == "leading").await;
+        until(what, at_most, async || operator.get("/readyz") == "leading").await;
         operator
     }
 

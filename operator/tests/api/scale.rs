@@ -11,6 +11,8 @@ use crate::operator::Operator;
 const SERVICES: usize = 2_000;
 const NODES: usize = 200;
 const CONVERGED_WITHIN: Duration = Duration::from_mins(1);
+/// What is too slow is measured all the same.
+const PATIENCE: Duration = Duration::from_mins(5);
 const RSS_MIB_MAX: u64 = 200;
 
 #[tokio::test]
@@ -35,8 +37,8 @@ async fn two_thousand_services_on_two_hundred_nodes() {
     println!("made {SERVICES} Services and {NODES} nodes in {:.1} s", began.elapsed().as_secs_f64());
 
     let began = Instant::now();
-    let operator = Operator::start(&cluster).await;
-    until("every route is written and says so", CONVERGED_WITHIN, async || {
+    let operator = Operator::start_within(&cluster, PATIENCE).await;
+    until("every route is written and says so", PATIENCE, async || {
         let mesh = cluster.get("ServiceMesh", "", &cluster.name).await;
         operator.metric("vicino_operator_writes_total", "verb=\"status\"") as usize >= SERVICES
             && mesh.is_some_and(|mesh| mesh.data["status"]["services"] == SERVICES)
@@ -82,7 +84,7 @@ async fn two_thousand_services_on_two_hundred_nodes() {
 async fn restart(cluster: &Cluster, operator: Operator) -> (Duration, u64) {
     assert!(operator.terminate());
     let began = Instant::now();
-    let next = Operator::start(cluster).await;
+    let next = Operator::start_within(cluster, PATIENCE).await;
     let took = began.elapsed();
     next.settle().await;
     (took, next.writes())
