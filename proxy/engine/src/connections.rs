@@ -170,6 +170,9 @@ impl Connections {
         let n = n.min(conn.pending());
         conn.tally(&self.tally).bytes_out.add(n as u64);
         conn.written += n;
+        if let Kind::Hop(hop) = &mut conn.kind {
+            hop.written += n as u64;
+        }
         let pending = conn.pending();
         // Whatever is pending may be owed: credit is given rather too late than too early.
         let released = conn.owed.saturating_sub(pending);

@@ -107,6 +107,8 @@ pub(crate) struct RequestSide {
     pub(crate) sent_to: usize,
     /// `kept` is complete, so that the call can be placed again.
     pub(crate) is_kept: bool,
+    /// How many bytes the hop's socket will have taken before it takes the REQUEST.
+    pub(crate) hop_offset: u64,
     /// An encoded TRAILERS frame.
     pub(crate) trailers: Vec<u8>,
 }

@@ -65,6 +65,8 @@ pub(crate) struct Hop {
     idle_since: Time,
     /// A PING is out.
     is_pinged: bool,
+    /// Bytes that the socket has taken, ever.
+    pub(crate) written: u64,
     /// The second that `resets` counts in, and how many streams the peer gave up in it.
     resets_since: Time,
     resets: u32,
@@ -85,6 +87,7 @@ impl Hop {
             heard: now,
             idle_since: now,
             is_pinged: false,
+            written: 0,
             resets_since: now,
             resets: 0,
         })
@@ -348,7 +351,7 @@ impl Core {
 
     /// What follows from a hop that the driver knows is gone.
     pub(crate) fn hop_is_gone(&mut self, id: ConnId, hop: Hop, reason: &'static str) {
-        let Hop { node, state, streams, waiting, blocked, peer_node, .. } = hop;
+        let Hop { node, state, streams, waiting, blocked, peer_node, written, .. } = hop;
         self.tally.streams_open.sub(streams.len() as u64);
         for source in blocked {
             self.net.resume(source);
@@ -375,17 +378,21 @@ impl Core {
             }
         }
         for exchange in streams.into_values() {
-            self.stream_lost(exchange);
+            self.stream_lost(exchange, written);
         }
     }
 
-    /// Nobody knows whether the application saw the call: only what may be done twice is placed again.
-    fn stream_lost(&mut self, id: ExchangeId) {
+    /// Whether the application saw a call that had left nobody knows: then only what may be done twice is placed again. Not
+    /// excluded is the node: its proxy may be there again at once, and if not, its back-off puts every other node first.
+    fn stream_lost(&mut self, id: ExchangeId, written: u64) {
         let Some(exchange) = self.exchanges.get(id) else { return };
+        let has_left = exchange.request.hop_offset < written;
         match exchange.origin {
             Origin::Stream(..) => self.abandon(id),
-            Origin::Client(_) if exchange.method == Method::Other => self.fail(id, Reason::HopLost),
-            Origin::Client(_) => self.requeue(id, Reason::HopLost, true),
+            Origin::Client(_) if has_left && exchange.method == Method::Other => {
+                self.fail(id, Reason::HopLost);
+            }
+            Origin::Client(_) => self.requeue(id, Reason::HopLost, false),
         }
     }
 }

@@ -421,6 +421,15 @@ impl World {
         }
     }
 
+    /// Breaks all hops between two nodes.
+    pub(crate) fn reset_hops(&mut self, from: usize, to: usize) {
+        for link in &mut self.links {
+            if matches!(link.ends, [End::Core(a, _), End::Core(b, _)] if (a, b) == (from, to)) {
+                link.pipes.iter_mut().for_each(Pipe::reset);
+            }
+        }
+    }
+
     /// No call is counted anywhere any more.
     pub(crate) fn assert_nothing_left(&self) {
         for (address, slot) in &self.slots {

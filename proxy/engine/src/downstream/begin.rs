@@ -208,6 +208,7 @@ impl Core {
                 sent_to: kept.len(),
                 kept,
                 is_kept: true,
+                hop_offset: 0,
                 trailers: Vec::new(),
             },
             response: ResponseSide {

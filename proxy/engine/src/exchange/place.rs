@@ -176,7 +176,12 @@ impl Core {
             Time::NEVER => DEADLINE_MS_NONE,
             due => u32::try_from(due.since(self.now).as_millis()).unwrap_or(u32::MAX).max(1),
         };
+        let offset = self.net.get_mut(hop).map_or(0, |conn| {
+            let pending = conn.pending() as u64;
+            conn.hop().map_or(0, |hop| hop.written + pending)
+        });
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        exchange.request.hop_offset = offset;
         exchange.target = Target::Stream(hop, stream);
         exchange.send = SendCredit::new(window);
         let request = &mut exchange.request;

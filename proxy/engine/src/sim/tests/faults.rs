@@ -117,6 +117,32 @@ fn a_node_that_dies_takes_only_what_it_may_have_begun() {
 }
 
 #[test]
+fn a_call_that_had_not_left_when_its_hop_broke_is_placed_again() {
+    let mut world = web_on(&[1], 14);
+    let client = world.client(0);
+    world.ask(client, &get("/"));
+    // The hop's end and the request are there in the same turn, the request first.
+    world.send(client, &post("/echo", b"once"));
+    world.reset_hops(0, 1);
+    world.until("an answer", |w| w.answers(client).len() == 2);
+    assert_eq!(world.answers(client)[1].body, b"once");
+    assert_eq!(world.nodes[0].core.tally().requeues.get(), 1);
+    // One that had left is not, since it may have been done.
+    world.send(client, &post("/slow/100", b"once"));
+    world.run(Duration::from_millis(20));
+    world.reset_hops(0, 1);
+    world.until("an answer", |w| w.answers(client).len() == 3);
+    assert_eq!(world.answers(client)[2].field("vicino-error"), Some("hop-lost"));
+    // What may be done twice is.
+    world.send(client, &get("/slow/100"));
+    world.run(Duration::from_millis(20));
+    world.reset_hops(0, 1);
+    world.until("an answer", |w| w.answers(client).len() == 4);
+    assert_eq!(world.answers(client)[3].body, b"slow");
+    world.assert_nothing_left();
+}
+
+#[test]
 fn a_node_that_moves_is_dialled_anew_and_open_calls_end_where_they_are() {
     let mut world = web_on(&[1], 13);
     let client = world.client(0);
