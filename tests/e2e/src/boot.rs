@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result};
+use tracing_subscriber::EnvFilter;
 use vicino_cluster::images::{self, Profile};
 use vicino_cluster::prepare;
 use vicino_cluster::progress::Progress;
@@ -20,6 +21,8 @@ const STAMP: &str = "product-images";
 /// Has what takes minutes say how far it is, on standard error.
 pub fn show_progress() {
     let format = tracing_subscriber::fmt().without_time().with_target(false).with_level(false);
+    // What the API client has to say about an API server that a test has stopped is no news.
+    let format = format.with_env_filter(EnvFilter::new("vicino_cluster=info"));
     // Set already is as good.
     let _ = format.with_writer(std::io::stderr).try_init();
 }

@@ -44,13 +44,20 @@ pub fn is_programmed(route: &MeshRoute) -> bool {
 
 /// Waits until a MeshRoute is there and Programmed at its current generation.
 pub async fn programmed(fixture: &Fixture, namespace: &str, name: &str) -> Result<()> {
+    programmed_within(fixture, namespace, name, EFFECT_MAX).await
+}
+
+/// As [`programmed`], with another bound.
+pub async fn programmed_within(
+    fixture: &Fixture,
+    namespace: &str,
+    name: &str,
+    bound: Duration,
+) -> Result<()> {
     let what = format!("MeshRoute {namespace}/{name} to be Programmed");
     let api = Api::<MeshRoute>::namespaced(fixture.client.clone(), namespace);
-    fixture
-        .until(&what, EFFECT_MAX, async || {
-            Ok(api.get_opt(name).await?.is_some_and(|route| is_programmed(&route)))
-        })
-        .await
+    let holds = async || Ok(api.get_opt(name).await?.is_some_and(|route| is_programmed(&route)));
+    fixture.until(&what, bound, holds).await
 }
 
 /// Waits until a MeshRoute's condition has this status and reason and a message that contains `part`.

@@ -97,7 +97,7 @@ fn pod_spec(role: &str, shutdown_delay_seconds: u32) -> Value {
                 { "name": "http_proxy", "value": "http://$(NODE_IP):4140" },
             ],
             "readinessProbe": { "httpGet": { "path": "/healthz", "port": 8080 }, "periodSeconds": 1 },
-            "resources": { "requests": { "cpu": "5m", "memory": "8Mi" } },
+            "resources": { "requests": { "cpu": "50m", "memory": "16Mi" } },
         }],
     })
 }

@@ -20,6 +20,9 @@ use vicino_e2e::{Fixture, figures, mesh, netns, scenario};
 const OPERATOR: [&str; 4] = ["deployment/vicino-operator", "-n", "vicino-system", "--timeout=120s"];
 /// How long the API server is away.
 const AWAY: Duration = Duration::from_mins(1);
+/// How long everything may take to follow the API server again. An API server that ends takes itself out of the Service
+/// `kubernetes`, and kube-proxy, whose own pauses grow to half a minute, refuses connections to it for that long.
+const API_BACK_MAX: Duration = Duration::from_mins(3);
 /// How long Kubernetes may take to notice that a node came back.
 const NODE_BACK_MAX: Duration = Duration::from_mins(3);
 
