@@ -250,10 +250,13 @@ impl Core {
     pub(crate) fn requeue(&mut self, id: ExchangeId, reason: Reason, is_excluded: bool) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         exchange.failure = reason;
-        if !exchange.is_replayable() || exchange.requeues_left == 0 {
+        // A node without endpoints is news that has come there before it came here: to ask the others costs nothing, and
+        // each is asked once. Else a Service that is scaled down would fail calls while its last pods are ready.
+        let is_news = reason == Reason::NoEndpoint && is_excluded && exchange.pod.is_none();
+        if !exchange.is_replayable() || (exchange.requeues_left == 0 && !is_news) {
             return self.fail(id, reason);
         }
-        exchange.requeues_left -= 1;
+        exchange.requeues_left -= u32::from(!is_news);
         if is_excluded {
             let choice = exchange.choice;
             match (&exchange.pod, exchange.counted) {

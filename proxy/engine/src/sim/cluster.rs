@@ -60,8 +60,13 @@ impl World {
 
     /// Gives all cores the snapshot of now.
     pub(crate) fn publish(&mut self) {
+        self.publish_to(0..self.nodes.len());
+    }
+
+    /// Gives some cores the snapshot of now; the others go on with what they have.
+    pub(crate) fn publish_to(&mut self, nodes: impl IntoIterator<Item = usize>) {
         self.snapshot.version += 1;
-        for node in 0..self.nodes.len() {
+        for node in nodes {
             let snapshot = self.snapshot_of(node);
             let now = self.now;
             self.nodes[node].core.swap(Arc::new(snapshot), now);

@@ -257,3 +257,26 @@ fn pods_that_leave_the_snapshot_get_no_more_calls_and_lose_their_idle_connection
     assert!(world.seen[before..].iter().all(|seen| seen.pod == pod_address(1, 2)));
     assert_eq!(world.nodes[0].core.tally().pods.open.get(), 0);
 }
+
+#[test]
+fn nodes_whose_pods_went_unheard_cost_no_requeue() {
+    let mut world = World::new(6, 13);
+    world.snapshot.requeues = 0;
+    for node in 1..6 {
+        world.pod("web", node, node as u8);
+    }
+    world.publish();
+    // All but one node's pods go, and the caller's proxy is the last one to hear of it.
+    world.snapshot.endpoints.get_mut("web").unwrap().retain(|(node, _)| *node == 5);
+    world.publish_to(1..6);
+    let client = world.client(0);
+    for _ in 0..30 {
+        assert_eq!(world.ask(client, &get("/")).status, 200);
+    }
+    // When none is left at all, the caller is told, once every node has been asked.
+    world.snapshot.endpoints.get_mut("web").unwrap().clear();
+    world.publish_to(1..6);
+    let answer = world.ask(client, &get("/"));
+    assert_eq!((answer.status, answer.field("vicino-error")), (503, Some("no-endpoint")));
+    world.assert_nothing_left();
+}
