@@ -34,7 +34,8 @@ fn add(text: &mut String, depth: usize, call: &Call) {
 
 fn line(text: &mut String, depth: usize, service: &str, path: Option<&str>, page: &Page) {
     let indented = format!("{}{service}", "  ".repeat(depth));
-    let _ = writeln!(text, "{indented:<18} {:<24} on {}   {}", page.pod, page.node, path.unwrap_or(""));
+    let path = path.unwrap_or_default().replace(' ', " → ");
+    let _ = writeln!(text, "{indented:<18} {:<24} on {}   {path}", page.pod, page.node);
 }
 
 #[cfg(test)]
@@ -46,12 +47,12 @@ mod tests {
     #[test]
     fn a_tree_of_calls() {
         let body = r#"{"service":"web","pod":"web-1","node":"node1","text":"hi","calls":[
-            {"url":"http://quotes/?number=1","status":200,"path":"node1>node2","page":{"service":"quotes","pod":"quotes-1",
+            {"url":"http://quotes/?number=1","status":200,"path":"node1 node2","page":{"service":"quotes","pod":"quotes-1",
              "node":"node2","text":"q","calls":[{"url":"http://ratings/","status":503,"error":"no-endpoint"}]}}]}"#;
-        let answer = format!("200 OK\nx-pod: web-1\nvicino-path: node3>node1\n\n{body}");
+        let answer = format!("200 OK\nx-pod: web-1\nvicino-path: node3 node1\n\n{body}");
         expect![[r#"
-              web              web-1                    on node1   node3>node1
-                quotes         quotes-1                 on node2   node1>node2
+              web              web-1                    on node1   node3 → node1
+                quotes         quotes-1                 on node2   node1 → node2
                   ratings: failed, no-endpoint
               “hi”
         "#]]
