@@ -40,8 +40,6 @@ fn line(text: &mut String, depth: usize, service: &str, path: Option<&str>, page
 
 #[cfg(test)]
 mod tests {
-    use expect_test::expect;
-
     use super::*;
 
     #[test]
@@ -50,12 +48,12 @@ mod tests {
             {"url":"http://quotes/?number=1","status":200,"path":"node1 node2","page":{"service":"quotes","pod":"quotes-1",
              "node":"node2","text":"q","calls":[{"url":"http://ratings/","status":503,"error":"no-endpoint"}]}}]}"#;
         let answer = format!("200 OK\nx-pod: web-1\nvicino-path: node3 node1\n\n{body}");
-        expect![[r#"
-              web              web-1                    on node1   node3 → node1
-                quotes         quotes-1                 on node2   node1 → node2
-                  ratings: failed, no-endpoint
-              “hi”
-        "#]]
-        .assert_eq(&shown(&answer).unwrap());
+        let tree = [
+            "  web              web-1                    on node1   node3 → node1",
+            "    quotes         quotes-1                 on node2   node1 → node2",
+            "      ratings: failed, no-endpoint",
+            "  “hi”",
+        ];
+        assert_eq!(shown(&answer).unwrap().lines().collect::<Vec<_>>(), tree);
     }
 }
