@@ -94,7 +94,7 @@ fn calls_go_on_while_the_api_server_is_away_also_through_a_proxy_that_restarts()
         fixture.cluster.fault(Fault::StartApi).await?;
         outage?;
         space.apply(&service("fresh").to_string()).await?;
-        mesh::programmed(fixture, &space.name, "fresh").await?;
+        mesh::programmed_within(fixture, &space.name, "fresh", API_BACK_MAX).await?;
         mesh::proxies_ready(fixture, usize::from(NODES), Duration::from_mins(2)).await?;
         frozen(fixture, &space).await?;
         space.leave().await
