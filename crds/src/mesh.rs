@@ -24,6 +24,8 @@ use serde::{Deserialize, Serialize};
     doc = "ServiceMesh runs one proxy per node and meshes every namespace that carries the label vicino.dev/mesh with its name.",
     validation = Rule::new("self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
         .message("metadata.name must be at most 40 lower-case letters, digits and '-', since it becomes part of ConfigMap and DaemonSet names and a label value"),
+    validation = Rule::new("!self.metadata.name.matches('-(nodes|routes)(-|$)')")
+        .message("metadata.name must not have '-nodes' or '-routes' in it as a word, since generated ConfigMaps of other meshes are called so: vicino-<mesh>-nodes, vicino-<mesh>-routes-<namespace>"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status", description = "Whether every selected node's proxy is ready and the mesh is as its spec says"),
     printcolumn(name = "Proxies", type_ = "string", json_path = ".status.proxies.summary", description = "Ready proxies of those that should run"),
     printcolumn(name = "Services", type_ = "integer", json_path = ".status.services", description = "Services that have a route"),

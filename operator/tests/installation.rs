@@ -84,6 +84,8 @@ fn what_is_wrong_is_refused_with_what_would_be_right() {
     };
     let table = [
         (mesh("a.b", "{}"), "metadata.name must be at most 40 lower-case letters, digits and '-'"),
+        (mesh("a-nodes", "{}"), "metadata.name must not have '-nodes' or '-routes' in it as a word"),
+        (mesh("a-routes-b", "{}"), "metadata.name must not have '-nodes' or '-routes' in it as a word"),
         (
             mesh("a", "{proxy: {workers: 65}}"),
             "spec.proxy.workers in body should be less than or equal to 64",

@@ -93,13 +93,15 @@ proptest! {
     }
 
     #[test]
-    fn every_service_of_a_meshed_namespace_has_one_route_and_at_most_one_key(objects in objects()) {
+    fn every_service_that_is_carried_has_one_route_and_at_most_one_key(objects in objects()) {
         let mut world = built(&with_shop(objects));
         let plan = converge(&mut world);
         prop_assert!(plan.faults.is_empty());
         for (key, row) in world.services.iter() {
             let namespace = world.namespaces.get(&Key::cluster(&key.namespace));
-            let meshed = namespace.and_then(|n| n.value.mesh.as_deref()) == Some("default") && !row.value.skip;
+            let meshed = namespace.and_then(|n| n.value.mesh.as_deref()) == Some("default")
+                && !row.value.skip
+                && !row.value.external_name;
             let routes = plan.objects.keys().filter(|id| id.kind == Kind::MeshRoute && id.key == *key).count();
             prop_assert_eq!(routes, usize::from(meshed));
             let data_key = names::data_key(&key.name);

@@ -19,7 +19,7 @@ pub(super) fn all(world: &World, meshes: &BTreeMap<String, MeshVerdict>) -> BTre
         let mesh = row.value.mesh.as_deref().filter(|_| !row.value.deleting);
         let Some((mesh, verdict)) = mesh.and_then(|mesh| meshes.get_key_value(mesh)) else { continue };
         for (key, service) in world.services.in_namespace(&namespace.name) {
-            if !service.value.skip && !service.value.deleting {
+            if !service.value.skip && !service.value.deleting && unsupported(&service.value).is_none() {
                 verdicts.insert(key.clone(), of_service(world, (mesh, verdict), key, &service.value));
             }
         }
@@ -30,6 +30,20 @@ pub(super) fn all(world: &World, meshes: &BTreeMap<String, MeshVerdict>) -> BTre
         }
     }
     verdicts
+}
+
+/// Why the mesh cannot carry calls to a Service. It gets no MeshRoute: one that never becomes ready would only keep
+/// `kubectl wait meshroute --all` waiting.
+fn unsupported(service: &Service) -> Option<&'static str> {
+    if service.external_name {
+        Some("the Service is of type ExternalName and has no endpoints of its own: remove this MeshRoute")
+    } else if service.ports.is_empty() {
+        Some(
+            "the Service has no TCP port, and the mesh carries TCP only: give it one, or remove this MeshRoute",
+        )
+    } else {
+        None
+    }
 }
 
 fn of_service(
@@ -54,20 +68,6 @@ fn of_service(
 }
 
 fn judge(world: &World, key: &Key, service: &Service, defaults: &RouteDefaults) -> Outcome {
-    if service.external_name {
-        let message = format!(
-            "the Service is of type ExternalName and has no endpoints of its own: annotate it with {}: \"true\" to leave it out of the mesh",
-            names::ANNOTATION_SKIP
-        );
-        return Outcome::Nothing(Problem::new("UnsupportedService", "", message));
-    }
-    if service.ports.is_empty() {
-        let message = format!(
-            "the Service has no TCP port, and the mesh carries TCP only: give it one, or annotate it with {}: \"true\"",
-            names::ANNOTATION_SKIP
-        );
-        return Outcome::Nothing(Problem::new("UnsupportedService", "", message));
-    }
     let default = MeshRouteSpec::default();
     let (generation, spec) = match world.routes.get(key) {
         None => (0, &default),
@@ -197,6 +197,9 @@ fn without_service(world: &World, key: &Key) -> RouteVerdict {
                 names::LABEL_MESH
             ),
         ),
+        (Some(_), _, Some(service)) if !service.skip && unsupported(service).is_some() => {
+            ("UnsupportedService", unsupported(service).unwrap_or_default().to_owned())
+        }
         (Some(_), _, Some(_)) => (
             "ServiceSkipped",
             format!(

@@ -117,11 +117,14 @@ apiVersion: vicino.dev/v1alpha1
 kind: MeshRoute
 metadata: {name: web, namespace: shop}
 spec: {backends: [{name: outside}]}
+---
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {name: dns, namespace: shop}
 ",
         ),
         &expect![[r#"
-            route shop/dns: UnsupportedService: the Service has no TCP port, and the mesh carries TCP only: give it one, or annotate it with vicino.dev/skip: "true"
-            route shop/outside: UnsupportedService: the Service is of type ExternalName and has no endpoints of its own: annotate it with vicino.dev/skip: "true" to leave it out of the mesh
+            route shop/dns: UnsupportedService: the Service has no TCP port, and the mesh carries TCP only: give it one, or remove this MeshRoute
             route shop/web (kept): UnsupportedBackend: spec.backends[0].name: the Service "outside" is of type ExternalName and has no endpoints: name a Service that selects pods"#]],
     );
 }
