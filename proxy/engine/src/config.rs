@@ -26,6 +26,9 @@ pub struct CoreConfig {
     pub pool_idle_max: usize,
     /// How long a connection to a pod is kept idle; each takes up to a quarter off. 30 s.
     pub pool_idle_timeout: Duration,
+    /// How long a connection to a pod may have been idle for a request that is not idempotent: servers close idle connections after a few
+    /// seconds, and a request that crosses the FIN cannot be sent again (RFC 9110 §9.2.2). 1 s.
+    pub pool_idle_once: Duration,
     /// How long the request of a caller that is not known yet is held. 3 s.
     pub unknown_caller_hold: Duration,
     /// From accept to the end of the first request head. 10 s.
@@ -65,6 +68,7 @@ impl Default for CoreConfig {
             resets_per_second_max: 10_000,
             pool_idle_max: 64,
             pool_idle_timeout: Duration::from_secs(30),
+            pool_idle_once: Duration::from_secs(1),
             unknown_caller_hold: Duration::from_secs(3),
             first_head_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(10),

@@ -42,6 +42,8 @@ pub(crate) struct Pod {
     has_answered: bool,
     /// The pod takes another request.
     keep_alive: bool,
+    /// Since when it has no call.
+    idle_since: Time,
 }
 
 /// Idle connections by pod, and which pods the snapshot has.
@@ -86,16 +88,15 @@ impl Pools {
 }
 
 impl Core {
-    /// A connection to a pod for a call: an idle one when that will do, else one that is opened now.
+    /// A connection to a pod for a call: one that has been idle for at most `idle_max` (None: no idle one will do), else one that is opened now.
     pub(crate) fn pod_connection(
         &mut self,
         slot: &Arc<PodSlot>,
         exchange: ExchangeId,
-        wants_idle: bool,
+        idle_max: Option<Duration>,
         connect_timeout: Duration,
     ) -> ConnId {
-        let pool = self.pools.by_slot.get_mut(&key(slot)).filter(|_| wants_idle);
-        if let Some(id) = pool.and_then(|pool| pool.idle.pop())
+        if let Some(id) = idle_max.and_then(|idle_max| self.take_idle(slot, idle_max))
             && let Some(pod) = self.net.pod(id)
         {
             pod.exchange = Some(exchange);
@@ -113,10 +114,19 @@ impl Core {
             is_reused: false,
             has_answered: false,
             keep_alive: false,
+            idle_since: self.now,
         };
         let id = self.net.dial(Kind::Pod(pod), slot.address);
         self.net.set_due(id, self.now + connect_timeout);
         id
+    }
+
+    /// The connection to a pod that was used last, unless that is too long ago.
+    fn take_idle(&mut self, slot: &Arc<PodSlot>, idle_max: Duration) -> Option<ConnId> {
+        let pool = self.pools.by_slot.get_mut(&key(slot))?;
+        let id = *pool.idle.last()?;
+        let is_recent = self.net.pod(id).is_some_and(|pod| self.now.since(pod.idle_since) <= idle_max);
+        if is_recent { pool.idle.pop() } else { None }
     }
 
     /// A call is done with a connection, properly or not.
@@ -136,6 +146,7 @@ impl Core {
             return self.net.close(id);
         };
         pod.state = PodState::Idle;
+        pod.idle_since = self.now;
         pool.idle.push(id);
         let timeout = self.config.pool_idle_timeout.as_nanos() as u64;
         let jitter = self.random.below(timeout / 4 + 1);

@@ -11,7 +11,7 @@ use vicino_wire::hop::{
 };
 use vicino_wire::http1::write_request_head;
 
-use super::{Exchange, ExchangeId, Origin, RequestSide, Target};
+use super::{Exchange, ExchangeId, Method, Origin, RequestSide, Target};
 use crate::balance::{Candidate, draw_node, pick_node, pick_pod, pick_weighted};
 use crate::core::{ConnId, Core};
 use crate::deadline::Time;
@@ -207,8 +207,13 @@ impl Core {
             self.fail(id, Reason::SelfCall);
             return true;
         }
-        let wants_idle = exchange.kind == Kind::Http && !exchange.is_fresh_only;
-        let pod = self.pod_connection(&slot, id, wants_idle, plan.connect_timeout);
+        let idle_max = match () {
+            () if exchange.kind == Kind::Opaque || exchange.is_fresh_only => None,
+            // It cannot be sent again should the pod be closing the connection just now.
+            () if exchange.method == Method::Other => Some(self.config.pool_idle_once),
+            () => Some(self.config.pool_idle_timeout),
+        };
+        let pod = self.pod_connection(&slot, id, idle_max, plan.connect_timeout);
         let Some(exchange) = self.exchanges.get_mut(id) else { return true };
         exchange.choice = choice;
         slot.acquire();

@@ -194,6 +194,23 @@ fn a_post_on_an_idle_connection_that_died_is_not_repeated() {
 }
 
 #[test]
+fn a_post_takes_an_idle_connection_only_when_it_was_used_just_now() {
+    for node in [0, 1] {
+        let mut world = web_on(&[node], 18);
+        let client = world.client(0);
+        world.ask(client, &post("/echo", b"x"));
+        world.ask(client, &post("/echo", b"x"));
+        assert_eq!(world.pods.len(), 1);
+        world.run(Duration::from_secs(3));
+        world.net.latency_us = (20_000, 20_000);
+        world.pods[0].close();
+        assert_eq!(world.ask(client, &post("/echo", b"x")).status, 200);
+        assert_eq!(world.pods.len(), 2);
+        world.assert_nothing_left();
+    }
+}
+
+#[test]
 fn an_application_that_fails_is_told_from_one_that_was_not_reached() {
     for node in [0, 1] {
         let mut world = web_on(&[node], 9);
