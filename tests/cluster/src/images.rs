@@ -144,7 +144,7 @@ async fn cargo(profile: Profile, packages: &[&str], dir: &Path) -> Result<PathBu
     let host = host.context("rustc -vV names no host")?;
     let mut command = Command::new("cargo");
     // The target is named although it is the machine's own: otherwise the flag would hit proc macros as well.
-    command.current_dir(workspace()?).args(["build", "--quiet", "--bins", "--target", host]);
+    command.current_dir(workspace()?).args(["build", "--locked", "--quiet", "--bins", "--target", host]);
     command.arg("--target-dir").arg(dir);
     command.env("RUSTFLAGS", "-C target-feature=+crt-static");
     match profile {
