@@ -45,7 +45,8 @@ pub struct CoreConfig {
     pub hop_hello_timeout: Duration,
     /// Silence on a hop with calls in flight before a PING. 1 s.
     pub hop_ping_after: Duration,
-    /// Silence on a hop with calls in flight before it is taken for dead. 3 s.
+    /// Silence on a hop with calls in flight before it is taken for dead, in steps of `hop_ping_after` in which this process
+    /// turned. 3 s.
     pub hop_dead_after: Duration,
     /// How long a hop is kept without streams. 5 min.
     pub hop_idle_timeout: Duration,

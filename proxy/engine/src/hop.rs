@@ -63,8 +63,8 @@ pub(crate) struct Hop {
     heard: Time,
     /// Since when there is no stream.
     idle_since: Time,
-    /// A PING is out.
-    is_pinged: bool,
+    /// Looks in a row that found that nothing had come; the first of them sent a PING.
+    silent_looks: u32,
     /// Bytes that the socket has taken, ever.
     pub(crate) written: u64,
     /// The second that `resets` counts in, and how many streams the peer gave up in it.
@@ -86,7 +86,7 @@ impl Hop {
             blocked: FastSet::default(),
             heard: now,
             idle_since: now,
-            is_pinged: false,
+            silent_looks: 0,
             written: 0,
             resets_since: now,
             resets: 0,
@@ -238,7 +238,7 @@ impl Core {
         if hop.streams.is_empty() {
             // Silence counts from here: nothing was to be heard before.
             hop.heard = self.now;
-            hop.is_pinged = false;
+            hop.silent_looks = 0;
             self.net.table.set_due(id, self.now + self.config.hop_ping_after);
         }
         if let Some(hop) = self.net.hop(id) {
@@ -323,20 +323,19 @@ impl Core {
             let until = hop.idle_since + self.config.hop_idle_timeout * factor;
             return if until <= now { self.hop_lost(id, "idle") } else { self.net.set_due(id, until) };
         }
-        let silence = now.since(hop.heard);
-        if silence >= self.config.hop_dead_after {
+        let look_at = hop.heard + self.config.hop_ping_after;
+        if look_at > now {
+            return self.net.set_due(id, look_at);
+        }
+        // Silence is counted in looks and not by the clock, since a clock also runs while this process stands still (stopped,
+        // paused with its machine, out of processor time), and then it is not the peer that was silent.
+        hop.silent_looks += 1;
+        if self.config.hop_ping_after * hop.silent_looks >= self.config.hop_dead_after {
             return self.hop_lost(id, "silent");
         }
-        let is_asked = hop.is_pinged;
-        let is_silent = silence >= self.config.hop_ping_after;
-        hop.is_pinged = is_silent;
-        let next = if is_silent { self.config.hop_dead_after } else { self.config.hop_ping_after };
-        let next = (hop.heard + next).min(now + self.config.hop_ping_after).max(now);
-        self.net.set_due(id, next);
-        if is_silent
-            && !is_asked
-            && let Some(out) = self.net.out(id)
-        {
+        let is_first = hop.silent_looks == 1;
+        self.net.set_due(id, now + self.config.hop_ping_after);
+        if is_first && let Some(out) = self.net.out(id) {
             encode_ping(out, now.0);
         }
     }

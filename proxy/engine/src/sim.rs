@@ -57,7 +57,10 @@ pub(crate) struct NodeSim {
     links: BTreeMap<ConnId, usize>,
     unwritten: BTreeSet<ConnId>,
     pub(crate) events: Vec<Event>,
+    /// The process stands still (SIGSTOP); its kernel goes on taking bytes and connections.
     pub(crate) is_frozen: bool,
+    /// Links that its kernel has taken and the process has not, and at which listener.
+    backlog: Vec<(usize, Role)>,
 }
 
 /// What answers at an address.
@@ -140,6 +143,7 @@ impl World {
                 unwritten: BTreeSet::new(),
                 events: Vec::new(),
                 is_frozen: false,
+                backlog: Vec::new(),
             });
             world.listeners.insert(SocketAddr::new(ip, L1_PORT), Listener::Core(node, Role::L1));
             world.listeners.insert(SocketAddr::new(ip, L2_PORT), Listener::Core(node, Role::L2));
@@ -288,14 +292,26 @@ impl World {
                 self.pods.push(PodConn::new(link, address));
                 self.nodes[node].core.connected(id, local, now);
             }
-            Listener::Core(to, _) if self.nodes[to].is_frozen => {}
             Listener::Core(to, role) => {
-                let taken = self.nodes[to].core.accepted(role, local, address, now);
-                let taken = taken.expect("below the limit");
-                self.nodes[to].links.insert(taken, link);
-                self.links[link].ends[1] = End::Core(to, taken);
+                self.nodes[to].backlog.push((link, role));
+                if !self.nodes[to].is_frozen {
+                    self.accept(to);
+                }
                 self.nodes[node].core.connected(id, local, now);
             }
+        }
+    }
+
+    /// A core takes the connections that its kernel has taken for it.
+    fn accept(&mut self, node: usize) {
+        let now = self.now;
+        for (link, role) in std::mem::take(&mut self.nodes[node].backlog) {
+            let address = self.links[link].address;
+            let End::Core(from, _) = self.links[link].ends[0] else { continue };
+            let peer = SocketAddr::new(self.nodes[from].ip, 50_000);
+            let taken = self.nodes[node].core.accepted(role, peer, address, now).expect("below the limit");
+            self.nodes[node].links.insert(taken, link);
+            self.links[link].ends[1] = End::Core(node, taken);
         }
     }
 
@@ -305,6 +321,7 @@ impl World {
             return;
         }
         let now = self.now;
+        self.accept(node);
         let ids: Vec<ConnId> = self.nodes[node].links.keys().copied().collect();
         for id in ids {
             self.read(node, id);
@@ -335,6 +352,15 @@ impl World {
         }
         let NodeSim { core, events, .. } = &mut self.nodes[node];
         core.take_events(events);
+    }
+
+    /// A process that stood still goes on. It hears of its timers before it hears of its sockets: what ends a wait for both
+    /// is EINTR, and the time is over.
+    pub(crate) fn thaw(&mut self, node: usize) {
+        self.nodes[node].is_frozen = false;
+        let now = self.now;
+        self.nodes[node].core.fire(now);
+        self.turn(node);
     }
 
     /// Which end of its link a core has.

@@ -14,6 +14,7 @@ use backend::Backend;
 use client::{Client, get};
 use configuration::Configuration;
 use process::{Proxy, eventually};
+use rustix::process::Signal;
 
 /// Two neighbourhoods, `a` and `b`, and a Service `web` with a pod on each that is named; a pod says its node's name.
 struct World {
@@ -176,6 +177,28 @@ fn a_second_signal_ends_a_drain() {
     world.a.terminate();
     assert_eq!(world.a.exit_code(Duration::from_secs(5)), Some(0));
     assert!(client.receive().is_err(), "the call was cut");
+}
+
+#[test]
+fn proxies_that_were_stopped_and_continued_go_on_with_their_calls() {
+    let world = World::start(&["b"]);
+    let mut client = Client::connect(world.a.l1()).unwrap();
+    client.send("web.default", "/hold");
+    eventually("a call waits at the pod", || world.pods[1].holds_one());
+    for proxy in [&world.a, &world.b] {
+        proxy.signal(Signal::STOP);
+    }
+    // More than the silence after which a neighbour is taken for lost; an amount, not a synchronisation.
+    std::thread::sleep(Duration::from_millis(3500));
+    for proxy in [&world.a, &world.b] {
+        proxy.signal(Signal::CONT);
+    }
+    assert_eq!(get(world.a.l1(), "web.default", "/x").unwrap().status, 200);
+    world.pods[1].let_go();
+    assert_eq!(client.receive().unwrap().body, "b says /hold");
+    for proxy in [&world.a, &world.b] {
+        assert!(!proxy.log().contains("hop ended"), "{}", proxy.log());
+    }
 }
 
 #[test]

@@ -36,7 +36,7 @@ impl Core {
         let now = self.now;
         if let Some(hop) = self.net.hop(id) {
             hop.heard = now;
-            hop.is_pinged = false;
+            hop.silent_looks = 0;
         }
         let mut at = 0;
         loop {

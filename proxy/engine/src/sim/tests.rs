@@ -7,6 +7,7 @@ mod hop;
 mod http;
 mod refusals;
 mod seeds;
+mod stalls;
 mod streaming;
 mod tunnels;
 

@@ -95,6 +95,7 @@ fn a_node_that_dies_takes_only_what_it_may_have_begun() {
     }
     world.run(Duration::from_millis(5));
     world.nodes[1].is_frozen = true;
+    world.listeners.insert(SocketAddr::new(node_ip(1), L2_PORT), Listener::Silent);
     let before = world.now;
     world.until("all", |w| clients.iter().all(|c| w.answers(*c).len() == 2));
     assert!(world.now.since(before) < Duration::from_secs(4), "three seconds of silence are enough");
@@ -111,7 +112,7 @@ fn a_node_that_dies_takes_only_what_it_may_have_begun() {
     for client in &clients {
         assert_eq!(world.ask(*client, &get("/")).status, 200);
     }
-    world.nodes[1].is_frozen = false;
+    world.thaw(1);
     world.run(Duration::from_secs(10));
     world.assert_nothing_left();
 }

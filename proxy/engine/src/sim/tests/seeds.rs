@@ -12,6 +12,8 @@ enum Fault {
     ClosePods,
     FreezeNode,
     ThawNode,
+    /// The callers' own proxy, for some seconds.
+    StandStill(u64),
     RemovePod,
     ResetCaller(u8),
     Drain,
@@ -25,6 +27,7 @@ fn fault() -> impl Strategy<Value = Fault> {
         Just(Fault::ClosePods),
         Just(Fault::FreezeNode),
         Just(Fault::ThawNode),
+        (1_u64..6).prop_map(Fault::StandStill),
         Just(Fault::RemovePod),
         (0_u8..6).prop_map(Fault::ResetCaller),
         Just(Fault::Drain),
@@ -63,7 +66,12 @@ fn apply(world: &mut World, fault: Fault, clients: &[usize]) {
         Fault::Heal(i) => drop(world.listeners.insert(pod_address(node_of(i), i), Listener::Pod)),
         Fault::ClosePods => world.pods.iter_mut().for_each(PodConn::close),
         Fault::FreezeNode => world.nodes[1].is_frozen = true,
-        Fault::ThawNode => world.nodes[1].is_frozen = false,
+        Fault::ThawNode => world.thaw(1),
+        Fault::StandStill(seconds) => {
+            world.nodes[0].is_frozen = true;
+            world.run(Duration::from_secs(seconds));
+            world.thaw(0);
+        }
         Fault::RemovePod => {
             world.snapshot.endpoints.get_mut("web").expect("it is there").truncate(3);
             world.publish();
@@ -147,7 +155,7 @@ proptest! {
             clients.iter().all(|c| w.clients[*c].is_closed || !w.answers(*c).is_empty())
         });
         check(&world, &clients, &calls);
-        world.nodes[1].is_frozen = false;
+        world.thaw(1);
         world.run(Duration::from_secs(15));
         world.assert_nothing_left();
     }
