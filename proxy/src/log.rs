@@ -65,3 +65,38 @@ fn filter(level: &str) -> Result<EnvFilter, LevelError> {
     let all = LIBRARIES.iter().fold(level.trim().to_owned(), |all, library| format!("{all},{library}"));
     EnvFilter::try_new(all).map_err(|source| LevelError::Unknown { text: level.to_owned(), source })
 }
+
+/// An error and what caused it, in one line. Lines in JSON would show the error alone; what an error's own text repeats of its
+/// cause is said once.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::chain;
+
+    #[derive(Debug, thiserror::Error)]
+    enum Failure {
+        #[error("can't write")]
+        Write(#[source] Box<Failure>),
+        #[error("no answer: {0}")]
+        Library(#[source] std::io::Error),
+    }
+
+    #[test]
+    fn a_chain_names_every_cause_once() {
+        let cause = std::io::Error::other("connection reset");
+        let error = Failure::Write(Box::new(Failure::Library(cause)));
+        assert_eq!(chain(&error), "can't write: no answer: connection reset");
+    }
+}

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use vicino_crds::{MeshNode, MeshNodeStatus, names};
 
 use crate::config::kubernetes::Seen;
+use crate::log::chain;
 
 pub mod status;
 
@@ -86,7 +87,7 @@ impl Reporter {
                 match self.write(*status).await {
                     Ok(()) => retry = RETRY.0,
                     Err(e) => {
-                        tracing::warn!(error = &e as &dyn std::error::Error, "report not taken; tried again");
+                        tracing::warn!(error = %chain(&e), "report not taken; tried again");
                         not_before = Instant::now() + retry;
                         retry = RETRY.1.min(retry * 2);
                         continue;

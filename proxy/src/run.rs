@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::gather::Edition;
 use crate::lifecycle::{Life, Phase};
-use crate::log::Level;
+use crate::log::{Level, chain};
 use crate::options::RunOptions;
 use crate::report::status::{Served, State};
 use crate::worker::Crew;
@@ -144,7 +144,7 @@ async fn begin(options: &RunOptions, life: &Life, parts: &mut Parts) -> Arc<Crew
                     return crew;
                 }
                 Err(e) => {
-                    tracing::error!(error = &e as &dyn std::error::Error, "workers can't start; tried again");
+                    tracing::error!(error = %chain(&e), "workers can't start; tried again");
                     life.enter(Phase::Starting(e.to_string()));
                     sleep(RETRY).await;
                     continue;
@@ -211,7 +211,7 @@ impl Follower<'_> {
         if let (Some(level), Some(wanted)) = (self.level, &wanted)
             && let Err(e) = level.set(wanted)
         {
-            tracing::warn!(error = &e as &dyn std::error::Error, "log level of the bootstrap not taken");
+            tracing::warn!(error = %chain(&e), "log level of the bootstrap not taken");
         }
         self.applied_level = wanted;
     }

@@ -21,6 +21,7 @@ use crate::config::bundle::BundleKind;
 use crate::config::freshness::Freshness;
 use crate::config::inputs::{Identity, Inputs};
 use crate::config::{Change, OwnNode, RawBundle, Slice};
+use crate::log::chain;
 
 /// Changes when an older proxy could not read what a newer one wrote.
 const FORMAT: &str = "vicino-inputs 1";
@@ -204,7 +205,7 @@ impl Store {
             match tokio::task::spawn_blocking(work).await {
                 Ok(Ok(())) => {}
                 Ok(Err(e)) => {
-                    tracing::warn!(error = &e as &dyn std::error::Error, "snapshot not kept on disk");
+                    tracing::warn!(error = %chain(&e), "snapshot not kept on disk");
                 }
                 Err(e) => tracing::error!(error = %e, "writing the store did not end well"),
             }

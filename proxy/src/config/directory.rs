@@ -17,6 +17,7 @@ use super::freshness::Freshness;
 use super::inotify::{Touched, Watched};
 use super::inputs::Part;
 use super::{Change, OwnNode, Slice, SliceKey};
+use crate::log::chain;
 
 /// A manifest longer than this is refused, in bytes.
 const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -63,7 +64,7 @@ pub async fn follow(root: PathBuf, changes: mpsc::Sender<Change>, freshness: Fre
                 freshness.failed(part, Instant::now());
             }
             tracing::warn!(
-                error = &e as &dyn std::error::Error,
+                error = %chain(&e),
                 "configuration directory is away; what was read stays"
             );
         }
@@ -87,7 +88,7 @@ pub async fn follow_bootstrap(path: PathBuf, changes: mpsc::Sender<Change>, fres
                             return;
                         }
                     }
-                    Err(e) => tracing::warn!(error = &e as &dyn std::error::Error, "bootstrap can't be read"),
+                    Err(e) => tracing::warn!(error = %chain(&e), "bootstrap can't be read"),
                 }
                 tokio::select! {
                     _ = watched.touched() => {}
@@ -96,7 +97,7 @@ pub async fn follow_bootstrap(path: PathBuf, changes: mpsc::Sender<Change>, fres
             },
             Err(source) => {
                 let e = DirectoryError::Watch { path: directory.clone(), source };
-                tracing::warn!(error = &e as &dyn std::error::Error, "bootstrap is away");
+                tracing::warn!(error = %chain(&e), "bootstrap is away");
             }
         }
         tokio::time::sleep(RETRY).await;

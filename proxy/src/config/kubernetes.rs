@@ -20,6 +20,7 @@ use super::bundle::{BundleKind, RawBundle};
 use super::freshness::Freshness;
 use super::inputs::{Identity, Part};
 use super::{Change, OwnNode, Slice, SliceKey};
+use crate::log::chain;
 
 /// The server ends a watch after this long and it is taken up anew, so that a connection that died silently is noticed.
 const WATCH_SECONDS: u32 = 50;
@@ -223,19 +224,6 @@ async fn follow<K, X>(
             return;
         }
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 /// The runtime's own pauses, but never longer than [`PAUSE_MAX`], since calls depend on what is missed meanwhile.

@@ -19,7 +19,7 @@ use crate::config::inputs::{Identity, Part};
 use crate::config::kubernetes::{self, Seen, Source};
 use crate::config::{Inputs, directory};
 use crate::lifecycle::Life;
-use crate::log::Level;
+use crate::log::{Level, chain};
 use crate::metrics::Figures;
 use crate::options::{RUN_DIR, RunOptions};
 use crate::report::Reporter;
@@ -101,7 +101,7 @@ fn remembered(identity: &Identity, store: Option<&Store>) -> (Inputs, Instant) {
         Ok(Some(kept)) => kept,
         Ok(None) => return (inputs, now),
         Err(e) => {
-            tracing::warn!(error = &e as &dyn std::error::Error, "kept configuration not used");
+            tracing::warn!(error = %chain(&e), "kept configuration not used");
             return (inputs, now);
         }
     };
@@ -137,7 +137,7 @@ async fn api_client(source: &Source) -> Client {
                 for part in [Part::Bundles, Part::Slices, Part::MeshNode] {
                     source.freshness.failed(part, Instant::now());
                 }
-                tracing::warn!(error = &e as &dyn std::error::Error, "no way to the API known; tried again");
+                tracing::warn!(error = %chain(&e), "no way to the API known; tried again");
                 sleep(RETRY).await;
             }
         }
