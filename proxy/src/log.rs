@@ -1,4 +1,4 @@
-//! Log lines: format at start, level while running; decides about nothing else.
+//! Log lines: format and level at start, level while running; decides about nothing else.
 
 use std::io::IsTerminal;
 
@@ -6,8 +6,13 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
+use vicino_crds::contract::{self, Bootstrap, DOCUMENT_BYTES_MAX};
 
-use crate::options::LogFormat;
+use crate::config::directory::read_file;
+use crate::options::{LogFormat, RunOptions};
+
+/// The level when nobody says another.
+const DEFAULT: &str = "info";
 
 /// What of libraries is written, whatever the level. The client's own lines repeat the errors that it returns to us.
 const LIBRARIES: [&str; 4] = ["kube_client=off", "kube_runtime=error", "hyper=warn", "tower=warn"];
@@ -47,6 +52,20 @@ pub fn start(level: &str, format: Option<LogFormat>) -> Result<Level, anyhow::Er
     };
     tracing_subscriber::registry().with(filter).with(lines).try_init()?;
     Ok(Level { handle })
+}
+
+/// The level to start with: the flag's, else what the bootstrap says now. The bootstrap is followed later on, but by then the
+/// lines of a start have been written.
+pub fn first(options: &RunOptions) -> String {
+    let in_directory = options.config_dir.as_ref().map(|directory| directory.join("bootstrap.yaml"));
+    let bootstrap = in_directory.as_ref().unwrap_or(&options.bootstrap);
+    let says = || {
+        // Whoever follows it says what is wrong with it.
+        let bytes = read_file(bootstrap, DOCUMENT_BYTES_MAX).ok()?;
+        let level = contract::read::<Bootstrap>(&bytes).ok()?.document.log_level;
+        filter(&level).is_ok().then_some(level)
+    };
+    options.log_level.clone().or_else(says).unwrap_or_else(|| DEFAULT.to_owned())
 }
 
 impl Level {

@@ -17,7 +17,7 @@ fn main() -> ExitCode {
 
 #[expect(clippy::print_stderr, reason = "before there are log lines, and for people at a terminal")]
 fn serve(options: RunOptions) -> ExitCode {
-    let level = match log::start(options.log_level.as_deref().unwrap_or("info"), options.log_format) {
+    let level = match log::start(&log::first(&options), options.log_format) {
         Ok(level) => level,
         Err(e) => {
             eprintln!("vicino-proxy: {e:#}");

@@ -308,7 +308,7 @@ fn names(directory: &Path, kind: Kind) -> Result<Vec<String>, DirectoryError> {
 }
 
 /// At most one byte more than `max`, so that the reader of the document sees that it is too long.
-fn read_file(path: &Path, max: usize) -> Result<Vec<u8>, DirectoryError> {
+pub(crate) fn read_file(path: &Path, max: usize) -> Result<Vec<u8>, DirectoryError> {
     let failed = |source| DirectoryError::Read { path: path.to_path_buf(), source };
     let file = std::fs::File::open(path).map_err(failed)?;
     let mut bytes = Vec::new();

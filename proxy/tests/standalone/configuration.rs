@@ -33,15 +33,7 @@ pub(crate) struct Configuration {
 impl Configuration {
     pub(crate) fn new(node: &'static str) -> Self {
         let configuration = Self { node, directory: tempfile::tempdir().unwrap() };
-        let bootstrap = Bootstrap {
-            version: 1,
-            mesh: "default".into(),
-            cluster_domain: "cluster.local".into(),
-            workers: 2,
-            log_level: "info".into(),
-            drain_seconds: 20,
-        };
-        configuration.write("bootstrap.yaml", &contract::write(&bootstrap));
+        configuration.log_level("info");
         let address = node_address(node);
         configuration.write(
             "meshnode.yaml",
@@ -64,6 +56,18 @@ impl Configuration {
         let beside = self.directory.path().join("beside");
         std::fs::write(&beside, text).unwrap();
         std::fs::rename(beside, path).unwrap();
+    }
+
+    pub(crate) fn log_level(&self, level: &str) {
+        let bootstrap = Bootstrap {
+            version: 1,
+            mesh: "default".into(),
+            cluster_domain: "cluster.local".into(),
+            workers: 2,
+            log_level: level.into(),
+            drain_seconds: 20,
+        };
+        self.write("bootstrap.yaml", &contract::write(&bootstrap));
     }
 
     pub(crate) fn nodes(&self, nodes: &[&str]) {

@@ -167,6 +167,22 @@ fn a_drain_finishes_what_is_open_and_takes_nothing_new() {
 }
 
 #[test]
+fn the_bootstraps_log_level_is_in_force_from_the_first_line_on() {
+    let configuration = Configuration::new("a");
+    configuration.log_level("warn");
+    configuration.nodes(&["a"]);
+    let mut proxy = Proxy::start(&configuration, &[]);
+    proxy.is_ready();
+    assert!(!proxy.log().contains(" INFO "), "{}", proxy.log());
+    configuration.log_level("info");
+    let level = || get(proxy.admin(), "admin", "/log-level").map(|answer| answer.body).unwrap_or_default();
+    eventually("it is followed", || level().contains("info"));
+    proxy.terminate();
+    assert_eq!(proxy.exit_code(Duration::from_secs(10)), Some(0));
+    assert!(proxy.log().contains(" INFO "), "what is written is told by its level: {}", proxy.log());
+}
+
+#[test]
 fn a_second_signal_ends_a_drain() {
     let mut world = World::start(&["a"]);
     let mut client = Client::connect(world.a.l1()).unwrap();
