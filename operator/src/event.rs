@@ -195,3 +195,42 @@ fn shorten(mut note: String) -> String {
     }
     note
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Said, notices};
+    use crate::fixture::{SHOP, converge, load, planned, proxy_pod, rollout, serve, world};
+    use crate::world::{Rollout, World};
+
+    /// What is said of the mesh now.
+    fn told(world: &World) -> Vec<String> {
+        let notices = notices(world, &planned(world), &mut Said::default());
+        let of_mesh = notices.into_iter().filter(|n| n.regarding.kind.as_deref() == Some("ServiceMesh"));
+        of_mesh
+            .map(|n| format!("{} {}: {}", if n.warning { "Warning" } else { "Normal" }, n.reason, n.note))
+            .collect()
+    }
+
+    #[test]
+    fn a_node_that_loses_its_proxy_is_named_once() {
+        let mut world = world(SHOP);
+        converge(&mut world);
+        for node in ["node1", "node2"] {
+            serve(&mut world, "default", node);
+        }
+        converge(&mut world);
+        let all = Rollout { observed: true, desired: 2, updated: 2, ready: 2 };
+        rollout(&mut world, all);
+        assert_eq!(told(&world), ["Normal Ready: 2 proxies are ready and everything is written"]);
+        converge(&mut world);
+        assert_eq!(told(&world), <[String; 0]>::default());
+
+        let lost = proxy_pod("default", "node2", "vicino-default-node2").replace("'True'", "'False'");
+        load(&mut world, &lost);
+        converge(&mut world);
+        rollout(&mut world, Rollout { ready: 1, ..all });
+        assert_eq!(told(&world), ["Warning ProxiesNotReady: 1 of 2 proxies are ready; not: node2"]);
+        converge(&mut world);
+        assert_eq!(told(&world), <[String; 0]>::default());
+    }
+}

@@ -7,7 +7,7 @@ use vicino_crds::names;
 
 use crate::apply::Change;
 use crate::plan::{Plan, plan};
-use crate::world::{Key, Kind, World};
+use crate::world::{Key, Kind, Rollout, World};
 
 /// What every cluster has: the proxies' namespace, two nodes, a mesh and a meshed namespace with two Services.
 pub(crate) const SHOP: &str = r#"
@@ -184,4 +184,12 @@ pub(crate) fn report(world: &mut World, node: &str, status: &Value) {
     let mut row = world.neighbourhoods.get(&key).unwrap().clone();
     row.value.status = serde_json::from_value(status.clone()).unwrap();
     world.neighbourhoods.put(key, row);
+}
+
+/// How far the DaemonSet of the mesh `default` has come.
+pub(crate) fn rollout(world: &mut World, rollout: Rollout) {
+    let key = Key::new(names::PROXY_NAMESPACE, &names::mesh_object("default"));
+    let mut row = world.children.of(Kind::DaemonSet).get(&key).unwrap().clone();
+    row.value.rollout = Some(rollout);
+    world.children.of_mut(Kind::DaemonSet).put(key, row);
 }

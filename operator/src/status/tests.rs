@@ -6,8 +6,8 @@ use serde_json::json;
 use vicino_crds::mesh::Tally;
 use vicino_crds::{contract, names};
 
-use crate::fixture::{SHOP, converge, load, planned, proxy_pod, report, serve, world};
-use crate::world::{Body, Failure, Key, Kind, ObjectId, Rollout, Row, World};
+use crate::fixture::{SHOP, converge, load, planned, proxy_pod, report, rollout, serve, world};
+use crate::world::{Body, Failure, Key, Kind, ObjectId, Rollout, World};
 
 fn text(conditions: &[Condition]) -> String {
     let line = |c: &Condition| format!("  {}={} {}: {}\n", c.type_, c.status, c.reason, c.message);
@@ -36,14 +36,6 @@ fn mesh(world: &World, expect: &Expect) {
     let status = &plan.statuses.meshes["default"];
     let (proxies, routes) = (tally(status.proxies.as_ref()), tally(status.routes.as_ref()));
     expect.assert_eq(&format!("proxies {proxies}, routes {routes}\n{}", text(&status.conditions)));
-}
-
-fn rollout(world: &mut World, rollout: Rollout) {
-    let key = Key::new("vicino-proxy", "vicino-default");
-    let row = world.children.of(Kind::DaemonSet).get(&key).unwrap().clone();
-    let mut value = row.value;
-    value.rollout = Some(rollout);
-    world.children.of_mut(Kind::DaemonSet).put(key, Row { value, ..row });
 }
 
 #[test]
