@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
+use kube::core::Status;
 use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -119,9 +120,10 @@ impl Reporter {
                 self.current = Seen::of(&node);
                 Ok(())
             }
-            Ok(Err(source)) => {
-                Err(ReportError::Refused { node: self.node.clone(), source: Box::new(source) })
+            Ok(Err(kube::Error::Api(source))) => {
+                Err(ReportError::Refused { node: self.node.clone(), source })
             }
+            Ok(Err(source)) => Err(ReportError::Failed { node: self.node.clone(), source: Box::new(source) }),
             Err(_elapsed) => Err(ReportError::Slow { node: self.node.clone() }),
         }
     }
@@ -130,8 +132,10 @@ impl Reporter {
 /// Why a report was not taken.
 #[derive(Debug, thiserror::Error)]
 enum ReportError {
+    #[error("the API server refuses the status of MeshNode {node}")]
+    Refused { node: String, source: Box<Status> },
     #[error("can't write the status of MeshNode {node}")]
-    Refused { node: String, source: Box<kube::Error> },
+    Failed { node: String, source: Box<kube::Error> },
     #[error("no answer about the status of MeshNode {node} within {} s", ATTEMPT.as_secs())]
     Slow { node: String },
 }
