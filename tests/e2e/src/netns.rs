@@ -9,15 +9,23 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::process::Command;
 use tokio::sync::oneshot;
 
-/// A process of a running container, by the container's id (`containerd://…` or bare): all nodes are on this machine.
+/// The first process of a running container, by the container's id (`containerd://…` or bare): all nodes are on this machine.
+/// Others, a probe's for example, come and go.
 pub fn process_of(container: &str) -> Result<i32> {
     let id = container.trim_start_matches("containerd://");
     let processes = fs::read_dir("/proc").context("list processes")?.flatten();
     let mut numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let found = numbers.find(|number| {
-        fs::read_to_string(format!("/proc/{number}/cgroup")).is_ok_and(|cgroup| cgroup.contains(id))
+        let read = |what| fs::read_to_string(format!("/proc/{number}/{what}")).unwrap_or_default();
+        read("cgroup").contains(id) && is_first(&read("status"))
     });
     found.with_context(|| format!("no process in container {id}"))
+}
+
+/// Whether a process is number 1 in its own process namespace.
+fn is_first(status: &str) -> bool {
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    numbers.is_some_and(|numbers| numbers.split_whitespace().last() == Some("1"))
 }
 
 /// The network namespace of a running container.
