@@ -140,18 +140,24 @@ impl<'a> Space<'a> {
         for app in apps {
             space.pods_ready(&app.name, app.replicas as usize).await?;
         }
-        let nodes = fixture.nodes();
-        space.pods_ready("caller", nodes.len()).await?;
-        for pod in fixture.pods(&space.name, "app=caller").await? {
-            space.callers.push(Caller::of(&pod)?);
-        }
-        space.callers.sort_by(|a, b| a.node.cmp(&b.node));
-        ensure!(space.callers.iter().map(|c| &c.node).eq(&nodes), "a caller on every node");
+        space.find_callers().await?;
         for app in apps {
             mesh::programmed(fixture, &space.name, &app.name).await?;
             space.reachable(&app.name).await?;
         }
         Ok(space)
+    }
+
+    /// Waits for a caller on every node and finds out how to call from it. That changes when a node is started anew: its pods
+    /// get other network namespaces and addresses.
+    pub async fn find_callers(&mut self) -> Result<()> {
+        let nodes = self.fixture.nodes();
+        self.pods_ready("caller", nodes.len()).await?;
+        let pods = self.fixture.pods(&self.name, "app=caller").await?;
+        self.callers = pods.iter().map(Caller::of).collect::<Result<_>>()?;
+        self.callers.sort_by(|a, b| a.node.cmp(&b.node));
+        ensure!(self.callers.iter().map(|c| &c.node).eq(&nodes), "a caller on every node");
+        Ok(())
     }
 
     /// The caller on a node.

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use vicino_cluster::Fault;
-use vicino_cluster::load::Load;
+use vicino_cluster::load::{Load, Report};
+use vicino_crds::condition::kind;
 use vicino_crds::names::routes_config_map;
 use vicino_e2e::caller::Caller;
 use vicino_e2e::fixture::{MESH, NODES};
@@ -26,12 +27,22 @@ const API_BACK_MAX: Duration = Duration::from_mins(3);
 /// How long Kubernetes may take to notice that a node came back.
 const NODE_BACK_MAX: Duration = Duration::from_mins(3);
 
+/// How long a proxy stands still: as long as its neighbours wait before they take it for lost.
+const STALL: Duration = Duration::from_secs(3);
+
 /// A load of `seconds` from one caller.
-async fn load(caller: &Caller, url: &str, seconds: u64) -> Result<vicino_cluster::load::Report> {
+async fn load(caller: &Caller, url: &str, seconds: u64) -> Result<Report> {
     let duration = Duration::from_secs(seconds);
     let load =
         Load { target: url.to_owned(), via: Some(caller.proxy), rate: 50, duration, ..Load::default() };
     caller.load(load).await
+}
+
+/// Prints what came of a load.
+fn print(what: &str, report: &Report) {
+    let Report { sent, p99_us, max_us, .. } = report;
+    let (failed, p99, slowest) = (report.failed_total(), p99_us / 1000, max_us / 1000);
+    figures::print(format!("{what}: {failed} of {sent} failed, p99 {p99} ms, the slowest {slowest} ms"));
 }
 
 async fn operator_replicas(fixture: &Fixture, count: usize) -> Result<()> {
@@ -101,13 +112,13 @@ fn calls_go_on_while_the_api_server_is_away_also_through_a_proxy_that_restarts()
     });
 }
 
-async fn while_away(space: &Space<'_>, proxy: &k8s_openapi::api::core::v1::Pod) -> Result<()> {
+async fn while_away(space: &Space<'_>, proxy: &Pod) -> Result<()> {
     let away = Instant::now();
     let url = "http://quotes/status?code=200";
     let report = load(&space.callers[1], url, 15).await?;
     ensure!(report.failed_total() == 0, "without the API server: {report}");
     let restarted = Instant::now();
-    kill_container(proxy)?;
+    kill_process(process(proxy)?, Signal::KILL).context("kill the proxy")?;
     // The kubelet starts it again, and it serves from its copy on disk.
     for caller in &space.callers {
         caller.reaches(url, Duration::from_mins(2)).await.context("after the proxy was killed")?;
@@ -139,12 +150,16 @@ async fn frozen(fixture: &Fixture, space: &Space<'_>) -> Result<()> {
     mesh::programmed(fixture, &space.name, "fresher").await
 }
 
-/// SIGKILL for a pod's container, behind Kubernetes' back.
-fn kill_container(pod: &k8s_openapi::api::core::v1::Pod) -> Result<()> {
-    let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
-    let id = containers.and_then(|all| all.first()?.container_id.clone()).context("no container")?;
-    let process = Pid::from_raw(netns::process_of(&id)?).context("a process has a number above 0")?;
-    kill_process(process, Signal::KILL).context("kill the proxy")
+/// The container of a proxy's pod.
+fn container(proxy: &Pod) -> Result<String> {
+    let containers = proxy.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    containers.and_then(|all| all.first()?.container_id.clone()).context("no container")
+}
+
+/// The process of a proxy, for signals behind Kubernetes' back.
+fn process(proxy: &Pod) -> Result<Pid> {
+    let number = netns::process_of(&container(proxy)?)?;
+    Pid::from_raw(number).context("a process has a number above 0")
 }
 
 #[test]
@@ -154,8 +169,7 @@ fn calls_to_other_nodes_go_on_when_a_node_is_cut_off() {
         let (here, there, lost) = (&nodes[0], &nodes[1], &nodes[2]);
         let apps = [App::new("quotes", 3), App::new("authors", 2).on(there)];
         let space = Space::new(fixture, "cut", &apps).await?;
-        fixture.cluster.fault(Fault::CutNode { node: lost.clone() }).await?;
-        let outage = while_cut(&space, here).await;
+        let outage = while_lost(&space, here, Fault::CutNode { node: lost.clone() }).await;
         fixture.cluster.fault(Fault::JoinNode { node: lost.clone() }).await?;
         outage?;
         mesh::proxies_ready(fixture, usize::from(NODES), NODE_BACK_MAX).await?;
@@ -165,21 +179,59 @@ fn calls_to_other_nodes_go_on_when_a_node_is_cut_off() {
     });
 }
 
-async fn while_cut(space: &Space<'_>, here: &str) -> Result<()> {
+#[test]
+fn calls_to_other_nodes_go_on_when_a_node_dies_and_it_serves_again_when_it_is_back() {
+    scenario("node-killed", async |fixture| {
+        let nodes = fixture.nodes();
+        let (here, there, lost) = (&nodes[0], &nodes[1], &nodes[2]);
+        let apps = [App::new("quotes", 3), App::new("authors", 2).on(there), App::new("ratings", 1).on(lost)];
+        let mut space = Space::new(fixture, "died", &apps).await?;
+        let outage = while_lost(&space, here, Fault::KillNode { node: lost.clone() }).await;
+        // Once it was noticed, what is said of its pods afterwards is of their new containers.
+        let noticed = mesh::mesh_says(fixture, MESH, kind::READY, "False", lost).await;
+        let started = Instant::now();
+        fixture.cluster.fault(Fault::StartNode { node: lost.clone() }).await?;
+        outage?;
+        noticed.context("the mesh names the node whose proxy is gone")?;
+        mesh::proxies_ready(fixture, usize::from(NODES), NODE_BACK_MAX).await?;
+        let took = started.elapsed().as_secs_f32();
+        figures::print(format!(
+            "a node started again after its power failed -> its proxy ready: {took:.1} s"
+        ));
+        for app in &apps {
+            space.pods_ready(&app.name, app.replicas as usize).await?;
+        }
+        space.find_callers().await?;
+        for app in &apps {
+            space.reachable(&app.name).await?;
+            let url = format!("http://{}/status?code=200", app.name);
+            let report = load(space.caller(lost), &url, 5).await?;
+            ensure!(report.failed_total() == 0, "from the node that is back: {report}");
+        }
+        let report = load(space.caller(here), "http://ratings/status?code=200", 5).await?;
+        ensure!(report.failed_total() == 0, "to the node that is back: {report}");
+        space.leave().await
+    });
+}
+
+/// A node is lost under load: calls to pods elsewhere do not fail, and of calls to pods everywhere only those that were on their way
+/// to it may, until it is known to be gone.
+async fn while_lost(space: &Space<'_>, here: &str, fault: Fault) -> Result<()> {
     let caller = space.caller(here);
-    let (all, other) = tokio::join!(
+    let what = fault.to_string();
+    let (all, other, done) = tokio::join!(
         load(caller, "http://quotes/status?code=200", 20),
-        load(caller, "http://authors/status?code=200", 20)
+        load(caller, "http://authors/status?code=200", 20),
+        space.fixture.cluster.fault(fault)
     );
+    done?;
     let (all, other) = (all?, other?);
-    figures::print(format!(
-        "a node of three cut off, 50/s for 20 s to pods on all of them: {} of {} failed, p99 {} ms, the slowest {} ms",
-        all.failed_total(),
-        all.sent,
-        all.p99_us / 1000,
-        all.max_us / 1000
-    ));
+    print(&format!("{what} of three, 50/s for 20 s to pods on all of them"), &all);
     ensure!(other.failed_total() == 0, "calls to another node: {other}");
+    ensure!(
+        all.failed.keys().all(|kind| kind == "status 502 hop-lost"),
+        "calls that were not on their way: {all}"
+    );
     // Once it is known to be gone (by its hop, or by Kubernetes), nothing is sent there.
     space
         .fixture
@@ -188,6 +240,45 @@ async fn while_cut(space: &Space<'_>, here: &str) -> Result<()> {
             Ok(report.failed_total() == 0)
         })
         .await
+}
+
+#[test]
+fn a_proxy_that_is_stopped_for_a_while_delays_calls_and_fails_none() {
+    scenario("proxy-stalled", async |fixture| {
+        let nodes = fixture.nodes();
+        let (here, there) = (&nodes[0], &nodes[1]);
+        let apps = [App::new("quotes", 3), App::new("authors", 2).on(there)];
+        let space = Space::new(fixture, "stalled", &apps).await?;
+        let proxy = mesh::proxy_on(fixture, there).await?;
+        let (caller, process) = (space.caller(here), process(&proxy)?);
+        let stall = async {
+            kill_process(process, Signal::STOP).context("stop the proxy")?;
+            // An amount, not a synchronisation.
+            sleep(STALL).await;
+            kill_process(process, Signal::CONT).context("continue the proxy")
+        };
+        let (all, stalled, done) = tokio::join!(
+            load(caller, "http://quotes/status?code=200", 10),
+            load(caller, "http://authors/status?code=200", 10),
+            stall
+        );
+        done?;
+        for (pods, report) in [("all nodes", all?), ("its node alone", stalled?)] {
+            print(&format!("a proxy of three stopped for 3 s, 50/s for 10 s to pods on {pods}"), &report);
+            // Each may be done twice, so it is late at worst, or was placed again.
+            ensure!(report.failed_total() == 0, "calls to pods on {pods}: {report}");
+        }
+        for caller in &space.callers {
+            for service in ["quotes", "authors"] {
+                let report = load(caller, &format!("http://{service}/status?code=200"), 2).await?;
+                ensure!(report.failed_total() == 0, "afterwards: {report}");
+            }
+        }
+        mesh::proxies_ready(fixture, usize::from(NODES), Duration::from_mins(1)).await?;
+        let same = mesh::proxy_on(fixture, there).await?;
+        ensure!(container(&same)? == container(&proxy)?, "it was started anew");
+        space.leave().await
+    });
 }
 
 #[test]
