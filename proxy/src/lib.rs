@@ -54,6 +54,7 @@
 //! | `VICINO_POD_NAME` | `metadata.name` | empty |
 //! | `VICINO_NAMESPACE` | `metadata.namespace` | `vicino-proxy` |
 //! | `VICINO_MESH` | the operator | `default` |
+//! | `VICINO_MESH_UID` | the operator | empty |
 //! | `VICINO_BOOTSTRAP` | the mounted ConfigMap | `/etc/vicino/bootstrap.yaml` |
 //! | `VICINO_STATE_DIR` | a hostPath, one for each mesh | none: nothing is kept |
 //! | `VICINO_RUN_DIR` | an emptyDir | `/run/vicino` |

@@ -40,6 +40,9 @@ pub struct RunOptions {
     /// Name of the mesh
     #[arg(long, env = "VICINO_MESH", default_value = "default")]
     pub mesh: String,
+    /// UID of the mesh: what was kept of another mesh of this name, perhaps of another cluster's, is not served
+    #[arg(long, env = "VICINO_MESH_UID", default_value = "")]
+    pub mesh_uid: String,
     /// Name of the own pod, as the report names it
     #[arg(long, env = "VICINO_POD_NAME", default_value = "")]
     pub pod_name: String,

@@ -64,6 +64,7 @@ pub enum StoreError {
 pub struct Saved {
     node: Arc<str>,
     mesh: Arc<str>,
+    mesh_uid: Arc<str>,
     bootstrap: Option<Arc<str>>,
     bundles: Vec<SavedBundle>,
     slices: Vec<Arc<Slice>>,
@@ -87,7 +88,7 @@ struct SavedNode {
 impl Saved {
     /// What is in force now; cheap, the texts are shared.
     pub fn of(inputs: &Inputs) -> Self {
-        let Identity { node, mesh } = inputs.identity().clone();
+        let Identity { node, mesh, mesh_uid } = inputs.identity().clone();
         let bundle = |(name, bundle): (&Arc<str>, &crate::config::bundle::Bundle)| SavedBundle {
             name: name.clone(),
             namespace: match &bundle.kind {
@@ -99,6 +100,7 @@ impl Saved {
         Self {
             node,
             mesh,
+            mesh_uid,
             bootstrap: inputs.bootstrap().map(|good| good.text.clone()),
             bundles: inputs.bundles().iter().map(bundle).collect(),
             slices: inputs.services().values().flat_map(|slices| slices.values().cloned()).collect(),
@@ -159,6 +161,9 @@ impl Store {
         let saved = decode(&bytes).map_err(unusable)?;
         if saved.node != identity.node || saved.mesh != identity.mesh {
             return Err(unusable(format!("it is of node {} in mesh {}", saved.node, saved.mesh)));
+        }
+        if saved.mesh_uid != identity.mesh_uid {
+            return Err(unusable(format!("it is of an earlier mesh {}, UID {}", saved.mesh, saved.mesh_uid)));
         }
         Ok(Some((saved, at)))
     }

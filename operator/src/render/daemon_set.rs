@@ -76,6 +76,7 @@ fn container(mesh: &AcceptedMesh, settings: &Settings) -> Value {
             from_field("VICINO_NAMESPACE", "metadata.namespace"),
             from_field("NODE_IP", "status.hostIP"),
             { "name": "VICINO_MESH", "value": mesh.name },
+            { "name": "VICINO_MESH_UID", "value": mesh.uid },
             { "name": "VICINO_BOOTSTRAP", "value": format!("/etc/vicino/{}", names::BOOTSTRAP_KEY) },
             { "name": "VICINO_RUN_DIR", "value": "/run/vicino" },
             { "name": "VICINO_STATE_DIR", "value": format!("{STATE_DIR}/$(VICINO_NODE)") },

@@ -204,7 +204,8 @@ mod tests {
     fn gatherer() -> (mpsc::Sender<Change>, watch::Receiver<std::sync::Arc<Edition>>, impl Future<Output = ()>)
     {
         let (changes, to_gather) = mpsc::channel(8);
-        let inputs = Inputs::new(Identity { node: "n1".into(), mesh: "default".into() });
+        let inputs =
+            Inputs::new(Identity { node: "n1".into(), mesh: "default".into(), mesh_uid: "u1".into() });
         let mut gatherer = Gatherer::new(inputs);
         let (sender, editions) = watch::channel(gatherer.first());
         (changes, editions, gatherer.run(to_gather, sender, None))

@@ -21,6 +21,8 @@ pub struct Identity {
     pub node: Arc<str>,
     /// Name of the mesh.
     pub mesh: Arc<str>,
+    /// Its UID; empty outside Kubernetes.
+    pub mesh_uid: Arc<str>,
 }
 
 /// Where a document lies, for people.

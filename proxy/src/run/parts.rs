@@ -58,7 +58,11 @@ pub(super) fn start(
             let _cut = end.run_until_cancelled(task).await;
         });
     };
-    let identity = Identity { node: options.node.as_str().into(), mesh: options.mesh.as_str().into() };
+    let identity = Identity {
+        node: options.node.as_str().into(),
+        mesh: options.mesh.as_str().into(),
+        mesh_uid: options.mesh_uid.as_str().into(),
+    };
     let store = options.state_dir.as_ref().map(|directory| Store::new(directory, &options.pod_name));
     let (inputs, since) = remembered(&identity, store.as_ref());
     let freshness = Freshness::new(since);

@@ -12,7 +12,7 @@ const ROUTE: &str = "version: 1\nnamespace: demo\nservice: web\ngeneration: 3\np
 const BOOTSTRAP: &str = "version: 1\nmesh: default\nclusterDomain: cluster.local\nworkers: 1\nlogLevel: info\ndrainSeconds: 5\n...\n";
 
 fn identity() -> Identity {
-    Identity { node: "n1".into(), mesh: "default".into() }
+    Identity { node: "n1".into(), mesh: "default".into(), mesh_uid: "u1".into() }
 }
 
 fn filled() -> Inputs {
@@ -103,6 +103,8 @@ fn a_file_that_is_damaged_or_not_ours_is_told_apart() {
     let moment = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
     store.confirm(moment).unwrap();
     assert_eq!(store.load(&identity()).unwrap().map(|(_, at)| at), Some(moment));
-    let other = Identity { node: "n2".into(), mesh: "default".into() };
+    let other = Identity { node: "n2".into(), ..identity() };
     assert!(store.load(&other).unwrap_err().to_string().contains("of node n1"));
+    let later = Identity { mesh_uid: "u2".into(), ..identity() };
+    assert!(store.load(&later).unwrap_err().to_string().contains("of an earlier mesh default, UID u1"));
 }

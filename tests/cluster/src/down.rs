@@ -23,6 +23,8 @@ const CNI_RESULTS: &str = "/var/lib/cni/results";
 const CONTAINER_LOGS: &str = "/var/log/containers";
 /// Where kubelets meet device plugins; not configurable.
 const DEVICE_PLUGINS: &str = "/var/lib/kubelet/device-plugins";
+/// Where proxies keep their copies of the configuration: a hostPath, and nodes share the machine's files.
+const PROXY_STATE: &str = "/var/lib/vicino";
 
 pub(crate) async fn down(name: &str) -> Result<bool> {
     let dir = dir_of(name);
@@ -64,6 +66,12 @@ fn machine_wide(state: Option<&State>) -> Result<()> {
     let plugins = Path::new(DEVICE_PLUGINS);
     for name in ["kubelet.sock", "kubelet_internal_checkpoint", "DEPRECATION"] {
         remove_file(&plugins.join(name))?;
+    }
+    match fs::remove_dir_all(PROXY_STATE) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).context(format!("remove {PROXY_STATE}"));
+        }
+        _ => {}
     }
     // Only folders that are empty go: anything in them is somebody else's.
     let folders = [plugins, Path::new("/var/lib/kubelet"), Path::new(CNI_RESULTS), Path::new("/var/lib/cni")];

@@ -20,7 +20,8 @@ use crate::config::slice::{Condition, SliceEndpoint, SlicePort};
 use crate::config::{Change, Inputs, OwnNode, Slice, SliceKey};
 
 fn inputs(changes: impl IntoIterator<Item = Change>) -> Inputs {
-    let mut inputs = Inputs::new(Identity { node: "n1".into(), mesh: "default".into() });
+    let mut inputs =
+        Inputs::new(Identity { node: "n1".into(), mesh: "default".into(), mesh_uid: "u1".into() });
     take(&mut inputs, changes);
     inputs
 }

@@ -11,7 +11,7 @@ use crate::config::slice::{Condition, SliceEndpoint, SlicePort};
 use crate::config::{Change, OwnNode, Slice, SliceKey};
 
 fn inputs() -> Inputs {
-    Inputs::new(Identity { node: "n1".into(), mesh: "default".into() })
+    Inputs::new(Identity { node: "n1".into(), mesh: "default".into(), mesh_uid: "u1".into() })
 }
 
 fn apply(inputs: &mut Inputs, change: Change) -> (bool, Vec<String>) {
