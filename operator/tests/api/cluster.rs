@@ -36,13 +36,16 @@ impl Cluster {
                  and set it to what `cargo run -p vicino-cluster -- kubeconfig` prints."
             )
         });
-        let file = Kubeconfig::read_from(&kubeconfig).unwrap();
-        let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
-        let client = Client::try_from(config).unwrap();
+        let client = Client::try_from(config(&kubeconfig).await).unwrap();
         let name = format!("{test}-{}", std::process::id());
         let cluster = Self { client, kubeconfig, name, _turn: turn };
         cluster.prepare().await;
         cluster
+    }
+
+    /// How to reach its API server.
+    pub(crate) async fn config(&self) -> Config {
+        config(&self.kubeconfig).await
     }
 
     async fn prepare(&self) {
@@ -128,6 +131,21 @@ spec: {{clusterIP: None, ports: [{{port: {port}}}]}}
         .await;
     }
 
+    /// A MeshRoute of this test's namespace as a user applies it; returns its UID.
+    pub(crate) async fn users_route(&self, name: &str, spec: &str) -> String {
+        let namespace = &self.name;
+        self.apply(&format!(
+            "
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {{name: {name}, namespace: {namespace}}}
+spec: {spec}
+"
+        ))
+        .await;
+        self.route(name).await.unwrap().metadata.uid.unwrap()
+    }
+
     /// Server-side-applies manifests as a user's tool does.
     pub(crate) async fn apply(&self, text: &str) {
         for document in text.split("\n---\n").filter(|document| !document.trim().is_empty()) {
@@ -147,6 +165,7 @@ spec: {{clusterIP: None, ports: [{{port: {port}}}]}}
             "CustomResourceDefinition" => ("apiextensions.k8s.io", "v1"),
             "DaemonSet" => ("apps", "v1"),
             "Event" => ("events.k8s.io", "v1"),
+            "Lease" => ("coordination.k8s.io", "v1"),
             "Role" | "RoleBinding" | "ClusterRole" | "ClusterRoleBinding" => {
                 ("rbac.authorization.k8s.io", "v1")
             }
@@ -165,6 +184,21 @@ spec: {{clusterIP: None, ports: [{{port: {port}}}]}}
         self.api(kind, namespace).get_opt(name).await.unwrap()
     }
 
+    /// Whether the statuses of what [`Self::shop`] made say that everything is written; they are the last that is.
+    pub(crate) async fn converged(&self) -> bool {
+        let mesh = self.get("ServiceMesh", "", &self.name).await;
+        let waits = ["False/ProxiesStarting", "False/ProxiesNotReady"];
+        let mut all = condition(mesh.as_ref(), "Accepted") == "True/Accepted"
+            && waits.contains(&condition(mesh.as_ref(), "Ready").as_str());
+        for name in ["web", "quotes"] {
+            let route = self.route(name).await;
+            all = all
+                && condition(route.as_ref(), "Accepted") == "True/Accepted"
+                && condition(route.as_ref(), "Programmed") == "False/NoReadyProxy";
+        }
+        all
+    }
+
     /// A MeshRoute of this test's namespace.
     pub(crate) async fn route(&self, name: &str) -> Option<DynamicObject> {
         self.get("MeshRoute", &self.name, name).await
@@ -179,6 +213,12 @@ spec: {{clusterIP: None, ports: [{{port: {port}}}]}}
 
     /// Kind, name and version of everything that the operator generates for this test's mesh.
     pub(crate) async fn generated(&self) -> BTreeMap<String, String> {
+        let all = self.generated_objects().await.into_iter();
+        all.map(|(id, object)| (id, object.metadata.resource_version.unwrap())).collect()
+    }
+
+    /// Everything that the operator generates for this test's mesh, by kind and name.
+    pub(crate) async fn generated_objects(&self) -> BTreeMap<String, DynamicObject> {
         let mut all = BTreeMap::new();
         let ours = ListParams::default().labels(&format!("vicino.dev/mesh={}", self.name));
         for (kind, namespace) in [
@@ -193,12 +233,16 @@ spec: {{clusterIP: None, ports: [{{port: {port}}}]}}
             ("MeshRoute", &self.name),
         ] {
             for object in self.api(kind, namespace).list(&ours).await.unwrap().items {
-                let meta = object.metadata;
-                all.insert(format!("{kind} {}", meta.name.unwrap()), meta.resource_version.unwrap());
+                all.insert(format!("{kind} {}", object.metadata.name.as_ref().unwrap()), object);
             }
         }
         all
     }
+}
+
+async fn config(kubeconfig: &str) -> Config {
+    let file = Kubeconfig::read_from(kubeconfig).unwrap();
+    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap()
 }
 
 /// The reason and status of a condition, `True/Ready`.

@@ -7,9 +7,15 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod cluster;
+mod crash;
+mod fault;
+mod gap;
 mod lease;
 mod life;
 mod operator;
 mod programmed;
+mod refuse;
 mod routes;
 mod scale;
+mod slow;
+mod stale;

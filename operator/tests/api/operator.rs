@@ -20,6 +20,13 @@ impl Operator {
 
     /// The same on a large cluster, where the first pass takes its time.
     pub(crate) async fn start_within(cluster: &Cluster, at_most: Duration) -> Self {
+        let operator = Self::launch(&cluster.kubeconfig);
+        operator.leads(at_most).await;
+        operator
+    }
+
+    /// Starts it with a kubeconfig and does not wait for anything.
+    pub(crate) fn launch(kubeconfig: &str) -> Self {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_vicino-operator"))
             // One name for all of them: an operator that was killed does not keep the next one waiting.
@@ -32,14 +39,17 @@ impl Operator {
                 "example.invalid/proxy:1",
             ])
             .args(["--listen", &address.to_string()])
-            .env("KUBECONFIG", &cluster.kubeconfig)
+            .env("KUBECONFIG", kubeconfig)
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        let operator = Self { child, address };
+        Self { child, address }
+    }
+
+    /// Waits until it has run the pipeline once.
+    pub(crate) async fn leads(&self, at_most: Duration) {
         let what = "the operator leads (is there another one on this cluster?)";
-        until(what, at_most, async || operator.get("/readyz") == "leading").await;
-        operator
+        until(what, at_most, async || self.get("/readyz") == "leading").await;
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -9,7 +9,7 @@ use crate::cluster::{Cluster, SOON, condition, until};
 use crate::operator::Operator;
 
 /// A ready proxy pod on a node of the test.
-async fn proxy(cluster: &Cluster, number: usize) -> String {
+pub(crate) async fn proxy(cluster: &Cluster, number: usize) -> String {
     let (mesh, pod) = (&cluster.name, format!("vicino-{}-{number}", cluster.name));
     cluster
         .apply(&format!(
@@ -36,7 +36,7 @@ spec:
 }
 
 /// The proxy says that it serves what is in the ConfigMap now.
-async fn report(cluster: &Cluster, number: usize, pod: &str) {
+pub(crate) async fn report(cluster: &Cluster, number: usize, pod: &str) {
     let map = format!("vicino-{0}-routes-{0}", cluster.name);
     let live = cluster.get("ConfigMap", "vicino-proxy", &map).await.unwrap();
     let digest = live.metadata.annotations.unwrap()["vicino.dev/digest"].clone();
@@ -53,7 +53,7 @@ async fn report(cluster: &Cluster, number: usize, pod: &str) {
     cluster.api("MeshNode", "").patch_status(&node, &params, &Patch::Apply(&status)).await.unwrap();
 }
 
-async fn programmed(cluster: &Cluster, name: &str) -> String {
+pub(crate) async fn programmed(cluster: &Cluster, name: &str) -> String {
     let route = cluster.route(name).await;
     let summary = route.as_ref().and_then(|route| route.data.pointer("/status/programmed/summary").cloned());
     format!("{} {}", condition(route.as_ref(), "Programmed"), summary.unwrap_or_default())

@@ -18,15 +18,6 @@ fn bare(route: Option<&DynamicObject>) -> bool {
     route.is_some_and(|route| route.metadata.labels.is_none() && route.metadata.owner_references.is_none())
 }
 
-async fn users(cluster: &Cluster, spec: &str) {
-    let name = &cluster.name;
-    cluster
-        .apply(&format!(
-            "apiVersion: vicino.dev/v1alpha1\nkind: MeshRoute\nmetadata: {{name: web, namespace: {name}}}\nspec: {spec}\n"
-        ))
-        .await;
-}
-
 #[tokio::test]
 async fn a_users_route_is_the_users_and_without_it_the_default_is_back() {
     let cluster = Cluster::new("owner").await;
@@ -34,7 +25,7 @@ async fn a_users_route_is_the_users_and_without_it_the_default_is_back() {
     let operator = Operator::start(&cluster).await;
     until("the default is there", SOON, async || marked(cluster.route("web").await.as_ref())).await;
 
-    users(&cluster, "{requeues: 2}").await;
+    cluster.users_route("web", "{requeues: 2}").await;
     until("the operator lets go, and obeys", SOON, async || {
         bare(cluster.route("web").await.as_ref())
             && cluster.routes().await.get("web.yaml").is_some_and(|text| text.contains("requeues: 2"))
@@ -42,7 +33,7 @@ async fn a_users_route_is_the_users_and_without_it_the_default_is_back() {
     .await;
     operator.settle().await;
     let version = cluster.route("web").await.unwrap().metadata.resource_version;
-    users(&cluster, "{requeues: 2}").await;
+    cluster.users_route("web", "{requeues: 2}").await;
     operator.settle().await;
     assert_eq!(
         cluster.route("web").await.unwrap().metadata.resource_version,
@@ -62,7 +53,7 @@ async fn a_users_route_is_the_users_and_without_it_the_default_is_back() {
 async fn leaving_the_mesh_takes_the_defaults_and_leaves_the_users() {
     let cluster = Cluster::new("leave").await;
     cluster.shop().await;
-    users(&cluster, "{requeues: 2}").await;
+    cluster.users_route("web", "{requeues: 2}").await;
     let operator = Operator::start(&cluster).await;
     until("both are written", SOON, async || cluster.routes().await.len() == 2).await;
     let unlabel = json!({"metadata": {"labels": {"vicino.dev/mesh": null}}});
@@ -88,7 +79,7 @@ async fn a_mistake_is_named_and_changes_nothing_while_everything_else_goes_on() 
     })
     .await;
     let before = cluster.routes().await["web.yaml"].clone();
-    users(&cluster, "{backends: [{name: nobody}]}").await;
+    cluster.users_route("web", "{backends: [{name: nobody}]}").await;
     until("it is refused", SOON, async || {
         let route = cluster.route("web").await;
         condition(route.as_ref(), "Accepted") == "False/BackendNotFound"
