@@ -67,6 +67,9 @@ pub async fn client() -> Result<Client, RunError> {
     let mut config = kube::Config::infer().await.map_err(|error| RunError::Config(error.to_string()))?;
     config.read_timeout = Some(watch::SILENCE_MAX);
     config.connect_timeout = Some(Duration::from_secs(5));
+    // Every caller has pauses of its own, which are short and told. The library would try 15 times in silence, with a
+    // pause of 82 s before the last.
+    config.default_retry = false;
     Client::try_from(config).map_err(|error| RunError::Client(Box::new(error)))
 }
 

@@ -8,10 +8,10 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use vicino_crds::names;
@@ -153,7 +153,8 @@ impl Visit for Watch<'_> {
         let (changes, metrics, stop) = (self.changes.clone(), self.metrics.clone(), self.stop.clone());
         let path = api.resource_url().to_owned();
         self.tasks.spawn(async move {
-            let mut events = Box::pin(watch(api, config).backoff(pause::Pauses::default()));
+            let watch = || Box::pin(watcher::watcher(api.clone(), config.clone()));
+            let (mut events, mut pauses) = (watch(), pause::Pauses::default());
             loop {
                 let event = tokio::select! {
                     () = stop.cancelled() => return,
@@ -164,7 +165,13 @@ impl Visit for Watch<'_> {
                     Some(Err(error)) => {
                         metrics.failed("watch");
                         tracing::warn!(path, %error, "cannot watch; trying again");
-                        continue;
+                        if is_gone(&error) {
+                            events = watch();
+                        }
+                        tokio::select! {
+                            () = stop.cancelled() => return,
+                            () = sleep(pauses.next()) => continue,
+                        }
                     }
                     None => return,
                 };
@@ -175,6 +182,12 @@ impl Visit for Watch<'_> {
             }
         });
     }
+}
+
+/// Whether a watch was refused because its version is too old. As an event of a watch the library knows this; as the
+/// answer to the request it would ask for the same version for ever.
+fn is_gone(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
 }
 
 fn step<K, T>(event: Event<K>, read: fn(K) -> Step<T>) -> Step<T> {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use kube::runtime::utils::Backoff;
 use tokio::time::Instant;
 
 const FIRST: Duration = Duration::from_millis(250);
@@ -24,10 +23,9 @@ impl Default for Pauses {
     }
 }
 
-impl Iterator for Pauses {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
+impl Pauses {
+    /// The pause after a failure that comes now.
+    pub(super) fn next(&mut self) -> Duration {
         let now = Instant::now();
         if self.last.is_none_or(|last| now - last > FORGET) {
             self.next = FIRST;
@@ -35,12 +33,8 @@ impl Iterator for Pauses {
         self.last = Some(now);
         let pause = self.next;
         self.next = (pause * 2).min(MAX);
-        Some(pause)
+        pause
     }
-}
-
-impl Backoff for Pauses {
-    fn reset(&mut self) {}
 }
 
 #[cfg(test)]
@@ -50,11 +44,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn pauses_grow_to_a_bound_and_are_forgotten_after_a_quiet_time() {
         let mut pauses = Pauses::default();
-        let seen: Vec<_> = pauses.by_ref().take(7).map(|pause| pause.as_millis()).collect();
+        let seen: Vec<_> = (0..7).map(|_| pauses.next().as_millis()).collect();
         assert_eq!(seen, [250, 500, 1000, 2000, 4000, 5000, 5000]);
-        pauses.reset();
-        assert_eq!(pauses.next(), Some(MAX), "one success is not enough");
         tokio::time::advance(FORGET + Duration::from_secs(1)).await;
-        assert_eq!(pauses.next(), Some(FIRST));
+        assert_eq!(pauses.next(), FIRST);
     }
 }

@@ -1,11 +1,16 @@
-//! Watches with gaps: told that their version is gone, cut off, silent about some events. What was missed is found.
+//! Watches with gaps: told that their version is gone, cut off, silent about some events; and listings that fail. What was missed is found.
+
+use std::time::Duration;
 
 use kube::api::DeleteParams;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Cluster, SOON, until};
-use crate::fault::{Break, Fault, FaultProxy, Verb};
+use crate::fault::{Break, Fault, FaultProxy, Record, Verb};
 use crate::operator::Operator;
+
+/// The operator's own first pause after a failed listing or watch.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
 /// A cluster with an operator that has converged behind a proxy.
 async fn converged(test: &str) -> (Cluster, FaultProxy, Operator) {
@@ -58,6 +63,19 @@ async fn a_version_that_is_gone_is_listed_anew_and_that_changes_nothing() {
 
     cluster.service("web", 81).await;
     until("the next change is followed", SOON, async || says(&cluster, "web", "port: 81").await).await;
+}
+
+#[tokio::test]
+async fn a_gone_that_comes_instead_of_a_watch_is_listed_anew_too() {
+    let (cluster, proxy, _operator) = converged("refused-gone").await;
+    let mut listed = false;
+    proxy.script(move |asked| {
+        listed |= asked.is(Verb::List, "services");
+        if asked.is(Verb::Watch, "services") && !listed { Fault::Refuse(410) } else { Fault::None }
+    });
+    break_watch(&proxy, "services", Break::Cut).await;
+    cluster.service("web", 81).await;
+    until("a change since then is followed", SOON, async || says(&cluster, "web", "port: 81").await).await;
 }
 
 #[tokio::test]
@@ -121,4 +139,33 @@ async fn events_that_were_swallowed_are_made_up_for_by_the_next_listing() {
     .await;
     operator.settle().await;
     assert_eq!(cluster.generated().await.len(), 11, "12 less a MeshNode and a user's route, more a late one");
+}
+
+#[tokio::test]
+async fn nothing_is_written_before_everything_is_seen_and_what_is_missing_is_told() {
+    let (cluster, proxy, operator) = converged("unseen").await;
+    drop(operator);
+    let generated = cluster.generated().await;
+    let begun = proxy.log().len();
+    proxy.script(|asked| if asked.is(Verb::List, "services") { Fault::Refuse(503) } else { Fault::None });
+    let operator = Operator::launch(proxy.kubeconfig());
+    until("failures are counted", SOON, async || {
+        operator.metric("vicino_operator_errors_total", "step=\"watch\"") >= 2
+    })
+    .await;
+    assert!(operator.get("/readyz").contains("not listed yet"));
+    proxy.pass();
+    cluster.service("web", 81).await;
+    until("it leads after all", SOON, async || says(&cluster, "web", "port: 81").await).await;
+
+    let log = &proxy.log()[begun..];
+    let first = |holds: &dyn Fn(&Record) -> bool| log.iter().position(holds).unwrap();
+    let seen = first(&|record| record.asked.is(Verb::List, "services") && record.succeeded());
+    assert!(seen < first(&|record| record.asked.changes()), "it wrote before it knew the Services");
+    let refused: Vec<_> =
+        log.iter().filter(|record| record.code == Some(503)).map(|record| record.at).collect();
+    let shortest = refused.windows(2).map(|pair| pair[1] - pair[0]).min().unwrap();
+    assert!(shortest >= FIRST_PAUSE / 2, "{shortest:?} between two attempts");
+    let kept: Vec<_> = cluster.generated().await.into_keys().collect();
+    assert_eq!(kept, generated.into_keys().collect::<Vec<_>>());
 }
