@@ -45,11 +45,11 @@ pub struct Reconciler {
 impl Reconciler {
     /// Runs until `stop`. A pass that is under way then is abandoned: what it wrote is found again at the next start.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut said = Said::default();
+        let (mut said, mut again) = (Said::default(), false);
         loop {
             let go_on = tokio::select! {
                 () = stop.cancelled() => return,
-                go_on = self.gather() => go_on,
+                go_on = self.gather(again) => go_on,
             };
             if !go_on {
                 return;
@@ -57,16 +57,17 @@ impl Reconciler {
             if !self.world.synced() {
                 continue;
             }
-            tokio::select! {
+            again = tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.pass(&mut said) => {}
-            }
+                again = self.pass(&mut said) => again,
+            };
         }
     }
 
-    /// Waits until there is something to do. False when the watches have ended.
-    async fn gather(&mut self) -> bool {
-        let due = [self.applier.retry_at(), self.statuses.due_at()].into_iter().flatten().min();
+    /// Waits until there is something to do, not at all when that is known. False when the watches have ended.
+    async fn gather(&mut self, known: bool) -> bool {
+        let due = [self.applier.retry_at(), self.statuses.due_at(), known.then(Instant::now)];
+        let due = due.into_iter().flatten().min();
         loop {
             let change = tokio::select! {
                 change = self.changes.recv() => change,
@@ -92,17 +93,21 @@ impl Reconciler {
         true
     }
 
-    async fn pass(&mut self, said: &mut Said) {
+    /// Runs the pipeline once. True when it has to run again at once: what a write's answer shows enters the World here,
+    /// and the event about it will be no news.
+    async fn pass(&mut self, said: &mut Said) -> bool {
         let started = Instant::now();
         self.health.begin_pass();
         let mut plan = self.plan();
-        if self.applier.apply(&mut self.world, &plan, Stage::Routes, started).await.written > 0 {
+        let mut outcome = self.applier.apply(&mut self.world, &plan, Stage::Routes, started).await;
+        if outcome.written > 0 {
             plan = self.plan();
         }
-        let outcome = self.applier.apply(&mut self.world, &plan, Stage::Rest, started).await;
-        if outcome.written + outcome.failed > 0 {
+        let rest = self.applier.apply(&mut self.world, &plan, Stage::Rest, started).await;
+        if rest.written + rest.failed + outcome.failed > 0 {
             plan = self.plan();
         }
+        outcome += rest;
         for notice in event::notices(&self.world, &plan, said) {
             self.events.tell(notice);
         }
@@ -112,6 +117,8 @@ impl Reconciler {
         }
         self.metrics.reconciled(started.elapsed());
         self.health.end_pass();
+        // What failed has its own time.
+        outcome.written > 0 && outcome.failed == 0 && self.applier.has_due(&plan)
     }
 
     fn plan(&self) -> Plan {

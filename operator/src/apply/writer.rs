@@ -147,6 +147,12 @@ impl Applier {
         outcome
     }
 
+    /// Whether `plan` has a change that nothing keeps from being sent.
+    pub fn has_due(&self, plan: &Plan) -> bool {
+        let now = Instant::now();
+        plan.changes.iter().any(|change| self.is_due(change.id(), &digest(plan, change), now))
+    }
+
     fn is_due(&self, id: &ObjectId, digest: &str, now: Instant) -> bool {
         self.failed.get(id).is_none_or(|failed| failed.digest != digest || failed.until <= now)
     }

@@ -98,6 +98,34 @@ async fn routes_that_users_made_since_then_are_neither_deleted_nor_forgotten() {
 }
 
 #[tokio::test]
+async fn a_users_route_that_was_taken_for_missing_is_let_go_at_once() {
+    let cluster = Cluster::new("past-missing").await;
+    cluster.shop().await;
+    let proxy = FaultProxy::start(&cluster).await;
+    let past = history(&cluster, &proxy, "meshroutes").await;
+
+    cluster.service("late", 80).await;
+    let late = cluster.users_route("late", USERS).await;
+    let (operator, present) = start_in(past, &proxy, "meshroutes");
+    operator.leads(SOON).await;
+    assert_eq!(
+        answered(&proxy, Verb::Write, "meshroutes", "late"),
+        Some(200),
+        "it was not taken for missing"
+    );
+    // The answer to its own write is all that tells it.
+    until("the user's route is the user's, and obeyed", SOON, async || {
+        is_users(&cluster, "late", &late).await
+            && cluster.routes().await.get("late.yaml").is_some_and(|text| text.contains("requeues: 2"))
+    })
+    .await;
+
+    present.cancel();
+    operator.settle().await;
+    assert!(is_users(&cluster, "late", &late).await);
+}
+
+#[tokio::test]
 async fn somebody_elses_config_map_of_the_same_name_is_left_alone() {
     let cluster = Cluster::new("past-names").await;
     cluster.shop().await;
