@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use kube::core::{ApiResource, DynamicObject};
+use kube::core::{ApiResource, DynamicObject, Status};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use vicino_crds::names;
@@ -33,20 +33,38 @@ pub(crate) fn answer(error: &kube::Error) -> String {
 }
 
 impl SendError {
-    /// The HTTP status of a refusal.
-    pub fn code(&self) -> Option<u16> {
+    fn status(&self) -> Option<&Status> {
         match self {
             Self::Kube(error) => match error.as_ref() {
-                kube::Error::Api(status) => Some(status.code),
+                kube::Error::Api(status) => Some(status),
                 _ => None,
             },
             Self::Timeout => None,
         }
     }
 
+    /// The HTTP status of a refusal.
+    pub fn code(&self) -> Option<u16> {
+        self.status().map(|status| status.code)
+    }
+
+    /// Whether the object is not what it was taken for: another incarnation, or another version.
+    pub fn conflict(&self) -> bool {
+        // To an apply the UID is a field like others, which cannot be changed, hence 422.
+        let about_uid = |status: &Status| {
+            let causes = status.details.iter().flat_map(|details| &details.causes);
+            causes.map(|cause| cause.field.as_str()).any(|field| field == "metadata.uid")
+        };
+        self.status().is_some_and(|status| match status.code {
+            409 => true,
+            422 => about_uid(status),
+            _ => false,
+        })
+    }
+
     /// Whether the same write may succeed later without anybody changing anything.
     pub fn transient(&self) -> bool {
-        self.code().is_none_or(|code| matches!(code, 409 | 429 | 500..))
+        self.conflict() || self.code().is_none_or(|code| matches!(code, 429 | 500..))
     }
 
     /// As the World keeps it.

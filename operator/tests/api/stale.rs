@@ -126,6 +126,47 @@ async fn a_users_route_that_was_taken_for_missing_is_let_go_at_once() {
 }
 
 #[tokio::test]
+async fn a_config_map_that_was_made_again_is_written_once_its_maker_is_known() {
+    let cluster = Cluster::new("past-maps").await;
+    cluster.shop().await;
+    let proxy = FaultProxy::start(&cluster).await;
+    let past = history(&cluster, &proxy, "configmaps").await;
+
+    let map = format!("vicino-{0}-routes-{0}", cluster.name);
+    delete(&cluster, "ConfigMap", "vicino-proxy", &map).await;
+    let again = Operator::launch(proxy.kubeconfig());
+    until("it is made again", SOON, async || cluster.routes().await.len() == 2).await;
+    drop(again);
+    let now = cluster.get("ConfigMap", "vicino-proxy", &map).await.unwrap().metadata.uid;
+    cluster.service("web", 81).await;
+
+    let (operator, present) = start_in(past, &proxy, "configmaps");
+    operator.leads(SOON).await;
+    let refused = answered(&proxy, Verb::Write, "configmaps", &map);
+    assert!(matches!(refused, Some(409 | 422)), "an incarnation that is gone was written: {refused:?}");
+    until(
+        "the mesh says that it is being worked on, which it is, not that somebody has to act",
+        SOON,
+        async || {
+            let mesh = cluster.get("ServiceMesh", "", &cluster.name).await;
+            condition(mesh.as_ref(), "Ready") == "False/ApplyFailed"
+                && condition(mesh.as_ref(), "Reconciling") == "True/ApplyFailed"
+                && condition(mesh.as_ref(), "Stalled") == "absent"
+        },
+    )
+    .await;
+
+    present.cancel();
+    until("it is written, and the mesh is as well as before", SOON, async || {
+        let mesh = cluster.get("ServiceMesh", "", &cluster.name).await;
+        cluster.routes().await["web.yaml"].contains("port: 81")
+            && condition(mesh.as_ref(), "Ready").starts_with("False/Proxies")
+    })
+    .await;
+    assert_eq!(cluster.get("ConfigMap", "vicino-proxy", &map).await.unwrap().metadata.uid, now);
+}
+
+#[tokio::test]
 async fn somebody_elses_config_map_of_the_same_name_is_left_alone() {
     let cluster = Cluster::new("past-names").await;
     cluster.shop().await;
