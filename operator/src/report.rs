@@ -17,7 +17,7 @@ use crate::world::{Change, Key, Kind, Step, World, trim};
 
 /// Counts in the status of one object are written at most once in this time; a condition that turns is written at once.
 const SPACING: Duration = Duration::from_millis(500);
-/// After a failed write of a status, the next attempt.
+/// After a failed write of a status, the next attempt, also when a condition turns meanwhile.
 const RETRY: Duration = Duration::from_secs(2);
 
 /// Whose status.
@@ -50,8 +50,36 @@ impl Subject {
 struct Pending {
     subject: Subject,
     key: Key,
+    /// The object's version that it was derived from.
+    version: u64,
     status: Value,
     turns: bool,
+}
+
+/// What the last write of a status came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Last {
+    Written,
+    /// Somebody was faster: the object is no longer at this version.
+    Overtaken(u64),
+    Failed,
+}
+
+/// How long the next write of a status waits.
+#[derive(Clone, Copy, Debug)]
+struct Hold {
+    last: Last,
+    until: Instant,
+}
+
+impl Hold {
+    fn applies_to(&self, pending: &Pending) -> bool {
+        match self.last {
+            Last::Written => !pending.turns,
+            Last::Overtaken(version) => pending.version == version,
+            Last::Failed => true,
+        }
+    }
 }
 
 /// Writes statuses.
@@ -59,14 +87,14 @@ struct Pending {
 pub struct StatusWriter {
     sender: Sender,
     metrics: Metrics,
-    not_before: BTreeMap<(Subject, Key), Instant>,
+    holds: BTreeMap<(Subject, Key), Hold>,
     due_at: Option<Instant>,
 }
 
 impl StatusWriter {
     /// Writes through `sender` and counts in `metrics`.
     pub fn new(sender: Sender, metrics: Metrics) -> Self {
-        Self { sender, metrics, not_before: BTreeMap::new(), due_at: None }
+        Self { sender, metrics, holds: BTreeMap::new(), due_at: None }
     }
 
     /// When a status that was held back may be written.
@@ -77,49 +105,69 @@ impl StatusWriter {
     /// Writes every status of `plan` that differs and is due, and takes the responses into `world`.
     pub async fn write(&mut self, world: &mut World, plan: &Plan) {
         let now = Instant::now();
-        self.not_before.retain(|_, until| *until > now);
+        self.holds.retain(|_, hold| hold.until > now);
         self.due_at = None;
         let mut due = Vec::new();
         for pending in pending(world, plan) {
-            match self.not_before.get(&(pending.subject, pending.key.clone())) {
-                Some(until) if !pending.turns => {
-                    self.due_at = Some(self.due_at.map_or(*until, |due| due.min(*until)));
+            match self.holds.get(&(pending.subject, pending.key.clone())) {
+                Some(hold) if hold.applies_to(&pending) => {
+                    let until = hold.until;
+                    self.be_due(until);
                 }
                 _ => due.push(pending),
             }
         }
         let sender = &self.sender;
         let mut writes = futures::stream::iter(due)
-            .map(async |pending| {
-                let result =
-                    sender.apply_status(&pending.subject.resource(), &pending.key, pending.status).await;
-                (pending.subject, pending.key, result)
+            .map(async |Pending { subject, key, version, status, .. }| {
+                let result = sender.apply_status(&subject.resource(), (&key, version), status).await;
+                (subject, key, version, result)
             })
             .buffer_unordered(CONCURRENCY);
-        let mut failed = Vec::new();
-        while let Some((subject, key, result)) = writes.next().await {
+        let (mut results, mut unavailable) = (Vec::new(), 0);
+        while let Some((subject, key, version, result)) = writes.next().await {
             self.metrics.wrote(subject.kind(), "status");
-            match result {
-                Ok(object) => take(world, subject, &object),
-                // It was deleted meanwhile.
-                Err(error) if error.code() == Some(404) => {}
-                Err(error) => failed.push((subject, key.clone(), error)),
+            let result = result.map(|object| take(world, subject, &object));
+            unavailable += usize::from(result.as_ref().is_err_and(SendError::unavailable));
+            results.push((subject, key, version, result));
+            // The API server is away: what is left is as good later.
+            if unavailable >= CONCURRENCY {
+                break;
             }
-            self.not_before.insert((subject, key), Instant::now() + SPACING);
         }
         drop(writes);
-        self.note_failures(failed);
+        self.note(results);
     }
 
-    fn note_failures(&mut self, failed: Vec<(Subject, Key, SendError)>) {
-        let Some((subject, key, error)) = failed.first() else { return };
-        tracing::warn!(object = %format!("{} {key}", subject.kind()), failed = failed.len(), %error, "cannot write a status");
-        let until = Instant::now() + RETRY;
-        self.due_at = Some(self.due_at.map_or(until, |due| due.min(until)));
-        for (subject, key, _) in failed {
-            self.metrics.failed("status");
-            self.not_before.insert((subject, key), until);
+    fn note(&mut self, results: Vec<(Subject, Key, u64, Result<(), SendError>)>) {
+        let mut failed = Vec::new();
+        for (subject, key, version, result) in results {
+            let (last, pause) = match result {
+                Ok(()) => (Last::Written, SPACING),
+                // It was deleted meanwhile.
+                Err(error) if error.code() == Some(404) => (Last::Written, SPACING),
+                // The event about what it is now is on its way.
+                Err(error) if error.conflict() => (Last::Overtaken(version), RETRY),
+                Err(error) => {
+                    self.metrics.failed("status");
+                    let pause = RETRY.max(error.retry_after());
+                    failed.push((format!("{} {key}", subject.kind()), error));
+                    (Last::Failed, pause)
+                }
+            };
+            let until = Instant::now() + pause;
+            if last != Last::Written {
+                self.be_due(until);
+            }
+            self.holds.insert((subject, key), Hold { last, until });
         }
+        if let Some((object, error)) = failed.first() {
+            tracing::warn!(object, failed = failed.len(), %error, "cannot write a status");
+        }
+    }
+
+    fn be_due(&mut self, at: Instant) {
+        self.due_at = Some(self.due_at.map_or(at, |due| due.min(at)));
     }
 }
 
@@ -129,12 +177,18 @@ fn pending(world: &World, plan: &Plan) -> Vec<Pending> {
         let key = Key::cluster(name);
         let Some(row) = world.meshes.get(&key).filter(|row| row.value.status != *status) else { continue };
         let turns = turns(&row.value.status.conditions, &status.conditions);
-        all.push(Pending { subject: Subject::Mesh, key, status: json!(status), turns });
+        all.push(Pending { subject: Subject::Mesh, key, version: row.version, status: json!(status), turns });
     }
     for (key, status) in &plan.statuses.routes {
         let Some(row) = world.routes.get(key).filter(|row| row.value.status != *status) else { continue };
         let turns = turns(&row.value.status.conditions, &status.conditions);
-        all.push(Pending { subject: Subject::Route, key: key.clone(), status: json!(status), turns });
+        all.push(Pending {
+            subject: Subject::Route,
+            key: key.clone(),
+            version: row.version,
+            status: json!(status),
+            turns,
+        });
     }
     all
 }

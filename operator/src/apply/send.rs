@@ -12,6 +12,9 @@ use crate::world::{Failure, Key, ObjectId};
 
 /// A write that takes longer than this has failed.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The least that an API server asks for which has too many requests. It says how much in a header that the client
+/// library drops; longer times come with the pauses growing.
+const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 
 /// Why a write did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -62,9 +65,22 @@ impl SendError {
         })
     }
 
+    /// Whether the API server can do nothing now, so that trying something else is of no use either.
+    pub fn unavailable(&self) -> bool {
+        self.code().is_none_or(|code| matches!(code, 429 | 503 | 504))
+    }
+
     /// Whether the same write may succeed later without anybody changing anything.
     pub fn transient(&self) -> bool {
-        self.conflict() || self.code().is_none_or(|code| matches!(code, 429 | 500..))
+        self.conflict() || self.unavailable() || self.code().is_some_and(|code| code >= 500)
+    }
+
+    /// How long the API server wants to be spared.
+    pub fn retry_after(&self) -> Duration {
+        let told =
+            self.status().and_then(|status| status.details.as_ref()).map_or(0, |d| d.retry_after_seconds);
+        let least = if self.code() == Some(429) { RETRY_AFTER_MIN } else { Duration::ZERO };
+        Duration::from_secs(told.into()).max(least)
     }
 
     /// As the World keeps it.
@@ -114,17 +130,18 @@ impl Sender {
         bounded(api.patch(&id.key.name, &self.params, &Patch::Apply(&manifest))).await
     }
 
-    /// Server-side-applies the status of an object of ours.
+    /// Server-side-applies the status of an object of ours at the version that the status is about: a UID would not do,
+    /// since the API server does not look at it when a custom resource's status is written.
     pub async fn apply_status(
         &self,
         resource: &ApiResource,
-        key: &Key,
+        (key, version): (&Key, u64),
         status: Value,
     ) -> Result<DynamicObject, SendError> {
         let body = json!({
             "apiVersion": resource.api_version,
             "kind": resource.kind,
-            "metadata": { "name": key.name },
+            "metadata": { "name": key.name, "resourceVersion": version.to_string() },
             "status": status,
         });
         let api = self.api(key, resource);
