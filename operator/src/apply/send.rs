@@ -65,9 +65,14 @@ impl SendError {
         })
     }
 
+    /// Whether there is no API server to be reached, as a load balancer may say in its stead.
+    pub fn away(&self) -> bool {
+        self.code().is_none_or(|code| matches!(code, 503 | 504))
+    }
+
     /// Whether the API server can do nothing now, so that trying something else is of no use either.
     pub fn unavailable(&self) -> bool {
-        self.code().is_none_or(|code| matches!(code, 429 | 503 | 504))
+        self.away() || self.code() == Some(429)
     }
 
     /// Whether the same write may succeed later without anybody changing anything.

@@ -14,8 +14,10 @@ use crate::world::{Kind, ObjectId, World};
 
 /// First pause after a failed write; it doubles with each further failure.
 const BACKOFF_FIRST: Duration = Duration::from_millis(200);
-/// Longest pause after a failed write.
+/// Longest pause after a failed write …
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// … and when the API server was away: as for watches, so that what it missed is written soon after it is back.
+const BACKOFF_AWAY_MAX: Duration = Duration::from_secs(5);
 
 /// A part of a plan. Routes come first and alone, since what proxies are told carries the generation that they get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,13 +54,44 @@ impl std::ops::AddAssign for Outcome {
     }
 }
 
+/// What one write is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Attempt {
+    /// What is to be written, in short.
+    content: String,
+    /// The incarnation, for a deletion also the version, that it is to be written over.
+    over: String,
+}
+
+/// What has to change before a failed write is tried before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Obstacle {
+    /// What is written: the API server does not want it.
+    Content,
+    /// What is known of the object.
+    Knowledge,
+    /// Nothing that is ours: the API server is in trouble, and a busy cluster is no reason to add to it.
+    Server,
+}
+
 /// The last failure of one object.
 #[derive(Clone, Debug)]
 struct Failed {
-    /// What was to be written; something else is tried at once.
-    digest: String,
+    attempt: Attempt,
+    obstacle: Obstacle,
     attempts: u32,
     until: Instant,
+}
+
+impl Failed {
+    /// Whether what stood in the way of the failed attempt does not stand in the way of this one.
+    fn is_overcome(&self, attempt: &Attempt) -> bool {
+        match self.obstacle {
+            Obstacle::Content => self.attempt.content != attempt.content,
+            Obstacle::Knowledge => self.attempt.over != attempt.over,
+            Obstacle::Server => false,
+        }
+    }
 }
 
 /// Sends changes.
@@ -114,15 +147,15 @@ impl Applier {
         changes: impl Iterator<Item = &'a Change>,
     ) -> Outcome {
         let due: Vec<_> = changes
-            .map(|change| (change, digest(plan, change)))
-            .filter(|(change, digest)| self.is_due(change.id(), digest, now))
+            .map(|change| (change, attempt(plan, change)))
+            .filter(|(change, attempt)| self.is_due(change.id(), attempt, now))
             .collect();
         let sender = &self.sender;
         let mut writes = futures::stream::iter(due)
-            .map(async |(change, digest)| (change, digest, send(sender, plan, change).await))
+            .map(async |(change, attempt)| (change, attempt, send(sender, plan, change).await))
             .buffer_unordered(CONCURRENCY);
-        let (mut outcome, mut failures, mut unanswered) = (Outcome::default(), Vec::new(), 0);
-        while let Some((change, digest, result)) = writes.next().await {
+        let (mut outcome, mut failures, mut unavailable) = (Outcome::default(), Vec::new(), 0);
+        while let Some((change, attempt, result)) = writes.next().await {
             self.metrics.wrote(change.id().kind.as_str(), verb(change));
             match result {
                 Ok(object) => {
@@ -131,18 +164,18 @@ impl Applier {
                 }
                 Err(error) => {
                     outcome.failed += 1;
-                    unanswered += usize::from(error.code().is_none());
-                    failures.push((change, digest, error));
+                    unavailable += usize::from(error.unavailable());
+                    failures.push((change, attempt, error));
                 }
             }
             // The API server is away: what is left is as good later, and the World must not grow stale meanwhile.
-            if unanswered >= CONCURRENCY {
+            if unavailable >= CONCURRENCY {
                 break;
             }
         }
         drop(writes);
-        for (change, digest, error) in failures {
-            self.failed(world, change.id(), digest, &error);
+        for (change, attempt, error) in failures {
+            self.failed(world, change.id(), attempt, &error);
         }
         outcome
     }
@@ -150,22 +183,37 @@ impl Applier {
     /// Whether `plan` has a change that nothing keeps from being sent.
     pub fn has_due(&self, plan: &Plan) -> bool {
         let now = Instant::now();
-        plan.changes.iter().any(|change| self.is_due(change.id(), &digest(plan, change), now))
+        plan.changes.iter().any(|change| self.is_due(change.id(), &attempt(plan, change), now))
     }
 
-    fn is_due(&self, id: &ObjectId, digest: &str, now: Instant) -> bool {
-        self.failed.get(id).is_none_or(|failed| failed.digest != digest || failed.until <= now)
+    fn is_due(&self, id: &ObjectId, attempt: &Attempt, now: Instant) -> bool {
+        self.failed.get(id).is_none_or(|failed| failed.until <= now || failed.is_overcome(attempt))
     }
 
-    fn failed(&mut self, world: &mut World, id: &ObjectId, digest: String, error: &SendError) {
+    fn failed(&mut self, world: &mut World, id: &ObjectId, attempt: Attempt, error: &SendError) {
         self.metrics.failed("apply");
-        let attempts =
-            self.failed.get(id).filter(|old| old.digest == digest).map_or(0, |old| old.attempts) + 1;
-        let pause = BACKOFF_FIRST.saturating_mul(1 << attempts.min(16).saturating_sub(1)).min(BACKOFF_MAX);
+        let before = self.failed.get(id).filter(|old| !old.is_overcome(&attempt));
+        let attempts = before.map_or(0, |old| old.attempts) + 1;
+        let pause = pause(attempts, error);
         tracing::warn!(object = %id, attempts, pause_ms = pause.as_millis(), %error, "cannot write");
-        self.failed.insert(id.clone(), Failed { digest, attempts, until: Instant::now() + pause });
+        let obstacle = if error.conflict() {
+            Obstacle::Knowledge
+        } else if error.transient() {
+            Obstacle::Server
+        } else {
+            Obstacle::Content
+        };
+        let until = Instant::now() + pause;
+        self.failed.insert(id.clone(), Failed { attempt, obstacle, attempts, until });
         world.failures.insert(id.clone(), error.failure());
     }
+}
+
+/// How long nothing is tried after the failed attempt of this number.
+fn pause(attempts: u32, error: &SendError) -> Duration {
+    let most = if error.away() { BACKOFF_AWAY_MAX } else { BACKOFF_MAX };
+    let pause = BACKOFF_FIRST.saturating_mul(1 << attempts.min(16).saturating_sub(1));
+    pause.max(error.retry_after()).min(most)
 }
 
 fn verb(change: &Change) -> &'static str {
@@ -176,11 +224,15 @@ fn verb(change: &Change) -> &'static str {
     }
 }
 
-/// What is to be written, in short.
-fn digest(plan: &Plan, change: &Change) -> String {
+fn attempt(plan: &Plan, change: &Change) -> Attempt {
     match change {
-        Change::Apply(id, _) => plan.objects.get(id).map(crate::render::Rendered::digest).unwrap_or_default(),
-        Change::Delete { uid, .. } => uid.clone(),
+        Change::Apply(id, uid) => Attempt {
+            content: plan.objects.get(id).map(crate::render::Rendered::digest).unwrap_or_default(),
+            over: uid.clone().unwrap_or_default(),
+        },
+        Change::Delete { uid, version, .. } => {
+            Attempt { content: String::new(), over: format!("{uid} {version}") }
+        }
     }
 }
 
@@ -212,5 +264,30 @@ fn absorb(world: &mut World, plan: &Plan, change: &Change, written: Option<Dynam
             }
         }
         (Change::Apply(..), None) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn pauses_double_to_a_bound_that_depends_on_what_is_wrong() {
+        let pauses = |error: &SendError| (1..=10).map(|n| pause(n, error).as_millis()).collect::<Vec<_>>();
+        let refused = |code| {
+            let status = Status::failure("", "").with_code(code);
+            SendError::Kube(Box::new(kube::Error::Api(status.boxed())))
+        };
+        let usual = [200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000];
+        for code in [403, 409, 422, 500] {
+            assert_eq!(pauses(&refused(code)), usual, "{code}");
+        }
+        let away = [200, 400, 800, 1600, 3200, 5000, 5000, 5000, 5000, 5000];
+        assert_eq!(pauses(&SendError::Timeout), away);
+        assert_eq!(pauses(&refused(503)), away);
+        let spared = [1000, 1000, 1000, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000];
+        assert_eq!(pauses(&refused(429)), spared);
     }
 }

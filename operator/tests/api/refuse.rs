@@ -1,11 +1,104 @@
-//! Writes that the API server refuses, or whose answers are lost: told in statuses, and forgotten once they succeed.
+//! Writes that the API server refuses, or whose answers are lost: tried again in growing pauses, told in statuses, and forgotten once they succeed.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use kube::api::DeleteParams;
+use tokio::time::Instant;
 
 use crate::cluster::{Cluster, SOON, condition, until};
-use crate::fault::{Break, Fault, FaultProxy};
+use crate::fault::{Break, Fault, FaultProxy, Record};
 use crate::operator::Operator;
 use crate::programmed::{programmed, proxy as ready_proxy, report};
+
+/// The first pause after a refused write of an object; each further one is twice as long. The operator's own bounds.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// The pause after a refused write of a status.
+const STATUS_PAUSE: Duration = Duration::from_secs(2);
+/// What the refusal with 429 asks for.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Refused attempts by what they were to write.
+fn refused(proxy: &FaultProxy, code: u16) -> BTreeMap<String, Vec<Instant>> {
+    let mut attempts: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for Record { asked, at, .. } in proxy.log().into_iter().filter(|record| record.code == Some(code)) {
+        if asked.changes() {
+            let name = format!("{:?} {} {} {}", asked.verb, asked.resource, asked.name, asked.subresource);
+            attempts.entry(name).or_default().push(at);
+        }
+    }
+    attempts
+}
+
+/// Every pause between two attempts of one thing is long enough; half of it is, since both ends are seen late.
+fn assert_patient(attempts: &BTreeMap<String, Vec<Instant>>, code: u16) {
+    for (name, times) in attempts {
+        for (already, pair) in (0..).zip(times.windows(2)) {
+            let wanted =
+                if name.ends_with(" status") { STATUS_PAUSE } else { FIRST_PAUSE * 2_u32.pow(already) };
+            let wanted = if code == 429 { wanted.max(RETRY_AFTER) } else { wanted };
+            let pause = pair[1] - pair[0];
+            assert!(pause >= wanted / 2, "{code}: {name} was tried again after {pause:?}, not {wanted:?}");
+        }
+    }
+}
+
+async fn refused_for_a_while(code: u16) {
+    let cluster = Cluster::new(&format!("refused-{code}")).await;
+    cluster.shop().await;
+    let proxy = FaultProxy::start(&cluster).await;
+    let _operator = Operator::launch(proxy.kubeconfig());
+    until("the operator converges", SOON, async || cluster.converged().await).await;
+
+    proxy.script(move |asked| if asked.changes() { Fault::Refuse(code) } else { Fault::None });
+    cluster
+        .api("ConfigMap", "vicino-proxy")
+        .delete(&format!("vicino-{}", cluster.name), &DeleteParams::default())
+        .await
+        .unwrap();
+    cluster.users_route("web", "{backends: [{name: nobody}]}").await;
+    // What is to be written changes all the time, and a condition has turned: no reasons to be less patient.
+    let port = Cell::new(1000);
+    until("a ConfigMap was refused four times, and a status twice", SOON, async || {
+        port.set(port.get() + 1);
+        cluster.service("quotes", port.get()).await;
+        let refused = refused(&proxy, code);
+        let times = |what: &str, at_least: usize| {
+            refused.iter().any(|(name, times)| name.contains(what) && times.len() >= at_least)
+        };
+        times("configmaps", 4) && times("meshroutes web status", 2)
+    })
+    .await;
+    assert_patient(&refused(&proxy, code), code);
+
+    proxy.pass();
+    cluster.users_route("web", "{requeues: 2}").await;
+    until("everything is written and says so", SOON, async || {
+        let port = format!("port: {}", port.get());
+        let routes = cluster.routes().await;
+        routes.get("quotes.yaml").is_some_and(|yaml| yaml.contains(&port))
+            && routes.get("web.yaml").is_some_and(|yaml| yaml.contains("requeues: 2"))
+            && cluster.converged().await
+            && cluster.generated().await.len() == 12
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn conflicts_are_tried_again_with_patience() {
+    refused_for_a_while(409).await;
+}
+
+#[tokio::test]
+async fn an_api_server_that_has_enough_is_spared() {
+    refused_for_a_while(429).await;
+}
+
+#[tokio::test]
+async fn internal_errors_are_tried_again_with_patience() {
+    refused_for_a_while(500).await;
+}
 
 /// Refuses all writes of a kind.
 fn refuse(proxy: &FaultProxy, resource: &'static str) {
