@@ -68,13 +68,15 @@ fn programmed(
     let (Some(placed), Some(reports)) = (placed, context.reports.get(mesh)) else {
         return no("Pending", "not written to the proxies' configuration yet".to_owned());
     };
-    let failures = &context.input.world.failures;
-    let own = ObjectId::new(Kind::MeshRoute, key.clone());
-    if let Some(failure) = failures.get(placed.config_map).or_else(|| failures.get(&own)) {
-        return no("ApplyFailed", format!("cannot write {}: {}", placed.config_map, failure.message));
-    }
     if !is_live(context, &placed) {
-        return no("Pending", format!("not written to {} yet", placed.config_map));
+        let failures = &context.input.world.failures;
+        let own = ObjectId::new(Kind::MeshRoute, key.clone());
+        return match failures.get(placed.config_map).or_else(|| failures.get(&own)) {
+            Some(failure) => {
+                no("ApplyFailed", format!("cannot write {}: {}", placed.config_map, failure.message))
+            }
+            None => no("Pending", format!("not written to {} yet", placed.config_map)),
+        };
     }
     if reports.ready.is_empty() {
         return no("NoReadyProxy", format!("no proxy of the mesh {mesh:?} is ready"));

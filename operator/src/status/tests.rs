@@ -302,6 +302,29 @@ fn what_cannot_be_written_is_named() {
 }
 
 #[test]
+fn a_route_that_is_live_does_not_suffer_from_a_neighbours_failure() {
+    let mut world = world(SHOP);
+    load(&mut world, &proxy_pod("default", "node1", "vicino-default-node1"));
+    converge(&mut world);
+    let before = planned(&world).statuses.routes;
+    let (web, v2) = (Key::new("shop", "web"), Key::new("shop", "web-v2"));
+    load(
+        &mut world,
+        "
+apiVersion: v1
+kind: Service
+metadata: {name: web-v2, namespace: shop}
+spec: {clusterIP: None, clusterIPs: [None], ports: [{port: 81}]}
+",
+    );
+    let failure = Failure { message: "timeout".to_owned(), transient: true };
+    world.failures.insert(routes_of_shop(), failure);
+    let after = planned(&world).statuses.routes;
+    assert_eq!(after[&web].conditions, before[&web].conditions);
+    assert_eq!(after[&v2].conditions[2].reason, "ApplyFailed");
+}
+
+#[test]
 fn a_condition_keeps_its_time_while_its_status_stays() {
     let mut world = world(SHOP);
     let first = converge(&mut world);

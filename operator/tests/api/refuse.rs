@@ -129,7 +129,7 @@ async fn a_mesh_says_what_cannot_be_written_until_it_can() {
 }
 
 #[tokio::test]
-async fn a_route_whose_change_cannot_be_written_is_not_programmed() {
+async fn a_route_whose_change_cannot_be_written_is_not_programmed_and_others_are() {
     let cluster = Cluster::new("unwritten").await;
     cluster.shop().await;
     let proxy = FaultProxy::start(&cluster).await;
@@ -150,6 +150,7 @@ async fn a_route_whose_change_cannot_be_written_is_not_programmed() {
         apply_failed(&cluster).await && programmed(&cluster, "web").await == "False/ApplyFailed \"0/2\""
     })
     .await;
+    assert!(served("quotes").await, "it is served as it is: {}", programmed(&cluster, "quotes").await);
 
     proxy.pass();
     until("it is written", SOON, async || {
