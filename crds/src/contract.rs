@@ -99,6 +99,10 @@ pub struct CompiledBackend {
     pub port_name: String,
     /// Relative share of the calls.
     pub weight: u32,
+    /// Calls go to endpoints of the caller's own node only, since the Service says `internalTrafficPolicy: Local`. A proxy that
+    /// does not know this field balances over all nodes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub node_local: bool,
 }
 
 /// One neighbourhood, as the others need to know it.
@@ -255,7 +259,8 @@ fn collect_unknown(raw: &serde_json::Value, known: &serde_json::Value, path: &st
         (Value::Object(raw), Value::Object(known)) => {
             for (name, value) in raw {
                 let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                let empty = value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+                let empty = matches!(value, Value::Null | Value::Bool(false))
+                    || value.as_array().is_some_and(Vec::is_empty);
                 match known.get(name) {
                     Some(known) => collect_unknown(value, known, &path, out),
                     None if empty => {}

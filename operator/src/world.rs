@@ -102,6 +102,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Its cluster IPs; none for a headless one.
     pub cluster_ips: Vec<String>,
+    /// Whether calls stay on the caller's node (`internalTrafficPolicy: Local`).
+    pub node_local: bool,
     /// Whether its type is ExternalName.
     pub external_name: bool,
     /// Whether it carries the annotation that leaves it out of the mesh.

@@ -19,6 +19,7 @@ fn route() -> CompiledRoute {
                 port: 80,
                 port_name: "http".into(),
                 weight: 1,
+                node_local: false,
             }],
         }],
         connect_timeout_milliseconds: 1000,
@@ -33,6 +34,17 @@ fn golden<D: Document + PartialEq + std::fmt::Debug>(document: &D, expected: &Ex
     let back = read::<D>(text.as_bytes()).unwrap();
     assert_eq!(&back.document, document);
     assert!(back.unknown.is_empty(), "{:?}", back.unknown);
+}
+
+#[test]
+fn a_backend_that_is_node_local_says_so_and_others_say_nothing() {
+    let mut route = route();
+    route.ports[0].backends[0].node_local = true;
+    let text = write(&route);
+    assert!(text.contains("\n    weight: 1\n    nodeLocal: true\n"), "{text}");
+    assert!(read::<CompiledRoute>(text.as_bytes()).unwrap().document.ports[0].backends[0].node_local);
+    let said = text.replace("nodeLocal: true", "nodeLocal: false");
+    assert_eq!(read::<CompiledRoute>(said.as_bytes()).unwrap().unknown, Vec::<String>::new());
 }
 
 #[test]

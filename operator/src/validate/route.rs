@@ -118,7 +118,7 @@ fn ports(
     let mut ports = Vec::with_capacity(service.ports.len());
     for port in &service.ports {
         let backends = if spec.backends.is_empty() {
-            vec![to(&key.name, port, 1)]
+            vec![to(&key.name, service, port, 1)]
         } else {
             let each = spec.backends.iter().enumerate();
             each.map(|(i, wanted)| backend(world, &key.namespace, (i, wanted), port))
@@ -129,8 +129,14 @@ fn ports(
     Ok(ports)
 }
 
-fn to(service: &str, port: &ServicePort, weight: u32) -> CompiledBackend {
-    CompiledBackend { service: service.to_owned(), port: port.port, port_name: port.name.clone(), weight }
+fn to(name: &str, service: &Service, port: &ServicePort, weight: u32) -> CompiledBackend {
+    CompiledBackend {
+        service: name.to_owned(),
+        port: port.port,
+        port_name: port.name.clone(),
+        weight,
+        node_local: service.node_local,
+    }
 }
 
 fn backend(
@@ -171,7 +177,7 @@ fn backend(
         );
         return Err(Problem::new("BackendPortNotFound", &field, message));
     };
-    Ok(to(&wanted.name, port, u32::try_from(wanted.weight).unwrap_or(0)))
+    Ok(to(&wanted.name, &target.value, port, u32::try_from(wanted.weight).unwrap_or(0)))
 }
 
 /// A MeshRoute that no Service of a meshed namespace wants.

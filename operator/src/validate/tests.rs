@@ -2,9 +2,9 @@
 
 use expect_test::{Expect, expect};
 
-use super::{MeshVerdict, validate};
+use super::{MeshVerdict, Outcome, validate};
 use crate::fixture::{SHOP, load, world};
-use crate::world::World;
+use crate::world::{Key, World};
 
 /// Every problem in `world`, one line each.
 fn check(world: &World, expect: &Expect) {
@@ -96,6 +96,30 @@ spec: {identity: {}}
         route shop/web (kept): MeshNotAccepted: the ServiceMesh "default" is not in force (InvalidSpec): see its status
         route shop/web-v2 (kept): MeshNotAccepted: the ServiceMesh "default" is not in force (InvalidSpec): see its status"#]],
     );
+}
+
+#[test]
+fn a_backend_whose_service_says_so_is_node_local() {
+    let world = shop_with(
+        "
+apiVersion: v1
+kind: Service
+metadata: {name: cache, namespace: shop}
+spec: {internalTrafficPolicy: Local, ports: [{port: 80}, {port: 8080}]}
+---
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {name: web, namespace: shop}
+spec: {backends: [{name: web}, {name: cache}]}
+",
+    );
+    for (service, expected) in [("web", [false, true].as_slice()), ("cache", &[true])] {
+        let verdict = &validate(&world).routes[&Key::new("shop", service)];
+        let Outcome::Compiled(route) = &verdict.outcome else { panic!("{:?}", verdict.outcome) };
+        for port in &route.ports {
+            assert_eq!(port.backends.iter().map(|b| b.node_local).collect::<Vec<_>>(), expected, "{service}");
+        }
+    }
 }
 
 #[test]

@@ -127,6 +127,7 @@ pub(crate) fn service(object: &core::Service) -> Service {
             .into_iter()
             .filter(|ip| ip != "None" && !ip.is_empty())
             .collect(),
+        node_local: spec.and_then(|s| s.internal_traffic_policy.as_deref()) == Some("Local"),
         external_name: spec.and_then(|s| s.type_.as_deref()) == Some("ExternalName"),
         skip: meta
             .annotations

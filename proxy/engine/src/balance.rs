@@ -26,12 +26,12 @@ pub(crate) fn pick_weighted(
 pub(crate) struct Candidate {
     /// Usable pods there, at least 1.
     pub(crate) pods: u32,
-    /// 0: not to be asked again; 1: only when there is no better; 2: good.
+    /// 0: not to be asked again; above, the higher the better: those of a lower grade are asked when there are none of a higher.
     pub(crate) grade: u8,
 }
 
 /// Power of two choices (Mitzenmacher 2001): of two nodes of the best grade, drawn in proportion to their pods, the one with less in flight per pod;
-/// the first drawn when they are equal. None when there is no node of grade 1 or 2.
+/// the first drawn when they are equal. None when all are of grade 0.
 pub(crate) fn pick_node(
     candidates: &(impl Iterator<Item = Candidate> + Clone),
     in_flight: impl Fn(usize) -> u32,
@@ -48,11 +48,11 @@ pub(crate) fn pick_node(
     Some(if second_load < first_load { second } else { first })
 }
 
-/// As [`pick_node`] over nodes of grade 2 only, at a price that does not grow with their number: by drawing until it hits. `cumulative` are the sums of
+/// As [`pick_node`] over nodes of the best grade there can be only, at a price that does not grow with their number: by drawing until it hits. `cumulative` are the sums of
 /// pods up to each node. None, when luck fails or few nodes are good, says nothing: [`pick_node`] decides then.
 pub(crate) fn draw_node(
     cumulative: &[u32],
-    is_good: impl Fn(usize) -> bool,
+    is_best: impl Fn(usize) -> bool,
     in_flight: impl Fn(usize) -> u32,
     random: &mut Random,
 ) -> Option<usize> {
@@ -63,7 +63,7 @@ pub(crate) fn draw_node(
         let point = random.below(total);
         let drawn = cumulative.partition_point(|sum| u64::from(*sum) <= point);
         match first {
-            _ if !is_good(drawn) => {}
+            _ if !is_best(drawn) => {}
             None if cumulative.len() == 1 => return Some(drawn),
             None => first = Some(drawn),
             Some(first) if first == drawn => {}

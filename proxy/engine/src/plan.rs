@@ -11,7 +11,7 @@ use crate::hash::{self, FastMap};
 use crate::hop::node::{NodeIndex, Nodes};
 use crate::random::Random;
 use crate::route::Route;
-use crate::snapshot::{Backend, PodSlot, PortEndpoints, ServiceName, Snapshot};
+use crate::snapshot::{Backend, NodeEndpoints, PodSlot, PortEndpoints, ServiceName, Snapshot};
 use crate::tally::{Direction, ServiceTally, Tally};
 
 /// Most plans that are kept; beyond, all are made anew.
@@ -27,6 +27,8 @@ pub(crate) struct Share {
     pub(crate) pods: u32,
     /// Whether it is the own node.
     pub(crate) is_own: bool,
+    /// Whether these are pods that calls from here are meant for; the others are asked when none of those can be.
+    pub(crate) is_near: bool,
 }
 
 /// One backend, ready to be picked from.
@@ -38,8 +40,9 @@ pub(crate) struct Choice {
     pub(crate) service: ServiceName,
     pub(crate) port: u16,
     pub(crate) port_name: Arc<str>,
+    /// The near ones first.
     pub(crate) shares: Vec<Share>,
-    /// Sums of the shares' pods, up to each.
+    /// Sums of the near shares' pods, up to each.
     pub(crate) cumulative: Vec<u32>,
     pub(crate) pods: Vec<Arc<PodSlot>>,
 }
@@ -135,7 +138,13 @@ pub(crate) fn inbound(
 ) -> Option<Plan> {
     snapshot.endpoints(to.namespace, to.service, to.port_name)?;
     let name = ServiceName { namespace: to.namespace.into(), name: to.service.into() };
-    let backend = Backend { service: name, port: to.port, port_name: to.port_name.into(), weight: 1 };
+    let backend = Backend {
+        service: name,
+        port: to.port,
+        port_name: to.port_name.into(),
+        weight: 1,
+        is_node_local: false,
+    };
     let choice = choice(snapshot, &backend, nodes);
     let service = snapshot.service(to.namespace, to.service);
     Some(Plan {
@@ -149,19 +158,23 @@ pub(crate) fn inbound(
 }
 
 fn choice(snapshot: &Snapshot, backend: &Backend, nodes: &mut Nodes) -> Choice {
-    let Backend { service, port, port_name, weight } = backend;
+    let Backend { service, port, port_name, weight, is_node_local } = backend;
     let none = PortEndpoints::default();
     let endpoints = snapshot.endpoints(&service.namespace, &service.name, port_name).unwrap_or(&none);
+    let is_reached = |n: &&NodeEndpoints| !is_node_local || n.node == snapshot.node;
+    let is_near = |n: &&NodeEndpoints| n.near > 0;
+    let (near, far): (Vec<_>, Vec<_>) = endpoints.nodes.iter().filter(is_reached).partition(is_near);
     let mut sum: u32 = 0;
-    let cumulative = endpoints.nodes.iter().map(|n| {
-        sum = sum.saturating_add(n.pods);
+    let cumulative = near.iter().map(|n| {
+        sum = sum.saturating_add(n.near);
         sum
     });
     let cumulative = cumulative.collect();
-    let shares = endpoints.nodes.iter().map(|n| Share {
+    let shares = near.into_iter().chain(far).map(|n| Share {
         node: nodes.index(&n.node),
-        pods: n.pods,
+        pods: if n.near > 0 { n.near } else { n.pods },
         is_own: n.node == snapshot.node,
+        is_near: n.near > 0,
     });
     Choice {
         weight: *weight,

@@ -123,6 +123,8 @@ impl World {
                 services: BTreeMap::new(),
                 endpoints: BTreeMap::new(),
                 callers: (0..nodes).map(|node| (node, caller_ip(node))).collect(),
+                near: BTreeMap::new(),
+                node_local: BTreeSet::new(),
                 not_ready: BTreeSet::new(),
                 l2_ports: BTreeMap::new(),
                 request_timeout: Duration::from_secs(30),

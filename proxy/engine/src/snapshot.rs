@@ -74,6 +74,8 @@ pub struct Backend {
     pub port_name: Arc<str>,
     /// Relative share.
     pub weight: u32,
+    /// Only pods of the own node are meant (`internalTrafficPolicy: Local`).
+    pub is_node_local: bool,
 }
 
 /// Endpoints of all ports of one Service.
@@ -102,6 +104,9 @@ pub struct NodeEndpoints {
     pub node: Arc<str>,
     /// Usable pods there, at least 1.
     pub pods: u32,
+    /// Those of them that are meant for calls that begin here (`hints` of EndpointSlices); as many as `pods` where nothing
+    /// is said. Calls go elsewhere only when no node that has such pods can take them.
+    pub near: u32,
 }
 
 /// One pod port of the own node. The same object lives on through snapshots while the pod does, so that its count stays exact.

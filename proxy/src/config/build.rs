@@ -21,6 +21,8 @@ pub struct Built {
     pub snapshot: Arc<Snapshot>,
     /// Endpoints that were left out, because the slice does not say on which node they run.
     pub without_node: u32,
+    /// Zone of the own node, which says for which endpoints its calls are meant.
+    zone: Arc<str>,
     services: HashMap<ServiceKey, (Arc<Good<CompiledRoute>>, Arc<Service>)>,
     endpoints: HashMap<ServiceKey, MadeEndpoints>,
     slots: HashMap<(SocketAddr, Arc<str>), Arc<PodSlot>>,
@@ -112,14 +114,16 @@ fn services(
 }
 
 fn endpoints(inputs: &Inputs, previous: &Built, built: &mut Built, snapshot: &mut Snapshot) {
-    let own = &*inputs.identity().node;
+    built.zone = inputs.mesh_node().map_or_else(|| Arc::from(""), |node| Arc::from(&*node.spec.zone));
+    let is_same_zone = built.zone == previous.zone;
     for (key, slices) in inputs.services().iter().filter(|((_, service), _)| !service.is_empty()) {
         let made = match previous.endpoints.get(key) {
-            Some(made) if Arc::ptr_eq(&made.from, slices) => {
+            Some(made) if is_same_zone && Arc::ptr_eq(&made.from, slices) => {
                 MadeEndpoints { from: slices.clone(), set: made.set.clone(), without_node: made.without_node }
             }
             _ => {
-                let (set, without_node) = endpoints::of_service(slices, own, &mut built.slots);
+                let here = endpoints::Here { node: &inputs.identity().node, zone: &built.zone };
+                let (set, without_node) = endpoints::of_service(slices, here, &mut built.slots);
                 MadeEndpoints { from: slices.clone(), set: Arc::new(set), without_node }
             }
         };

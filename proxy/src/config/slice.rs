@@ -51,6 +51,18 @@ pub struct SliceEndpoint {
     pub node: Arc<str>,
     /// How usable it is.
     pub condition: Condition,
+    /// For whom it is meant.
+    #[serde(default)]
+    pub hints: Hints,
+}
+
+/// For whose callers an endpoint is meant (`hints`; KEP-2433, and KEP-3015 for nodes). No names: the slice does not say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hints {
+    /// Names of nodes.
+    pub nodes: Box<[Box<str>]>,
+    /// Names of zones.
+    pub zones: Box<[Box<str>]>,
 }
 
 /// How usable an endpoint is, best last, so that the greater of two wins.
@@ -103,7 +115,16 @@ fn endpoint(endpoint: &ApiEndpoint) -> Option<SliceEndpoint> {
         uid: Arc::from(uid.unwrap_or_default()),
         node: Arc::from(endpoint.node_name.as_deref().unwrap_or_default()),
         condition: condition(endpoint),
+        hints: hints(endpoint),
     })
+}
+
+fn hints(endpoint: &ApiEndpoint) -> Hints {
+    let Some(hints) = &endpoint.hints else { return Hints::default() };
+    Hints {
+        nodes: hints.for_nodes.iter().flatten().map(|node| Box::from(&*node.name)).collect(),
+        zones: hints.for_zones.iter().flatten().map(|zone| Box::from(&*zone.name)).collect(),
+    }
 }
 
 /// As the API documents them: an absent `ready` or `serving` is true, an absent `terminating` is false.
@@ -122,7 +143,7 @@ fn condition(endpoint: &ApiEndpoint) -> Condition {
 
 #[cfg(test)]
 mod tests {
-    use super::{Condition, Slice};
+    use super::{Condition, Hints, Slice};
 
     fn slice(yaml: &str) -> Slice {
         let head = "metadata: {name: web-a, namespace: demo, labels: {kubernetes.io/service-name: web}}\naddressType: IPv4\n";
@@ -146,6 +167,22 @@ mod tests {
             ));
             assert_eq!(slice.endpoints[0].condition, expected, "{conditions}");
         }
+    }
+
+    #[test]
+    fn hints_are_kept_and_read_from_a_copy_that_has_none() {
+        let slice = slice(
+            "endpoints:\n- {addresses: [10.0.0.1], hints: {forZones: [{name: a}, {name: b}], forNodes: [{name: n1}]}}\n\
+             - {addresses: [10.0.0.2]}\nports: []\n",
+        );
+        let [hinted, other] = &slice.endpoints[..] else { panic!("two endpoints: {:?}", slice.endpoints) };
+        assert_eq!(*hinted.hints.zones, ["a".into(), "b".into()]);
+        assert_eq!(*hinted.hints.nodes, ["n1".into()]);
+        assert_eq!(other.hints, Hints::default());
+        let mut copy = serde_json::to_value(hinted).unwrap();
+        copy.as_object_mut().unwrap().remove("hints");
+        let read: super::SliceEndpoint = serde_json::from_value(copy).unwrap();
+        assert_eq!(read.hints, Hints::default());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::{FORMAT, Saved, Store};
 use crate::config::build::{Built, build};
 use crate::config::bundle::BundleKind;
 use crate::config::inputs::Identity;
-use crate::config::slice::{Condition, SliceEndpoint, SlicePort};
+use crate::config::slice::{Condition, Hints, SliceEndpoint, SlicePort};
 use crate::config::{Change, Inputs, OwnNode, RawBundle, Slice, SliceKey};
 
 const ROUTE: &str = "version: 1\nnamespace: demo\nservice: web\ngeneration: 3\nports: []\n\
@@ -28,6 +28,7 @@ fn filled() -> Inputs {
         uid: "u1".into(),
         node: "n1".into(),
         condition: Condition::Ready,
+        hints: Hints { zones: ["z1".into()].into(), ..Hints::default() },
     };
     let slice = Slice {
         key: SliceKey::new("demo", "web-a"),

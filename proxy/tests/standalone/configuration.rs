@@ -85,8 +85,13 @@ impl Configuration {
     }
 
     pub(crate) fn route(&self, service: &str, generation: i64) {
-        let backend =
-            CompiledBackend { service: service.into(), port: 80, port_name: String::new(), weight: 1 };
+        let backend = CompiledBackend {
+            service: service.into(),
+            port: 80,
+            port_name: String::new(),
+            weight: 1,
+            node_local: false,
+        };
         let document = CompiledRoute {
             version: 1,
             namespace: "default".into(),

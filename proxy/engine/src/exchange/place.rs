@@ -63,18 +63,27 @@ struct Place {
     share: Share,
 }
 
+const GRADE_NEVER: u8 = 0;
+/// Failed lately.
+const GRADE_BAD: u8 = 1;
+const GRADE_FAR: u8 = 2;
+const GRADE_BEST: u8 = 3;
+
 /// How good a node is for a call: see [`Candidate::grade`].
 fn grade(exchange: &Exchange, choice: usize, share: Share, nodes: &Nodes, now: Time) -> u8 {
+    let good = if share.is_near { GRADE_BEST } else { GRADE_FAR };
     if share.is_own {
         let pods = &exchange.plan.choices[choice].pods;
         let is_left = pods.iter().any(|pod| !exchange.tried_pods.contains(&pod.address));
-        return if is_left { 2 } else { 0 };
+        return if is_left { good } else { GRADE_NEVER };
     }
     let node = nodes.get(share.node);
     match () {
-        () if exchange.tried_nodes.contains(&(choice, share.node)) || node.addresses.is_empty() => 0,
-        () if node.is_good(now) => 2,
-        () => 1,
+        () if exchange.tried_nodes.contains(&(choice, share.node)) || node.addresses.is_empty() => {
+            GRADE_NEVER
+        }
+        () if node.is_good(now) => good,
+        () => GRADE_BAD,
     }
 }
 
@@ -126,7 +135,7 @@ impl Core {
                 grade: grade(exchange, choice, *share, nodes, now),
             })
         };
-        let is_possible = |choice: usize| candidates(choice).any(|c| c.grade > 0);
+        let is_possible = |choice: usize| candidates(choice).any(|c| c.grade > GRADE_NEVER);
         let choice = if is_possible(exchange.choice) {
             exchange.choice
         } else {
@@ -135,8 +144,8 @@ impl Core {
         };
         let of = &plan.choices[choice];
         let load = |i: usize| loads.get(of.key, of.shares[i].node);
-        let is_good = |i: usize| grade(exchange, choice, of.shares[i], nodes, now) == 2;
-        let drawn = draw_node(&of.cumulative, is_good, load, random);
+        let is_best = |i: usize| grade(exchange, choice, of.shares[i], nodes, now) == GRADE_BEST;
+        let drawn = draw_node(&of.cumulative, is_best, load, random);
         let node = drawn.or_else(|| pick_node(&candidates(choice), load, random))?;
         Some(Place { choice, share: of.shares[node] })
     }

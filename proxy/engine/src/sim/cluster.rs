@@ -22,6 +22,10 @@ pub(crate) struct SnapshotSpec {
     /// Callers: node, address.
     pub(crate) callers: Vec<(usize, IpAddr)>,
     pub(crate) not_ready: BTreeSet<usize>,
+    /// Services whose endpoints are meant for callers of these nodes; of others, all are meant for all.
+    pub(crate) near: BTreeMap<String, BTreeSet<usize>>,
+    /// Services with `internalTrafficPolicy: Local`.
+    pub(crate) node_local: BTreeSet<String>,
     /// Nodes whose L2 listens elsewhere.
     pub(crate) l2_ports: BTreeMap<usize, u16>,
     pub(crate) request_timeout: Duration,
@@ -92,6 +96,7 @@ impl World {
                 port: 80,
                 port_name: "http".into(),
                 weight: *weight,
+                is_node_local: spec.node_local.contains(to),
             });
             let service = Service {
                 name: name(service),
@@ -108,7 +113,9 @@ impl World {
             for node in 0..self.nodes.len() {
                 let count = pods.iter().filter(|(n, _)| *n == node).count() as u32;
                 if count > 0 {
-                    port.nodes.push(NodeEndpoints { node: node_name(node).into(), pods: count });
+                    let is_near = spec.near.get(service).is_none_or(|near| near.contains(&node));
+                    let near = if is_near { count } else { 0 };
+                    port.nodes.push(NodeEndpoints { node: node_name(node).into(), pods: count, near });
                 }
             }
             for (_, address) in pods.iter().filter(|(node, _)| *node == own) {

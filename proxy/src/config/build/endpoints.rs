@@ -1,4 +1,4 @@
-//! Slices of one Service → usable endpoints by port: each pod once, ready ones first, local ones with their counter.
+//! Slices of one Service → usable endpoints by port: each pod once, ready ones first, those meant for this node, local ones with their counter.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use vicino_engine::snapshot::{EndpointSet, NodeEndpoints, PodSlot, PortEndpoints};
 
 use crate::config::inputs::ServiceSlices;
-use crate::config::slice::{Condition, SliceEndpoint};
+use crate::config::slice::{Condition, Hints, SliceEndpoint};
 
 type Slots = HashMap<(SocketAddr, Arc<str>), Arc<PodSlot>>;
 
@@ -18,6 +18,16 @@ struct Candidate {
     condition: Condition,
     node: Arc<str>,
     uid: Arc<str>,
+    hints: Hints,
+}
+
+/// Where this proxy is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Here<'a> {
+    /// Name of the own node.
+    pub(super) node: &'a str,
+    /// Its zone; empty when unknown.
+    pub(super) zone: &'a str,
 }
 
 impl Candidate {
@@ -32,7 +42,7 @@ impl Candidate {
 }
 
 /// The endpoints of a Service, and how many were left out because their node is unknown.
-pub(super) fn of_service(slices: &ServiceSlices, own: &str, slots: &mut Slots) -> (EndpointSet, u32) {
+pub(super) fn of_service(slices: &ServiceSlices, here: Here<'_>, slots: &mut Slots) -> (EndpointSet, u32) {
     let mut without_node = 0;
     let mut ports: BTreeMap<Arc<str>, HashMap<PodKey, Candidate>> = BTreeMap::new();
     for slice in slices.values() {
@@ -47,7 +57,7 @@ pub(super) fn of_service(slices: &ServiceSlices, own: &str, slots: &mut Slots) -
             }
         }
     }
-    let ports = ports.into_iter().map(|(name, pods)| (name, of_port(pods, own, slots))).collect();
+    let ports = ports.into_iter().map(|(name, pods)| (name, of_port(pods, here, slots))).collect();
     (EndpointSet { ports }, without_node)
 }
 
@@ -68,6 +78,7 @@ fn add(pods: &mut HashMap<PodKey, Candidate>, endpoint: &SliceEndpoint, port: u1
         condition: endpoint.condition,
         node: endpoint.node.clone(),
         uid: endpoint.uid.clone(),
+        hints: endpoint.hints.clone(),
     };
     match pods.entry(key) {
         std::collections::hash_map::Entry::Vacant(entry) => {
@@ -80,22 +91,59 @@ fn add(pods: &mut HashMap<PodKey, Candidate>, endpoint: &SliceEndpoint, port: u1
     }
 }
 
-fn of_port(pods: HashMap<PodKey, Candidate>, own: &str, slots: &mut Slots) -> PortEndpoints {
+/// Which endpoints are meant for calls that begin here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    All,
+    /// Those hinted for the own node.
+    Node,
+    /// Those hinted for the own zone.
+    Zone,
+}
+
+/// As kube-proxy decides (KEP-2433, KEP-3015): hints count when every ready endpoint has them and at least one is meant for
+/// here; the node's before the zone's. That is how a Service's `trafficDistribution` arrives. Else they all are meant.
+fn reach<'a>(ready: impl Iterator<Item = &'a Hints> + Clone, here: Here<'_>) -> Reach {
+    let is_meant = |pick: fn(&Hints) -> &[Box<str>], name: &str| {
+        ready.clone().all(|hints| !pick(hints).is_empty())
+            && ready.clone().any(|hints| pick(hints).iter().any(|one| **one == *name))
+    };
+    match () {
+        () if is_meant(|hints| &hints.nodes, here.node) => Reach::Node,
+        () if is_meant(|hints| &hints.zones, here.zone) => Reach::Zone,
+        () => Reach::All,
+    }
+}
+
+fn of_port(pods: HashMap<PodKey, Candidate>, here: Here<'_>, slots: &mut Slots) -> PortEndpoints {
     let listed = u32::try_from(pods.len()).unwrap_or(u32::MAX);
     let best = pods.values().map(|pod| pod.condition).max().unwrap_or(Condition::Down);
     if best == Condition::Down {
         return PortEndpoints { listed, ..PortEndpoints::default() };
     }
-    let mut nodes: BTreeMap<Arc<str>, u32> = BTreeMap::new();
+    let usable = pods.values().filter(|pod| pod.condition == best);
+    let reach = match best {
+        Condition::Ready => reach(usable.map(|pod| &pod.hints), here),
+        // What still serves is taken where it is.
+        Condition::Ending | Condition::Down => Reach::All,
+    };
+    let mut nodes: BTreeMap<Arc<str>, (u32, u32)> = BTreeMap::new();
     let mut local = Vec::new();
     for pod in pods.into_values().filter(|pod| pod.condition == best) {
-        if &*pod.node == own {
+        if &*pod.node == here.node {
             let slot = slots.entry((pod.address, pod.uid.clone()));
             local.push(slot.or_insert_with(|| Arc::new(PodSlot::new(pod.address, pod.uid.clone()))).clone());
         }
-        *nodes.entry(pod.node).or_default() += 1;
+        let is_near = match reach {
+            Reach::All => true,
+            Reach::Node => pod.hints.nodes.iter().any(|node| **node == *here.node),
+            Reach::Zone => pod.hints.zones.iter().any(|zone| **zone == *here.zone),
+        };
+        let (pods, near) = nodes.entry(pod.node).or_default();
+        *pods += 1;
+        *near += u32::from(is_near);
     }
     local.sort_by_key(|slot| slot.address);
-    let nodes = nodes.into_iter().map(|(node, pods)| NodeEndpoints { node, pods }).collect();
-    PortEndpoints { nodes, local, listed }
+    let nodes = nodes.into_iter().map(|(node, (pods, near))| NodeEndpoints { node, pods, near });
+    PortEndpoints { nodes: nodes.collect(), local, listed }
 }

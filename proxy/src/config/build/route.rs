@@ -30,6 +30,7 @@ fn service_port(port: &CompiledPort, owner: &ServiceName) -> ServicePort {
             port: backend.port,
             port_name: Arc::from(&*backend.port_name),
             weight: backend.weight,
+            is_node_local: backend.node_local,
         }
     });
     ServicePort { port: port.port, backends: backends.collect() }

@@ -16,7 +16,7 @@ use vicino_engine::snapshot::Snapshot;
 use super::{Built, build};
 use crate::config::bundle::{BundleKind, RawBundle};
 use crate::config::inputs::Identity;
-use crate::config::slice::{Condition, SliceEndpoint, SlicePort};
+use crate::config::slice::{Condition, Hints, SliceEndpoint, SlicePort};
 use crate::config::{Change, Inputs, OwnNode, Slice, SliceKey};
 
 fn inputs(changes: impl IntoIterator<Item = Change>) -> Inputs {
@@ -40,6 +40,7 @@ fn route(service: &str, generation: i64) -> String {
         port: 80,
         port_name: String::new(),
         weight,
+        node_local: false,
     };
     contract::write(&CompiledRoute {
         version: 1,
@@ -88,7 +89,13 @@ fn slice(name: &str, service: &str, endpoints: Vec<SliceEndpoint>) -> Change {
 }
 
 fn pod(address: &str, uid: &str, node: &str, condition: Condition) -> SliceEndpoint {
-    SliceEndpoint { address: address.parse().unwrap(), uid: uid.into(), node: node.into(), condition }
+    SliceEndpoint {
+        address: address.parse().unwrap(),
+        uid: uid.into(),
+        node: node.into(),
+        condition,
+        hints: Hints::default(),
+    }
 }
 
 fn neighbours(pods: &[(&str, &str)]) -> Change {
@@ -211,6 +218,48 @@ fn ending_endpoints_are_used_only_while_none_is_ready() {
         let shown = show(&build(&inputs([of(first, second)]), &Built::default()).snapshot);
         assert!(shown.contains(expected), "{first:?} {second:?}: {shown}");
     }
+}
+
+/// What of `n1=1,n2=1,n3=1` is near, for a proxy of node n1 in zone `a`.
+fn near(hints: [(&[&str], &[&str]); 3], second: Condition) -> String {
+    let boxed = |names: &[&str]| names.iter().map(|name| Box::from(*name)).collect();
+    let pods = (1..=3).zip(hints).map(|(i, (nodes, zones))| SliceEndpoint {
+        hints: Hints { nodes: boxed(nodes), zones: boxed(zones) },
+        ..pod(
+            &format!("10.0.{i}.1"),
+            &format!("u{i}"),
+            &format!("n{i}"),
+            if i == 2 { second } else { Condition::Ready },
+        )
+    });
+    let spec = MeshNodeSpec { mesh: "default".into(), zone: "a".into(), ..MeshNodeSpec::default() };
+    let zone = Change::MeshNode(OwnNode { generation: 1, spec });
+    let mut inputs = inputs([slice("a", "web", pods.collect())]);
+    let before = build(&inputs, &Built::default());
+    take(&mut inputs, [zone]);
+    let built = build(&inputs, &before);
+    let endpoints = built.snapshot.endpoints("demo", "web", "").unwrap();
+    let near = endpoints.nodes.iter().filter(|n| n.near > 0).map(|n| &*n.node);
+    near.collect::<Vec<_>>().join(",")
+}
+
+#[test]
+fn hints_say_which_endpoints_are_near_as_they_do_for_kube_proxy() {
+    let ready = Condition::Ready;
+    let none: (&[&str], &[&str]) = (&[], &[]);
+    let zone = |name: &'static [&'static str]| (&[][..], name);
+    for (hints, expected, why) in [
+        ([none, none, none], "n1,n2,n3", "nothing is said"),
+        ([zone(&["b"]), zone(&["a"]), zone(&["a", "b"])], "n2,n3", "the own zone's"),
+        ([zone(&["a"]), none, zone(&["b"])], "n1,n2,n3", "one has no hint"),
+        ([zone(&["b"]), zone(&["c"]), zone(&["b"])], "n1,n2,n3", "none is for here"),
+        ([(&["n1"], &["a"]), (&["n2"], &["a"]), (&["n3"], &["b"])], "n1", "the node before the zone"),
+        ([(&["n4"], &["a"]), (&["n2"], &["a"]), (&["n3"], &["b"])], "n1,n2", "no endpoint for this node"),
+    ] {
+        assert_eq!(near(hints, ready), expected, "{why}");
+    }
+    let unready = [zone(&["a"]), none, zone(&["b"])];
+    assert_eq!(near(unready, Condition::Down), "n1", "who is not ready has no say");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use vicino_crds::MeshNodeSpec;
 
 use super::{Identity, Inputs, Notice, Part};
 use crate::config::bundle::{BundleKind, RawBundle};
-use crate::config::slice::{Condition, SliceEndpoint, SlicePort};
+use crate::config::slice::{Condition, Hints, SliceEndpoint, SlicePort};
 use crate::config::{Change, OwnNode, Slice, SliceKey};
 
 fn inputs() -> Inputs {
@@ -46,6 +46,7 @@ fn slice(name: &str, service: &str) -> Slice {
             uid: "u1".into(),
             node: "n1".into(),
             condition: Condition::Ready,
+            hints: Hints::default(),
         }],
     }
 }

@@ -74,8 +74,13 @@ fn bootstrap() -> Bootstrap {
 }
 
 fn route() -> CompiledRoute {
-    let backend =
-        CompiledBackend { service: SERVICE.to_owned(), port: 80, port_name: String::new(), weight: 1 };
+    let backend = CompiledBackend {
+        service: SERVICE.to_owned(),
+        port: 80,
+        port_name: String::new(),
+        weight: 1,
+        node_local: false,
+    };
     CompiledRoute {
         version: CONTRACT_VERSION,
         namespace: NAMESPACE.to_owned(),
