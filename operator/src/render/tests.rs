@@ -1,8 +1,14 @@
 //! Golden tests of every kind of object that is rendered.
 
+use std::fs;
+use std::path::Path;
+
 use expect_test::{ExpectFile, expect, expect_file};
 
-use crate::fixture::{SHOP, load, planned, proxy_pod, world};
+use serde_json::Value;
+use vicino_crds::names;
+
+use crate::fixture::{SHOP, load, manifests, planned, proxy_pod, world};
 use crate::world::{Kind, World};
 
 /// Every rendered object of `kind` whose name starts with `name`, as YAML.
@@ -12,6 +18,30 @@ fn check(world: &World, kind: Kind, name: &str, expect: &ExpectFile) {
     let documents: Vec<_> =
         chosen.map(|(_, object)| serde_saphyr::to_string(&object.manifest()).unwrap()).collect();
     expect.assert_eq(&documents.join("---\n"));
+}
+
+/// A mesh may be called anything that a label may be: what it generates must never be one of the objects that were shipped.
+#[test]
+fn no_shipped_object_has_a_name_that_a_mesh_can_give() {
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
+    let mut looked_at = 0;
+    for folder in ["rbac", "operator", "admission"] {
+        for file in fs::read_dir(config.join(folder)).unwrap() {
+            let text = fs::read_to_string(file.unwrap().path()).unwrap();
+            for object in manifests(&text) {
+                let said = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default();
+                let (kind, name) = (said("/kind"), said("/metadata/name"));
+                let here = ["", names::PROXY_NAMESPACE].contains(&said("/metadata/namespace"));
+                let is_rendered = Kind::CHILDREN.iter().any(|child| child.as_str() == kind);
+                if here && is_rendered {
+                    looked_at += 1;
+                    let mesh = name.strip_prefix(&names::mesh_object("")).unwrap_or(":");
+                    assert!(mesh.contains(':'), "a mesh called {mesh:?} would replace the {kind} {name:?}");
+                }
+            }
+        }
+    }
+    assert!(looked_at >= 4, "{looked_at} objects of kinds that are rendered too were found");
 }
 
 #[test]
