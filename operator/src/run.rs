@@ -1,6 +1,6 @@
 //! The operator's life: connect, stand by, lead, stop; owns every task and decides nothing about meshes.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ use crate::serve::{self, Health};
 use crate::watch;
 use crate::world::Settings;
 
+/// Where health and metrics are served unless told otherwise.
+const PORT: u16 = 8080;
 /// Tasks have this long to end once they are told to.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -28,8 +30,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Options {
     /// What is rendered.
     pub settings: Settings,
-    /// Where health and metrics are served.
-    pub listen: SocketAddr,
+    /// Where health and metrics are served; none: at port 8080 of every address.
+    pub listen: Option<SocketAddr>,
     /// Namespace of the Lease; none leads without asking.
     pub lease_namespace: Option<String>,
     /// Name of this replica, unique among them.
@@ -73,11 +75,24 @@ pub async fn client() -> Result<Client, RunError> {
     Client::try_from(config).map_err(|error| RunError::Client(Box::new(error)))
 }
 
+/// `[::]` takes IPv4 callers as well; a node without IPv6 has only `0.0.0.0`. The kubelet's probes come to the pod's first
+/// address, whichever family that is.
+async fn listen(given: Option<SocketAddr>) -> Result<TcpListener, RunError> {
+    let any = |ip: IpAddr| SocketAddr::new(ip, PORT);
+    let first = given.unwrap_or_else(|| any(Ipv6Addr::UNSPECIFIED.into()));
+    match TcpListener::bind(first).await {
+        Ok(listener) => Ok(listener),
+        Err(_) if given.is_none() => {
+            let address = any(Ipv4Addr::UNSPECIFIED.into());
+            TcpListener::bind(address).await.map_err(|source| RunError::Listen { address, source })
+        }
+        Err(source) => Err(RunError::Listen { address: first, source }),
+    }
+}
+
 /// Runs until `stop`, or until the lease is lost.
 pub async fn run(client: Client, options: Options, stop: CancellationToken) -> Result<(), RunError> {
-    let listener = TcpListener::bind(options.listen)
-        .await
-        .map_err(|source| RunError::Listen { address: options.listen, source })?;
+    let listener = listen(options.listen).await?;
     let (metrics, exposition) = Metrics::new();
     let health = Health::default();
     let (tasks, all) = (TaskTracker::new(), CancellationToken::new());

@@ -19,9 +19,9 @@ struct Arguments {
     /// Image of proxies whose ServiceMesh names none.
     #[arg(long, env = "VICINO_PROXY_IMAGE", default_value_t = Settings::default().proxy_image)]
     proxy_image: String,
-    /// Address of /healthz, /readyz and /metrics.
-    #[arg(long, env = "VICINO_LISTEN", default_value = "0.0.0.0:8080")]
-    listen: SocketAddr,
+    /// Address of /healthz, /readyz and /metrics. Absent: port 8080 of every address, IPv6 and IPv4.
+    #[arg(long, env = "VICINO_LISTEN")]
+    listen: Option<SocketAddr>,
     /// Lead only while holding the Lease; without, this must be the only replica.
     #[arg(long, env = "VICINO_LEADER_ELECT", default_value_t = true, action = clap::ArgAction::Set)]
     leader_elect: bool,
