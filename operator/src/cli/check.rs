@@ -16,7 +16,7 @@ mod findings;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// How something is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, PartialOrd, Ord)]
 #[serde(rename_all = "lowercase")]
 enum Verdict {
     /// As it should be.

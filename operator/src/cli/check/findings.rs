@@ -1,11 +1,13 @@
 //! What `check` makes of the facts; pure. The order is that of dependence: what fails first explains what follows.
 
+use std::cmp::Reverse;
+
 use k8s_openapi::jiff::Timestamp;
 use vicino_crds::ServiceMesh;
 use vicino_crds::condition::{is_true, kind};
 
-use super::Finding;
 use super::facts::Facts;
+use super::{Finding, Verdict};
 
 mod install;
 mod nodes;
@@ -34,19 +36,20 @@ fn unread(area: &'static str, subject: &str, problem: &str) -> Finding {
     Finding::ok(area, subject, "").failure(problem, "repeat the check once this can be read")
 }
 
-/// At most [`LINES_MAX`] findings: those that are not ok first of all.
+/// At most [`LINES_MAX`] findings, the worst first; the line for the rest is as bad as the worst of them.
 fn cut(area: &'static str, mut findings: Vec<Finding>) -> Vec<Finding> {
     if findings.len() <= LINES_MAX {
         return findings;
     }
-    findings.sort_by_key(|finding| finding.todo.is_empty());
+    findings.sort_by_key(|finding| Reverse(finding.verdict));
     let rest = findings.split_off(LINES_MAX);
-    let wrong = rest.iter().filter(|finding| !finding.todo.is_empty()).count();
+    let wrong = rest.iter().filter(|finding| finding.verdict != Verdict::Ok).count();
     let more = Finding::ok(area, format!("{} more", rest.len()), "as they should be");
-    findings.push(if wrong == 0 {
-        more
-    } else {
-        more.failure(format!("{wrong} of them not as they should be"), "put the ones above right first")
+    let (detail, todo) = (format!("{wrong} of them not as they should be"), "put the ones above right first");
+    findings.push(match rest.iter().map(|finding| finding.verdict).max() {
+        None | Some(Verdict::Ok) => more,
+        Some(Verdict::Warning) => more.warning(detail, todo),
+        Some(Verdict::Failure) => more.failure(detail, todo),
     });
     findings
 }
@@ -141,4 +144,21 @@ fn routes(facts: &Facts) -> Vec<Finding> {
     findings
         .insert(0, if findings.is_empty() { all } else { all.warning(detail, "vicino routes -A -o wide") });
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Finding, LINES_MAX, Verdict, cut};
+
+    #[test]
+    fn many_warnings_stay_warnings_and_a_failure_among_them_comes_first() {
+        let warnings = || (0..30).map(|i| Finding::ok("routes", format!("r{i}"), "").warning("late", "wait"));
+        let few = cut("routes", warnings().collect());
+        assert_eq!(few.len(), LINES_MAX + 1);
+        assert!(few.iter().all(|finding| finding.verdict == Verdict::Warning));
+        let failure = Finding::ok("routes", "lost", "").failure("gone", "look");
+        let with_failure = cut("routes", warnings().chain([failure]).collect());
+        assert_eq!((with_failure[0].subject.as_str(), with_failure[0].verdict), ("lost", Verdict::Failure));
+        assert_eq!(with_failure[LINES_MAX].verdict, Verdict::Warning);
+    }
 }
