@@ -14,11 +14,25 @@ pub fn manifests() -> Vec<(&'static str, String)> {
     ]
     .map(|(file, mut crd)| {
         default_spec(&mut crd);
+        if crd.spec.names.kind != "MeshNode" {
+            default_status(&mut crd);
+        }
         crd.metadata.labels = Some([("app.kubernetes.io/part-of".to_owned(), "vicino".to_owned())].into());
         let text = serde_saphyr::to_string(&crd).expect("a schema is plain data");
         (file, format!("# Generated from crds/src by `make generate`; edit there.\n{text}"))
     })
     .into()
+}
+
+/// Until the operator has looked at an object, its status is about no generation that there is. Without a word of that, kstatus
+/// takes an object without conditions for one that is as it should be, and a tool that waits goes on at once, with the operator
+/// away too. A MeshNode is ours, nobody waits for it.
+fn default_status(crd: &mut CustomResourceDefinition) {
+    for root in crd.spec.versions.iter_mut().filter_map(|v| v.schema.as_mut()?.open_api_v3_schema.as_mut()) {
+        if let Some(status) = root.properties.as_mut().and_then(|p| p.get_mut("status")) {
+            status.default = Some(JSON(serde_json::json!({ "observedGeneration": -1 })));
+        }
+    }
 }
 
 /// `spec` may be left out: every field of it has a default, so the schema says so.
