@@ -75,7 +75,11 @@ pub struct ProxySpec {
     pub drain_seconds: i32,
     /// Nodes that get a proxy: those with all of these labels. Empty selects every Linux node.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[x_kube(validation = Rule::new("self.size() <= 20").message("spec.proxy.nodeSelector may have at most 20 labels"))]
+    #[x_kube(
+        validation = Rule::new("self.size() <= 20").message("spec.proxy.nodeSelector may have at most 20 labels"),
+        validation = Rule::new("!('kubernetes.io/os' in self) || self['kubernetes.io/os'] == 'linux'")
+            .message("spec.proxy.nodeSelector: kubernetes.io/os can only be linux, on which proxies run")
+    )]
     pub node_selector: BTreeMap<String, String>,
     /// Taints that proxies tolerate. Absent: all of them, because a node without a proxy is outside the mesh.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -10,16 +10,34 @@ use crate::world::{Key, Mesh, Node, Row, World};
 /// The label by which a node says its operating system.
 pub(crate) const LABEL_OS: &str = "kubernetes.io/os";
 
-/// Every mesh. The older of two that want the same node has it (then the lower name).
+/// Every mesh. Of two that want the same node, the one that has it keeps it, so that no change of one mesh ever takes a node from
+/// another that serves there; of two newcomers, the older one gets it (then the lower name).
 pub(super) fn all(world: &World) -> BTreeMap<String, MeshVerdict> {
     let mut by_age: Vec<_> = world.meshes.iter().collect();
     by_age.sort_by_key(|(key, row)| (row.value.created, key.name.clone()));
-    let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut owners = incumbents(world);
     let mut verdicts = BTreeMap::new();
     for (key, row) in by_age {
         verdicts.insert(key.name.clone(), verdict(world, &key.name, row, &mut owners));
     }
     verdicts
+}
+
+/// Nodes whose MeshNode names a mesh that selects them still.
+fn incumbents(world: &World) -> BTreeMap<&str, &str> {
+    let mut owners = BTreeMap::new();
+    for (key, row) in world.neighbourhoods.iter() {
+        let mesh = row.value.spec.mesh.as_str();
+        let spec = world.meshes.get(&Key::cluster(mesh)).filter(|mesh| !mesh.value.deleting);
+        let spec = spec.and_then(|mesh| mesh.value.spec.as_ref().ok());
+        let node = world.nodes.get(&Key::cluster(&key.name));
+        if let (Some(spec), Some(node)) = (spec, node)
+            && selects(spec, &node.value)
+        {
+            owners.insert(key.name.as_str(), mesh);
+        }
+    }
+    owners
 }
 
 fn verdict<'a>(
@@ -44,7 +62,7 @@ fn verdict<'a>(
         .filter(|(_, node)| selects(spec, &node.value))
         .map(|(key, _)| key.name.as_str())
         .collect();
-    if let Some(problem) = overlap(&nodes, owners) {
+    if let Some(problem) = overlap(name, &nodes, owners) {
         return MeshVerdict::Rejected(problem);
     }
     owners.extend(nodes.iter().map(|node| (*node, name)));
@@ -66,12 +84,12 @@ fn selects(spec: &ServiceMeshSpec, node: &Node) -> bool {
         && spec.proxy.node_selector.iter().all(|(label, value)| node.labels.get(label) == Some(value))
 }
 
-fn overlap(nodes: &[&str], owners: &BTreeMap<&str, &str>) -> Option<Problem> {
-    let taken: Vec<_> =
-        nodes.iter().filter_map(|node| owners.get(node).map(|owner| (*node, *owner))).collect();
+fn overlap(mesh: &str, nodes: &[&str], owners: &BTreeMap<&str, &str>) -> Option<Problem> {
+    let owned = nodes.iter().filter_map(|node| owners.get(node).map(|owner| (*node, *owner)));
+    let taken: Vec<_> = owned.filter(|(_, owner)| *owner != mesh).collect();
     let (_, owner) = taken.first()?;
     let message = format!(
-        "selects {} of the older mesh {owner:?}, and a node belongs to one mesh: choose labels that only nodes without a mesh have",
+        "selects {} of the mesh {owner:?}, and a node belongs to one mesh: choose labels that only nodes without a mesh have",
         list(taken.iter().filter(|(_, other)| other == owner).map(|(node, _)| *node)),
     );
     Some(Problem::new("NodesBelongToAnotherMesh", "spec.proxy.nodeSelector", message))

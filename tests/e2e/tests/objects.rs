@@ -120,6 +120,10 @@ fn the_schema_refuses_with_a_message_that_says_what_would_be_right() {
                 object("ServiceMesh", "bad", "{interception: {mode: Magic}}"),
                 &["spec.interception.mode", "\"Explicit\""],
             ),
+            (
+                object("ServiceMesh", "bad", "{proxy: {nodeSelector: {kubernetes.io/os: windows}}}"),
+                &["spec.proxy.nodeSelector", "kubernetes.io/os", "linux"],
+            ),
             (object("ServiceMesh", "bad", "{proxyy: {}}"), &["proxyy"]),
             (
                 object("MeshRoute", "bad", "{backends: [{name: a, weight: 0}]}"),
