@@ -97,6 +97,7 @@ pub struct Namespace {
 
 /// A Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent fact about a Service")]
 pub struct Service {
     /// Its TCP ports, in its own order.
     pub ports: Vec<ServicePort>,

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use vicino_crds::contract::{
-    CONTRACT_VERSION, CompiledBackend, CompiledPort, CompiledProtocol, CompiledRoute,
+    self, CONTRACT_VERSION, CompiledBackend, CompiledPort, CompiledProtocol, CompiledRoute,
+    DOCUMENT_BYTES_MAX,
 };
 use vicino_crds::mesh::RouteDefaults;
 use vicino_crds::route::Backend;
@@ -78,7 +79,10 @@ fn judge(world: &World, key: &Key, service: &Service, defaults: &RouteDefaults) 
         }
     };
     match ports(world, key, service, spec) {
-        Ok(ports) => Outcome::Compiled(compile(key, service, (generation, spec, defaults), ports)),
+        Ok(ports) => {
+            let route = compile(key, service, (generation, spec, defaults), ports);
+            too_large(&route).map_or(Outcome::Compiled(route), Outcome::Kept)
+        }
         Err(problem) => Outcome::Kept(problem),
     }
 }
@@ -107,6 +111,22 @@ fn compile(
         ),
         requeues: unsigned(spec.requeues.unwrap_or(defaults.requeues)),
     }
+}
+
+/// A document that proxies would refuse, and the check with them, to the harm of every other Service of the mesh.
+fn too_large(route: &CompiledRoute) -> Option<Problem> {
+    // What a port and a backend come to at most besides their names, so that hardly any route has to be written to be measured.
+    const ENTRY_BYTES_MAX: usize = 160;
+    let backends = route.ports.iter().flat_map(|port| &port.backends);
+    let bound: usize = backends.map(|b| 2 * ENTRY_BYTES_MAX + b.service.len() + b.port_name.len()).sum();
+    if bound <= DOCUMENT_BYTES_MAX / 2 {
+        return None;
+    }
+    let size = contract::write(route).len();
+    let message = format!(
+        "the compiled route has {size} bytes, and proxies read at most {DOCUMENT_BYTES_MAX}: give the Service fewer ports, or the route fewer backends"
+    );
+    (size > DOCUMENT_BYTES_MAX).then(|| Problem::new("TooLarge", "spec.backends", message))
 }
 
 fn ports(

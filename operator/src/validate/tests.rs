@@ -3,7 +3,7 @@
 use expect_test::{Expect, expect};
 
 use super::{MeshVerdict, Outcome, validate};
-use crate::fixture::{SHOP, load, world};
+use crate::fixture::{SHOP, converge, load, world};
 use crate::world::{Key, World};
 
 /// Every problem in `world`, one line each.
@@ -222,9 +222,51 @@ metadata: {name: default, creationTimestamp: '2026-01-02T00:00:00Z'}
 ",
         ),
         &expect![[r#"
-            mesh default: NodesBelongToAnotherMesh: spec.proxy.nodeSelector: selects "node1" of the older mesh "elder", and a node belongs to one mesh: choose labels that only nodes without a mesh have
+            mesh default: NodesBelongToAnotherMesh: spec.proxy.nodeSelector: selects "node1" of the mesh "elder", and a node belongs to one mesh: choose labels that only nodes without a mesh have
             route shop/web (kept): MeshNotAccepted: the ServiceMesh "default" is not in force (NodesBelongToAnotherMesh): see its status
             route shop/web-v2 (kept): MeshNotAccepted: the ServiceMesh "default" is not in force (NodesBelongToAnotherMesh): see its status"#]],
+    );
+}
+
+#[test]
+fn a_mesh_that_serves_a_node_keeps_it_from_an_older_one_that_comes_to_want_it() {
+    let mut world = shop_with(
+        "
+apiVersion: vicino.dev/v1alpha1
+kind: ServiceMesh
+metadata: {name: default, creationTimestamp: '2026-01-02T00:00:00Z'}
+",
+    );
+    converge(&mut world);
+    load(
+        &mut world,
+        "
+apiVersion: vicino.dev/v1alpha1
+kind: ServiceMesh
+metadata: {name: elder, creationTimestamp: '2026-01-01T00:00:00Z'}
+spec: {proxy: {nodeSelector: {topology.kubernetes.io/zone: a}}}
+",
+    );
+    check(
+        &world,
+        &expect![[
+            r#"mesh elder: NodesBelongToAnotherMesh: spec.proxy.nodeSelector: selects "node1" of the mesh "default", and a node belongs to one mesh: choose labels that only nodes without a mesh have"#
+        ]],
+    );
+}
+
+#[test]
+fn a_route_that_is_too_large_is_a_matter_of_its_own_service() {
+    let ports: Vec<String> = (1..3000).map(|port| format!("{{name: p{port:0>60}, port: {port}}}")).collect();
+    let service = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: wide, namespace: shop}}\nspec: {{ports: [{}]}}\n",
+        ports.join(", ")
+    );
+    check(
+        &shop_with(&service),
+        &expect![[
+            r#"route shop/wide (kept): TooLarge: spec.backends: the compiled route has 492762 bytes, and proxies read at most 262144: give the Service fewer ports, or the route fewer backends"#
+        ]],
     );
 }
 
