@@ -103,7 +103,7 @@ enum Reach {
 
 /// As kube-proxy decides (KEP-2433, KEP-3015): hints count when every ready endpoint has them and at least one is meant for
 /// here; the node's before the zone's. That is how a Service's `trafficDistribution` arrives. Else they all are meant.
-fn reach<'a>(ready: impl Iterator<Item = &'a Hints> + Clone, here: Here<'_>) -> Reach {
+fn reach<'a>(ready: &(impl Iterator<Item = &'a Hints> + Clone), here: Here<'_>) -> Reach {
     let is_meant = |pick: fn(&Hints) -> &[Box<str>], name: &str| {
         ready.clone().all(|hints| !pick(hints).is_empty())
             && ready.clone().any(|hints| pick(hints).iter().any(|one| **one == *name))
@@ -123,7 +123,7 @@ fn of_port(pods: HashMap<PodKey, Candidate>, here: Here<'_>, slots: &mut Slots) 
     }
     let usable = pods.values().filter(|pod| pod.condition == best);
     let reach = match best {
-        Condition::Ready => reach(usable.map(|pod| &pod.hints), here),
+        Condition::Ready => reach(&usable.map(|pod| &pod.hints), here),
         // What still serves is taken where it is.
         Condition::Ending | Condition::Down => Reach::All,
     };
