@@ -239,7 +239,14 @@ fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural)
 }
 
-/// The error of a request for `what`.
+impl ClusterError {
+    /// Whether what was asked for is not there.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Read { source, .. } if matches!(&**source, kube::Error::Api(status) if status.code == 404))
+    }
+}
+
+/// A request for `what` that failed.
 pub fn read_error(what: &str, source: kube::Error) -> ClusterError {
     ClusterError::Read { what: what.to_owned(), source: Box::new(source) }
 }

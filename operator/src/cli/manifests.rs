@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use serde_json::{Value, json};
-use vicino_crds::names;
+use vicino_crds::{MeshRouteSpec, ServiceMeshSpec, names};
 
 use crate::world::{LoadError, Settings, World};
 
@@ -211,7 +212,8 @@ fn apply(mut old: Value, mut file: Value) -> Value {
     }
     let empty = || json!({});
     let spec = file.get_mut("spec").map_or_else(empty, Value::take);
-    if old.get("spec").cloned().unwrap_or_else(empty) != spec {
+    let before = old.get("spec").cloned().unwrap_or_else(empty);
+    if !means_the_same(old["kind"].as_str().unwrap_or_default(), &before, &spec) {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);
         old["metadata"]["generation"] = json!(generation + 1);
     }
@@ -227,6 +229,19 @@ fn apply(mut old: Value, mut file: Value) -> Value {
         absent => *absent = json!([by_somebody]),
     }
     old
+}
+
+/// Whether the API server would take two specs of ours for one: a file leaves out what the schema has defaults for.
+fn means_the_same(kind: &str, a: &Value, b: &Value) -> bool {
+    fn typed<'a, T: Deserialize<'a> + PartialEq>(a: &'a Value, b: &'a Value) -> bool {
+        matches!((T::deserialize(a), T::deserialize(b)), (Ok(a), Ok(b)) if a == b)
+    }
+    a == b
+        || match kind {
+            "ServiceMesh" => typed::<ServiceMeshSpec>(a, b),
+            "MeshRoute" => typed::<MeshRouteSpec>(a, b),
+            _ => false,
+        }
 }
 
 /// Objects field by field, everything else whole; `null` removes.

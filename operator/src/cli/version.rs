@@ -49,8 +49,12 @@ pub async fn run(global: &Global, options: &VersionOptions) -> Result<Answer, Er
         let cluster = Cluster::connect(global).await?;
         let deployment = cluster.operator().await?;
         versions.operator = deployment.as_ref().map(operator);
-        let nodes: Vec<MeshNode> = cluster.list_as(MESH_NODES, Only::default()).await?;
-        versions.proxies = Some(proxies(&nodes));
+        let nodes = cluster.list_as(MESH_NODES, Only::default()).await;
+        versions.proxies = Some(match nodes {
+            // The kinds are not installed.
+            Err(error) if error.is_not_found() => BTreeMap::new(),
+            nodes => proxies(&nodes?),
+        });
     }
     Ok(Answer { text: show(&versions, global.output), ..Answer::default() })
 }

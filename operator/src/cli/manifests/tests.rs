@@ -104,6 +104,25 @@ fn applying_the_same_spec_makes_no_new_generation() {
 }
 
 #[test]
+fn what_the_schema_adds_to_a_file_makes_no_new_generation() {
+    let route = |spec: &str| {
+        format!(
+            "apiVersion: vicino.dev/v1alpha1\nkind: MeshRoute\nmetadata: {{name: a, namespace: n, generation: 7}}\nspec: {spec}\n"
+        )
+    };
+    for (live, file, generation) in [
+        ("{backends: [{name: a, weight: 1}]}", "{backends: [{name: a}]}", 7),
+        ("{backends: [{name: a, weight: 2}]}", "{backends: [{name: a}]}", 8),
+        ("{}", "{backends: []}", 7),
+        ("{}", "{unknown: 1}", 8),
+    ] {
+        let file = route(file).replace(", generation: 7", "");
+        let merged = overlay(objects(&route(live)), objects(&file));
+        assert_eq!(merged[0].object["metadata"]["generation"], generation, "{live} {file}");
+    }
+}
+
+#[test]
 fn what_the_pipeline_does_not_look_at_is_counted() {
     let text = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: a}}\n---\n{apiVersion: v1, kind: Namespace, metadata: {name: a}}\n";
     let (world, ignored) = world(Settings::default(), objects(text)).unwrap();
