@@ -19,7 +19,7 @@ mod daemon_set;
 mod mesh_node;
 mod mesh_route;
 mod nodes;
-mod parts;
+pub(crate) mod parts;
 mod routes;
 mod service_account;
 

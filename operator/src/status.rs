@@ -8,7 +8,7 @@ use vicino_crds::{MeshRouteStatus, ServiceMeshStatus, names};
 
 use crate::apply::Change;
 use crate::check::Fault;
-use crate::render::Rendered;
+use crate::render::{Rendered, parts};
 use crate::validate::Validated;
 use crate::world::{Body, Key, ObjectId, Route, World};
 
@@ -72,6 +72,8 @@ struct Context<'a> {
     pending: BTreeSet<&'a ObjectId>,
     /// Where each compiled route was rendered to.
     placed: BTreeMap<(&'a str, &'a str), Placed<'a>>,
+    /// What the proxies of meshes that are not in force go on with.
+    live: parts::Live<'a>,
     /// Endpoints of each Service: ready and all.
     endpoints: BTreeMap<(&'a str, &'a str), (usize, usize)>,
     /// What proxies report, by mesh.
@@ -92,6 +94,7 @@ impl<'a> Context<'a> {
             input,
             pending: input.changes.iter().map(Change::id).collect(),
             placed: placed(input.objects),
+            live: parts::Live::new(input.world),
             endpoints: endpoints(input.world),
             reports: input
                 .world
@@ -100,6 +103,18 @@ impl<'a> Context<'a> {
                 .map(|(key, _)| (key.name.as_str(), reports::Reports::new(input.world, &key.name)))
                 .collect(),
         }
+    }
+}
+
+impl Context<'_> {
+    /// Whose an object is that is rendered, or that is to be deleted.
+    fn mesh_of(&self, id: &ObjectId) -> Option<&str> {
+        self.input.objects.get(id).map(|object| object.mesh.as_str()).or_else(|| {
+            self.input.changes.iter().find_map(|change| match change {
+                Change::Delete { id: deleted, mesh, .. } if deleted == id => Some(mesh.as_str()),
+                Change::Delete { .. } | Change::Apply(..) => None,
+            })
+        })
     }
 }
 

@@ -21,6 +21,8 @@ pub enum Change {
         uid: String,
         /// Its version.
         version: u64,
+        /// The mesh whose it was.
+        mesh: String,
     },
 }
 
@@ -48,42 +50,52 @@ pub fn diff(
             Change::Apply(object.id.clone(), uid)
         })
         .collect();
-    for (id, version, uid) in ours(world, &in_force) {
-        if !objects.contains_key(&id) {
-            changes.push(Change::Delete { id, uid, version });
-        }
-    }
+    changes.extend(ours(world, &in_force).into_iter().filter(|change| !objects.contains_key(change.id())));
     changes
 }
 
-/// Live objects that the operator may delete: they carry its labels, their mesh is in force, and nobody else manages them.
-fn ours(world: &World, in_force: impl Fn(&str) -> bool) -> Vec<(ObjectId, u64, String)> {
-    fn entry<T>(kind: Kind, key: &Key, row: &Row<T>) -> (ObjectId, u64, String) {
-        (ObjectId::new(kind, key.clone()), row.version, row.uid.clone())
+/// Deletions of the live objects that the operator may delete: they carry its labels, their mesh is in force, and nobody else manages them.
+fn ours(world: &World, in_force: impl Fn(&str) -> bool) -> Vec<Change> {
+    fn delete<T>(kind: Kind, key: &Key, row: &Row<T>, mesh: &str) -> Change {
+        Change::Delete {
+            id: ObjectId::new(kind, key.clone()),
+            uid: row.uid.clone(),
+            version: row.version,
+            mesh: mesh.to_owned(),
+        }
     }
-    let labelled = |labels: &BTreeMap<String, String>| {
-        labels.get(names::LABEL_MANAGED_BY).is_some_and(|by| by == names::MANAGED_BY)
-            && labels.get(names::LABEL_MESH).is_some_and(|mesh| in_force(mesh))
-    };
+    fn mesh(labels: &BTreeMap<String, String>) -> Option<&str> {
+        let is_ours = labels.get(names::LABEL_MANAGED_BY).is_some_and(|by| by == names::MANAGED_BY);
+        labels.get(names::LABEL_MESH).filter(|_| is_ours).map(String::as_str)
+    }
     let owned = |owners: &[Owner]| owners.iter().any(|owner| owner.kind == "ServiceMesh");
     let mut found = Vec::new();
     for (key, row) in world.routes.iter() {
         let route = &row.value;
-        let ours = route.labelled.as_deref().is_some_and(&in_force) && route.ours && !route.others;
-        if ours && !route.deleting {
-            found.push(entry(Kind::MeshRoute, key, row));
+        let mesh = route.labelled.as_deref().filter(|mesh| in_force(mesh));
+        if let Some(mesh) = mesh
+            && route.ours
+            && !route.others
+            && !route.deleting
+        {
+            found.push(delete(Kind::MeshRoute, key, row, mesh));
         }
     }
     for (key, row) in world.neighbourhoods.iter() {
-        if labelled(&row.value.labels) && owned(&row.value.owners) {
-            found.push(entry(Kind::MeshNode, key, row));
+        if let Some(mesh) = mesh(&row.value.labels).filter(|mesh| in_force(mesh))
+            && owned(&row.value.owners)
+        {
+            found.push(delete(Kind::MeshNode, key, row, mesh));
         }
     }
     for kind in Kind::CHILDREN {
         for (key, row) in world.children.of(kind).iter() {
             let child = &row.value;
-            if labelled(&child.labels) && owned(&child.owners) && !child.deleting {
-                found.push(entry(kind, key, row));
+            if let Some(mesh) = mesh(&child.labels).filter(|mesh| in_force(mesh))
+                && owned(&child.owners)
+                && !child.deleting
+            {
+                found.push(delete(kind, key, row, mesh));
             }
         }
     }

@@ -242,7 +242,7 @@ async fn send(sender: &Sender, plan: &Plan, change: &Change) -> Result<Option<Dy
             let object = plan.objects.get(id).expect("a plan changes what it renders");
             sender.apply(id, object.manifest(), uid.as_deref()).await.map(Some)
         }
-        Change::Delete { id, uid, version } => sender.delete(id, uid, *version).await.map(|()| None),
+        Change::Delete { id, uid, version, .. } => sender.delete(id, uid, *version).await.map(|()| None),
     }
 }
 

@@ -9,12 +9,12 @@ use crate::world::{Body, Kind, World};
 type Data = BTreeMap<String, String>;
 
 /// The live parts of every split ConfigMap, by mesh, namespace of the routes (empty for nodes) and number.
-pub(super) struct Live<'a> {
+pub(crate) struct Live<'a> {
     parts: BTreeMap<(&'a str, &'a str), BTreeMap<usize, &'a Data>>,
 }
 
 impl<'a> Live<'a> {
-    pub(super) fn new(world: &'a World) -> Self {
+    pub(crate) fn new(world: &'a World) -> Self {
         let mut parts: BTreeMap<(&str, &str), BTreeMap<usize, &Data>> = BTreeMap::new();
         for (key, row) in world.children.of(Kind::ConfigMap).iter() {
             let Body::Data(data) = &row.value.body else { continue };
@@ -44,7 +44,7 @@ impl<'a> Live<'a> {
     }
 
     /// What proxies are told about a Service now.
-    pub(super) fn route(&self, mesh: &str, namespace: &str, data_key: &str) -> Option<&'a String> {
+    pub(crate) fn route(&self, mesh: &str, namespace: &str, data_key: &str) -> Option<&'a String> {
         self.parts.get(&(mesh, namespace))?.values().find_map(|data| data.get(data_key))
     }
 }

@@ -105,18 +105,22 @@ fn summary(context: &Context<'_>, mesh: &AcceptedMesh, rollout: Option<Rollout>)
             "spec.proxy.nodeSelector: no Linux node has these labels: label nodes, or select others";
         return say(State::Stalled, "NoNodes", message.to_owned());
     }
-    let objects = context.input.objects;
-    let of_mesh = |id: &&ObjectId| objects.get(*id).is_some_and(|object| object.mesh == mesh.name);
+    let of_mesh = |id: &&ObjectId| context.mesh_of(id) == Some(mesh.name.as_str());
     let failed: Vec<_> = context.input.world.failures.iter().filter(|(id, _)| of_mesh(id)).collect();
     let worst = failed.iter().find(|(_, failure)| !failure.transient).or(failed.first());
     if let Some((id, failure)) = worst {
         let state = if failure.transient { State::Reconciling } else { State::Stalled };
         let more = if failed.len() > 1 { format!(" (and {} more)", failed.len() - 1) } else { String::new() };
-        return say(state, "ApplyFailed", format!("cannot write {id}: {}{more}", failure.message));
+        let verb = if context.input.objects.contains_key(*id) { "write" } else { "delete" };
+        return say(state, "ApplyFailed", format!("cannot {verb} {id}: {}{more}", failure.message));
     }
     let pending = context.pending.iter().filter(|id| of_mesh(id)).count();
     if pending > 0 {
-        return say(State::Reconciling, "Applying", format!("{pending} objects are still to be written"));
+        return say(
+            State::Reconciling,
+            "Applying",
+            format!("{pending} objects are still to be written or deleted"),
+        );
     }
     proxies(context, mesh, rollout)
 }

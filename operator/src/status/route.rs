@@ -19,7 +19,9 @@ pub(super) fn status(context: &Context<'_>, key: &Key, route: &Route, now: &Time
     let verdict = context.input.validated.routes.get(key).expect("every MeshRoute has a verdict");
     let data_key = vicino_crds::names::data_key(&key.name);
     let placed = context.placed.get(&(key.namespace.as_str(), data_key.as_str())).copied();
-    let in_force = in_force(&verdict.outcome, placed);
+    let live = || context.live.route(verdict.mesh.as_deref()?, &key.namespace, &data_key);
+    let in_force =
+        in_force(&verdict.outcome, placed.map(|placed| placed.text).or_else(|| live().map(String::as_str)));
     let ready =
         verdict.mesh.as_deref().and_then(|mesh| context.reports.get(mesh)).map_or(0, |r| r.ready.len());
     let (programmed, serving) = match verdict.outcome.problem() {
@@ -39,12 +41,10 @@ pub(super) fn status(context: &Context<'_>, key: &Key, route: &Route, now: &Time
 }
 
 /// What proxies are told: the route as compiled now, or as it was when it was last valid.
-fn in_force(outcome: &Outcome, placed: Option<Placed<'_>>) -> Option<CompiledRoute> {
+fn in_force(outcome: &Outcome, kept: Option<&str>) -> Option<CompiledRoute> {
     match outcome {
         Outcome::Compiled(route) => Some(route.clone()),
-        Outcome::Kept(_) => {
-            placed.and_then(|placed| contract::read(placed.text.as_bytes()).ok()).map(|r| r.document)
-        }
+        Outcome::Kept(_) => kept.and_then(|text| contract::read(text.as_bytes()).ok()).map(|r| r.document),
         Outcome::Nothing(_) => None,
     }
 }

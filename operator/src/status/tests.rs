@@ -45,9 +45,9 @@ fn from_nothing_to_programmed() {
         &world,
         &expect![[r#"
         proxies 0/2, routes 0/2
-          Ready=False Applying: 13 objects are still to be written
+          Ready=False Applying: 13 objects are still to be written or deleted
           Accepted=True Accepted: the spec is valid
-          Reconciling=True Applying: 13 objects are still to be written
+          Reconciling=True Applying: 13 objects are still to be written or deleted
     "#]],
     );
     converge(&mut world);
@@ -322,6 +322,47 @@ spec: {clusterIP: None, clusterIPs: [None], ports: [{port: 81}]}
     let after = planned(&world).statuses.routes;
     assert_eq!(after[&web].conditions, before[&web].conditions);
     assert_eq!(after[&v2].conditions[2].reason, "ApplyFailed");
+}
+
+#[test]
+fn what_cannot_be_deleted_is_named() {
+    let mut world = world(SHOP);
+    converge(&mut world);
+    load(
+        &mut world,
+        "{apiVersion: v1, kind: Node, metadata: {name: node2, labels: {kubernetes.io/os: windows}}}",
+    );
+    let failure = Failure { message: "a webhook refuses".to_owned(), transient: false };
+    world.failures.insert(ObjectId::new(Kind::MeshNode, Key::cluster("node2")), failure);
+    mesh(
+        &world,
+        &expect![[r#"
+            proxies 0/1, routes 0/2
+              Ready=False ApplyFailed: cannot delete MeshNode node2: a webhook refuses
+              Accepted=True Accepted: the spec is valid
+              Stalled=True ApplyFailed: cannot delete MeshNode node2: a webhook refuses
+        "#]],
+    );
+}
+
+#[test]
+fn routes_of_a_mesh_that_is_not_in_force_any_more_say_what_proxies_go_on_with() {
+    let mut world = world(SHOP);
+    converge(&mut world);
+    load(
+        &mut world,
+        "{apiVersion: vicino.dev/v1alpha1, kind: ServiceMesh, metadata: {name: default}, spec: {identity: {}}}",
+    );
+    route(
+        &world,
+        &expect![[r#"
+            backends web:80,web:8080, endpoints 0/0, programmed 0/0
+              Ready=False MeshNotAccepted: the ServiceMesh "default" is not in force (InvalidSpec): see its status
+              Accepted=False MeshNotAccepted: the ServiceMesh "default" is not in force (InvalidSpec): see its status
+              Programmed=False MeshNotAccepted: not accepted; proxies go on with generation 1
+              Stalled=True MeshNotAccepted: the ServiceMesh "default" is not in force (InvalidSpec): see its status
+        "#]],
+    );
 }
 
 #[test]
