@@ -8,7 +8,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use vicino_crds::names;
 
-use crate::world::{Failure, Key, ObjectId};
+use crate::world::{Failure, Key, Kind, ObjectId};
 
 /// A write that takes longer than this has failed.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -94,6 +94,12 @@ impl SendError {
     }
 }
 
+/// Whether a write takes fields from other managers. A MeshRoute that we mean to create may be there already, a user's, of which our
+/// watch has not told: then the conflict is to be heard, and no label of theirs to be changed.
+fn takes_over(kind: Kind, uid: Option<&str>) -> bool {
+    kind != Kind::MeshRoute || uid.is_some()
+}
+
 /// A client that writes as [`names::FIELD_MANAGER`].
 #[derive(Clone)]
 pub struct Sender {
@@ -131,8 +137,9 @@ impl Sender {
         if let Some(uid) = uid {
             manifest["metadata"]["uid"] = json!(uid);
         }
+        let params = PatchParams { force: takes_over(id.kind, uid), ..self.params.clone() };
         let api = self.api(&id.key, &id.kind.resource());
-        bounded(api.patch(&id.key.name, &self.params, &Patch::Apply(&manifest))).await
+        bounded(api.patch(&id.key.name, &params, &Patch::Apply(&manifest))).await
     }
 
     /// Server-side-applies the status of an object of ours at the version that the status is about: a UID would not do,

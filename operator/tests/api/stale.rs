@@ -126,6 +126,40 @@ async fn a_users_route_that_was_taken_for_missing_is_let_go_at_once() {
 }
 
 #[tokio::test]
+async fn a_users_route_that_was_taken_for_missing_keeps_the_labels_that_ours_would_have() {
+    let cluster = Cluster::new("past-labels").await;
+    cluster.shop().await;
+    let proxy = FaultProxy::start(&cluster).await;
+    let past = history(&cluster, &proxy, "meshroutes").await;
+
+    cluster.service("late", 80).await;
+    cluster
+        .apply(&format!(
+            "
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {{name: late, namespace: {}, labels: {{app.kubernetes.io/managed-by: Helm}}}}
+spec: {USERS}
+",
+            cluster.name
+        ))
+        .await;
+    let made = cluster.route("late").await.unwrap().metadata;
+    let (operator, present) = start_in(past, &proxy, "meshroutes");
+    operator.leads(SOON).await;
+    assert_eq!(answered(&proxy, Verb::Write, "meshroutes", "late"), Some(409), "taken for missing");
+
+    present.cancel();
+    until("the user's route is obeyed", SOON, async || {
+        cluster.routes().await.get("late.yaml").is_some_and(|text| text.contains("requeues: 2"))
+    })
+    .await;
+    operator.settle().await;
+    let now = cluster.route("late").await.unwrap().metadata;
+    assert_eq!((now.uid, now.labels, now.owner_references), (made.uid, made.labels, None));
+}
+
+#[tokio::test]
 async fn a_config_map_that_was_made_again_is_written_once_its_maker_is_known() {
     let cluster = Cluster::new("past-maps").await;
     cluster.shop().await;
