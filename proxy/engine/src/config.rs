@@ -37,6 +37,8 @@ pub struct CoreConfig {
     pub head_timeout: Duration,
     /// How long a caller's connection is kept between requests. 75 s.
     pub keep_alive_timeout: Duration,
+    /// How long a caller that has sent FIN waits for its answer to begin: as a rule it has closed, given up. 30 s.
+    pub half_close_timeout: Duration,
     /// How long the first bytes in a tunnel are waited for before it is taken for opaque. 1 s.
     pub detect_timeout: Duration,
     /// How long a hop may take to be connected. 2 s.
@@ -74,6 +76,7 @@ impl Default for CoreConfig {
             first_head_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(10),
             keep_alive_timeout: Duration::from_secs(75),
+            half_close_timeout: Duration::from_secs(30),
             detect_timeout: Duration::from_secs(1),
             hop_connect_timeout: Duration::from_secs(2),
             hop_hello_timeout: Duration::from_secs(5),

@@ -29,7 +29,7 @@ use crate::config::CoreConfig;
 use crate::connection::Kind;
 use crate::connections::Connections;
 use crate::deadline::Time;
-use crate::exchange::{Exchange, ExchangeId, Loads};
+use crate::exchange::{Exchange, ExchangeId, Loads, Origin};
 use crate::hop::node::Nodes;
 use crate::plan::Plans;
 use crate::random::Random;
@@ -65,6 +65,8 @@ pub struct Core {
     pub(crate) held: Vec<ConnId>,
     /// When what is left is cut; None while not draining.
     pub(crate) draining: Option<Time>,
+    /// That time has come.
+    is_cut: bool,
     events: Vec<Event>,
     /// When buffers are counted next.
     count_at: Time,
@@ -90,6 +92,7 @@ impl Core {
             slots: Slots::default(),
             held: Vec::new(),
             draining: None,
+            is_cut: false,
             events: Vec::new(),
             count_at: Time::default(),
         }
@@ -122,6 +125,12 @@ impl Core {
     pub fn accepted(&mut self, role: Role, peer: SocketAddr, local: SocketAddr, now: Time) -> Option<ConnId> {
         let _ = local;
         self.now = now;
+        // A pod of this node has L1 to talk to, which tells who calls; other neighbourhoods' proxies have no address of a pod.
+        if role == Role::L2 && self.snapshot.neighbours.contains_key(&peer.ip().to_canonical()) {
+            self.tally.hops_accepted.refused.add(1);
+            self.event(Event::Limited { peer: peer.ip(), reason: "not-a-proxy" });
+            return None;
+        }
         let tally = match role {
             Role::L1 => &self.tally.clients,
             Role::L2 => &self.tally.hops_accepted,
@@ -236,7 +245,7 @@ impl Core {
         while let Some(id) = self.exchanges.pop_due(now) {
             self.fail(id, Reason::Timeout);
         }
-        if self.draining.is_some_and(|deadline| deadline <= now) {
+        if !self.is_cut && self.draining.is_some_and(|deadline| deadline <= now) {
             self.cut_all();
         }
         if self.count_at <= now {
@@ -248,7 +257,7 @@ impl Core {
 
     /// When [`Core::fire`] is to be called next. May be earlier than anything is due.
     pub fn next_deadline(&self) -> Option<Time> {
-        let draining = self.draining.filter(|_| self.net.table.len() > 0);
+        let draining = self.draining.filter(|_| !self.is_cut && self.net.table.len() > 0);
         [self.net.table.next_due(), self.exchanges.next_due(), draining].into_iter().flatten().min()
     }
 
@@ -276,16 +285,8 @@ impl Core {
         {
             self.give_credit(exchange, written.released);
         }
-        if written.unblocks
-            && let Some(exchange) = self.exchange_of(id).and_then(|id| self.exchanges.get(id))
-        {
-            let source = match self.net.get(id).map(|conn| &conn.kind) {
-                Some(Kind::Client(_)) => exchange.response_source(),
-                _ => exchange.request_source(),
-            };
-            if let Some(source) = source {
-                self.net.resume(source);
-            }
+        if written.unblocks {
+            self.unblock(id);
         }
         if self.net.hop(id).is_some() {
             self.hop_wrote(id);
@@ -333,6 +334,21 @@ impl Core {
             && self.tally.hops_accepted.open.get() == 0
     }
 
+    /// A connection has taken enough of its output: whoever waited for that goes on.
+    fn unblock(&mut self, id: ConnId) {
+        let is_client = self.net.client(id).is_some();
+        let source = match self.exchange_of(id).and_then(|id| self.exchanges.get(id)) {
+            Some(exchange) if is_client => exchange.response_source(),
+            Some(exchange) => exchange.request_source(),
+            // A caller that did not read its answers, and was not asked for more.
+            None if is_client => Some(id),
+            None => None,
+        };
+        if let Some(source) = source {
+            self.net.resume(source);
+        }
+    }
+
     fn count_buffered(&self) {
         let conns = self.net.table.iter().map(|(_, conn)| conn.pending() + conn.input.len());
         let kept = self.exchanges.iter().map(|(_, exchange)| exchange.request.kept.len());
@@ -341,9 +357,12 @@ impl Core {
 
     /// The deadline of draining has come.
     fn cut_all(&mut self) {
+        self.is_cut = true;
         let ids: Vec<ExchangeId> = self.exchanges.iter().map(|(id, _)| id).collect();
         for id in ids {
-            self.fail(id, Reason::Draining);
+            // `draining` promises the other side that no application has seen the call.
+            let reason = if self.has_reached_pod(id) { Reason::Cancelled } else { Reason::Draining };
+            self.fail(id, reason);
         }
         let ids: Vec<(ConnId, bool)> =
             self.net.table.iter().map(|(id, conn)| (id, conn.is_open && conn.pending() > 0)).collect();
@@ -351,6 +370,15 @@ impl Core {
             // What a caller is told still leaves in this turn.
             if has_output { self.net.close_flushed(id) } else { self.net.close(id) }
         }
+    }
+
+    /// Whether something of a call that came over a hop may have been sent to an application.
+    fn has_reached_pod(&self, id: ExchangeId) -> bool {
+        self.exchanges.get(id).is_some_and(|exchange| {
+            let is_open = |pod| self.net.get(pod).is_some_and(|conn| conn.is_open);
+            matches!(exchange.origin, Origin::Stream(..))
+                && (exchange.is_fresh_only || exchange.response_source().is_some_and(is_open))
+        })
     }
 
     /// Keeps an event, when there is room.

@@ -113,6 +113,10 @@ impl Core {
             let rest = &buf[at..];
             let used = match state {
                 _ if rest.is_empty() => break,
+                ClientState::Head if self.net.room(id) == 0 => {
+                    self.wait_for_reader(id);
+                    break;
+                }
                 ClientState::Head => self.client_head(id, rest),
                 ClientState::Held => break,
                 ClientState::Call | ClientState::Discard(_) => self.client_body(id, rest),
@@ -126,6 +130,14 @@ impl Core {
             }
         }
         if self.net.get(id).is_none() { buf.len() } else { at }
+    }
+
+    /// A caller that does not read its answers gets no more of them.
+    fn wait_for_reader(&mut self, id: ConnId) {
+        if let Some(conn) = self.net.get_mut(id) {
+            conn.blocks_source = true;
+        }
+        self.net.pause(id);
     }
 
     fn client_head(&mut self, id: ConnId, buf: &[u8]) -> usize {
@@ -265,6 +277,8 @@ impl Core {
             client.state = ClientState::Head;
             client.decoder = None;
             client.is_head_begun = false;
+            client.is_head_method = false;
+            client.is_old = false;
             let wait =
                 if is_draining { self.config.drain_idle_grace } else { self.config.keep_alive_timeout };
             self.net.set_due(id, self.now + wait);
@@ -310,9 +324,12 @@ impl Core {
         let Some(client) = self.net.client(id) else { return };
         let exchange = client.exchange;
         match client.state {
-            // Half closed: the answer still goes out.
+            // Half closed, so that the answer still goes out, or closed: FIN says the same of both. Whoever is there still gets
+            // its answer when that begins in time.
             ClientState::Held => {}
-            ClientState::Call if client.decoder.is_none() => {}
+            ClientState::Call if client.decoder.is_none() => {
+                self.net.set_due(id, self.now + self.config.half_close_timeout);
+            }
             ClientState::Opaque => {
                 if let Some(exchange) = exchange {
                     self.request_end(exchange, Headers::default());
@@ -344,8 +361,21 @@ impl Core {
                 self.unhold(id);
             }
             ClientState::Detect => self.open_tunnel(id),
-            ClientState::Call | ClientState::Opaque => {}
+            ClientState::Call => self.half_closed_due(id),
+            ClientState::Opaque => {}
             ClientState::Head | ClientState::Discard(_) | ClientState::Linger(_) => self.net.close(id),
+        }
+    }
+
+    /// A caller sent FIN a while ago. Once a response is on its way, writing it tells whether somebody reads.
+    fn half_closed_due(&mut self, id: ConnId) {
+        let Some(conn) = self.net.get_mut(id) else { return };
+        let is_ended = conn.is_ended;
+        let exchange = conn.client().and_then(|client| client.exchange);
+        let waiting = exchange.filter(|id| self.exchanges.get(*id).is_some_and(|e| e.response.status == 0));
+        if let Some(exchange) = waiting.filter(|_| is_ended) {
+            self.abandon(exchange);
+            self.net.close(id);
         }
     }
 

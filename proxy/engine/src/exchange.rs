@@ -125,6 +125,8 @@ impl RequestSide {
 pub(crate) struct ResponseSide {
     /// Status of the final head; 0 until it was passed on.
     pub(crate) status: u16,
+    /// Interim heads that came before it.
+    pub(crate) interims: u8,
     /// How the body is framed towards the origin.
     pub(crate) framing: Framing,
     /// Bytes of a body of known length that a hop still has to bring.
@@ -234,8 +236,11 @@ impl Core {
             }
             Origin::Stream(hop, stream) => {
                 self.tally.reply(reason);
+                // It was written to an idle connection that died: whether the application saw it nobody knows.
+                let is_doubtful = exchange.is_fresh_only && reason.to_reset().is_requeue_safe();
+                let reset = if is_doubtful { Reset::UpstreamClosed } else { reason.to_reset() };
                 if let Some(out) = self.net.out(hop) {
-                    encode_reset(out, stream, reason.to_reset());
+                    encode_reset(out, stream, reset);
                 }
             }
         }

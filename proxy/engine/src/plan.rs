@@ -129,7 +129,8 @@ pub(crate) fn outbound(snapshot: &Snapshot, route: &Route, nodes: &mut Nodes, ta
     }
 }
 
-/// The plan of L2 for a destination that a hop named. None when no slice names it.
+/// The plan of L2 for a destination that a hop named. None when no slice names it, or no route of the mesh: what is outside the mesh is
+/// not reached through it, whoever asks.
 pub(crate) fn inbound(
     snapshot: &Snapshot,
     to: &Destination<'_>,
@@ -137,6 +138,9 @@ pub(crate) fn inbound(
     tally: &Tally,
 ) -> Option<Plan> {
     snapshot.endpoints(to.namespace, to.service, to.port_name)?;
+    if !snapshot.carries(to.namespace, to.service) {
+        return None;
+    }
     let name = ServiceName { namespace: to.namespace.into(), name: to.service.into() };
     let backend = Backend {
         service: name,

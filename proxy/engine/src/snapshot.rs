@@ -181,6 +181,13 @@ impl Snapshot {
         self.services.get(namespace)?.get(name)
     }
 
+    /// Whether a Service has a route, or is a backend of one of its namespace.
+    pub fn carries(&self, namespace: &str, name: &str) -> bool {
+        let Some(services) = self.services.get(namespace) else { return false };
+        let mut backends = services.values().flat_map(|s| &s.ports).flat_map(|port| &port.backends);
+        services.contains_key(name) || backends.any(|backend| *backend.service.name == *name)
+    }
+
     /// Usable endpoints of one port of a Service.
     pub fn endpoints(&self, namespace: &str, service: &str, port_name: &str) -> Option<&PortEndpoints> {
         self.endpoints.get(namespace)?.get(service)?.ports.get(port_name)

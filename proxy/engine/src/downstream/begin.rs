@@ -213,6 +213,7 @@ impl Core {
             },
             response: ResponseSide {
                 status: 0,
+                interims: 0,
                 framing: Framing::None,
                 left: 0,
                 is_ended: false,

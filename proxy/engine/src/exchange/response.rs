@@ -12,6 +12,9 @@ use crate::reply::Reason;
 /// What L1 adds to every response.
 const VIA: Header<'static> = Header { name: b"via", value: b"1.1 vicino" };
 
+/// Interim heads of one response; they are under no credit, so their number is bounded.
+const INTERIMS_MAX: u8 = 32;
+
 impl Core {
     /// A head came, interim or final. The call may be over, or have failed, when this returns.
     pub(crate) fn respond_head(&mut self, id: ExchangeId, head: &ResponseHead<'_>, framing: Framing) {
@@ -19,6 +22,12 @@ impl Core {
         let is_final = !head.is_interim();
         if head.status == 100 {
             exchange.request.is_expecting = false;
+        }
+        if !is_final {
+            exchange.response.interims += 1;
+            if exchange.response.interims > INTERIMS_MAX {
+                return self.fail(id, Reason::BadResponse);
+            }
         }
         if is_final {
             exchange.response.status = head.status;

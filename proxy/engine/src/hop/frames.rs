@@ -18,7 +18,7 @@ use crate::plan::{Plan, inbound};
 use crate::reply::Reason;
 
 /// Bytes that wait for a peer that asks without reading, beyond which it is given up.
-const PONG_OUTPUT_BYTES_MAX: usize = 4 * 1024 * 1024;
+const ANSWERS_OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// What a frame broke.
 enum Fault {
@@ -121,16 +121,21 @@ impl Core {
     }
 
     fn ping_frame(&mut self, id: ConnId, number: u64) -> Handled {
-        if self.net.get(id).is_some_and(|conn| conn.pending() > PONG_OUTPUT_BYTES_MAX) {
-            return Err(Fault::Connection);
-        }
+        self.is_read(id)?;
         if let Some(out) = self.net.out(id) {
             encode_pong(out, number);
         }
         Ok(())
     }
 
+    /// A peer that asks for more while it reads nothing is given up: heads and refusals are under no credit.
+    fn is_read(&self, id: ConnId) -> Handled {
+        let is_full = self.net.get(id).is_some_and(|conn| conn.pending() > ANSWERS_OUTPUT_BYTES_MAX);
+        if is_full { Err(Fault::Connection) } else { Ok(()) }
+    }
+
     fn malformed_frame(&mut self, id: ConnId, stream: u32) -> Handled {
+        self.is_read(id)?;
         let hop = self.net.hop(id).ok_or(Fault::Connection)?;
         if hop.node.is_none() && stream > hop.last_stream {
             // A REQUEST that was malformed uses its number up.
@@ -148,6 +153,7 @@ impl Core {
 
     /// A stream is opened: the call is taken in and given to a pod.
     fn request_frame(&mut self, id: ConnId, stream: u32, request: &RequestFrame<'_>, raw: &[u8]) -> Handled {
+        self.is_read(id)?;
         let streams_max = self.config.streams_max as usize;
         let hop = self.net.hop(id).ok_or(Fault::Connection)?;
         if hop.node.is_some() || stream <= hop.last_stream {

@@ -177,7 +177,12 @@ impl PodConn {
             }
             "/bad" => b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx".to_vec(),
             "/hang" => return,
-            _ => match (number("/slow/"), number("/bytes/")) {
+            _ => match (number("/slow/"), number("/bytes/").or(number("/interims/"))) {
+                (None, Some(n)) if path.starts_with("/interims/") => {
+                    let mut out = b"HTTP/1.1 102 Processing\r\n\r\n".repeat(n);
+                    out.extend(plain(b"done"));
+                    out
+                }
                 (Some(ms), _) => {
                     self.later = Some((now + Duration::from_millis(ms as u64), plain(b"slow")));
                     return;

@@ -5,6 +5,7 @@ mod drain;
 mod faults;
 mod hop;
 mod http;
+mod manners;
 mod nearness;
 mod refusals;
 mod seeds;

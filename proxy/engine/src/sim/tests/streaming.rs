@@ -3,7 +3,7 @@
 use super::*;
 
 /// What all connections of a node hold of memory.
-fn buffered(world: &World, node: usize) -> usize {
+pub(super) fn buffered(world: &World, node: usize) -> usize {
     let conns = world.nodes[node].core.net.table.iter();
     let kept: usize = world.nodes[node].core.exchanges.iter().map(|(_, e)| e.request.kept.len()).sum();
     conns.map(|(_, conn)| conn.pending() + conn.input.len()).sum::<usize>() + kept
