@@ -187,7 +187,8 @@ spec: {spec}
     /// Whether the statuses of what [`Self::shop`] made say that everything is written; they are the last that is.
     pub(crate) async fn converged(&self) -> bool {
         let mesh = self.get("ServiceMesh", "", &self.name).await;
-        let waits = ["False/ProxiesStarting", "False/ProxiesNotReady"];
+        // The DaemonSet's controller is at work too, and where events are swallowed any of its steps may be the last seen.
+        let waits = ["False/ProxiesStarting", "False/ProxiesRolling", "False/ProxiesNotReady"];
         let mut all = condition(mesh.as_ref(), "Accepted") == "True/Accepted"
             && waits.contains(&condition(mesh.as_ref(), "Ready").as_str());
         for name in ["web", "quotes"] {
