@@ -17,8 +17,15 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// The version that this code writes, and the highest that it reads.
-pub const CONTRACT_VERSION: i32 = 1;
+use crate::rule::{RouteRule, check_all};
+
+/// The highest version that this code reads. A document is written with the lowest version that has everything it says, so
+/// that proxies of the version before refuse only what they cannot do.
+pub const CONTRACT_VERSION: i32 = 2;
+/// The version that a route without rules, and every other document, is written with.
+pub const VERSION_PLAIN: i32 = 1;
+/// The version of a route with rules: who does not know them would send calls elsewhere.
+const VERSION_RULES: i32 = 2;
 
 /// One document longer than this is refused, in bytes.
 pub const DOCUMENT_BYTES_MAX: usize = 256 * 1024;
@@ -42,7 +49,7 @@ pub struct Bootstrap {
 }
 
 /// What calls to one Service get.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CompiledRoute {
     /// See [`CONTRACT_VERSION`].
@@ -64,6 +71,47 @@ pub struct CompiledRoute {
     pub request_timeout_milliseconds: u32,
     /// How often a call of which nothing was sent to an application may go to another endpoint.
     pub requeues: u32,
+    /// What some of the calls get instead, in the order of the MeshRoute. Needs version 2.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<CompiledRule>,
+}
+
+impl CompiledRoute {
+    /// The version that a route has to say, with rules or without.
+    pub fn version_of(rules: &[CompiledRule]) -> i32 {
+        if rules.is_empty() { VERSION_PLAIN } else { VERSION_RULES }
+    }
+
+    /// Every backend of every port and rule.
+    pub fn backends(&self) -> impl Iterator<Item = &CompiledBackend> {
+        let of_rules = self.rules.iter().flat_map(|rule| &rule.ports).flat_map(|port| &port.backends);
+        self.ports.iter().flat_map(|port| &port.backends).chain(of_rules)
+    }
+}
+
+/// A rule of a route.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CompiledRule {
+    /// Matches, changes and answers, as the MeshRoute has them; its backends and timeouts are compiled apart.
+    pub rule: RouteRule,
+    /// One entry for each port of the route, in its order; none when the rule answers by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<CompiledRulePort>,
+    /// As the route's.
+    pub connect_timeout_milliseconds: u32,
+    /// As the route's.
+    pub request_timeout_milliseconds: u32,
+}
+
+/// Where a rule's calls to one port of the Service go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CompiledRulePort {
+    /// The Service's port number.
+    pub port: u16,
+    /// By weight; at least one, and at least one weight above 0.
+    pub backends: Vec<CompiledBackend>,
 }
 
 /// A port of a Service, and where calls to it go.
@@ -185,6 +233,15 @@ impl Document for CompiledRoute {
                 ));
             }
         }
+        let rules: Vec<_> = self.rules.iter().map(|compiled| compiled.rule.clone()).collect();
+        check_all(&rules)
+            .map_err(|flaw| ContractError::Invalid { field: flaw.field, problem: flaw.problem })?;
+        for (i, compiled) in self.rules.iter().enumerate() {
+            check_ports(&format!("rules[{i}].ports"), compiled, &self.ports)?;
+        }
+        if self.version < Self::version_of(&self.rules) {
+            return Err(invalid("version".to_owned(), "must be 2 or above, since there are rules"));
+        }
         Ok(())
     }
 }
@@ -199,6 +256,28 @@ impl Document for CompiledNode {
         }
         Ok(())
     }
+}
+
+/// A rule that does not answer by itself says for every port where its calls go.
+fn check_ports(field: &str, compiled: &CompiledRule, ports: &[CompiledPort]) -> Result<(), ContractError> {
+    let answers = compiled.rule.request_redirect.is_some() || compiled.rule.direct_response.is_some();
+    let expected = if answers { &[] } else { ports };
+    let numbers = |of: &CompiledRulePort| of.port;
+    if !compiled.ports.iter().map(numbers).eq(expected.iter().map(|port| port.port)) {
+        return Err(invalid(
+            field.to_owned(),
+            "must be the ports of the route in its order, or none when the rule answers by itself",
+        ));
+    }
+    for (i, port) in compiled.ports.iter().enumerate() {
+        if port.backends.iter().all(|b| b.weight == 0) {
+            return Err(invalid(
+                format!("{field}[{i}].backends"),
+                "must have a backend with a weight above 0",
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn not_empty(field: &str, value: &str) -> Result<(), ContractError> {

@@ -5,6 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use crate::mesh::Tally;
+use crate::rule::RouteRule;
 
 /// What calls to one Service get. Every field is optional; absent ones take the mesh's defaults.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -42,6 +43,11 @@ pub struct MeshRouteSpec {
         validation = Rule::new("self.size() == 0 || self.exists(b, b.weight > 0)").message("at least one of spec.backends must have a weight above 0")
     )]
     pub backends: Vec<Backend>,
+    /// What some of the calls get instead. With rules, a call that none of them matches is answered with 404; without, every
+    /// call goes to the backends. Rules are about HTTP; other protocols go to the backends.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub rules: Vec<RouteRule>,
     /// How long things may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,

@@ -1,7 +1,7 @@
 //! The command line `vicino`, also as `kubectl vicino`: reads a cluster or files, calls the operator's pure pipeline, prints; writes to no cluster.
 //!
 //! Reading order: [`arguments`] is what can be asked; [`cluster`] and [`manifests`] are the two places where objects come
-//! from; [`check`], [`routes`], [`render`], [`diff`] and [`version`] each turn objects into an [`Answer`] without printing
+//! from; [`check`], [`routes`], [`render`], [`diff`], [`explain`] and [`version`] each turn objects into an [`Answer`] without printing
 //! anything; [`output`], [`table`] and [`age`] are how answers look.
 
 use std::ffi::OsString;
@@ -16,6 +16,7 @@ pub mod arguments;
 pub mod check;
 pub mod cluster;
 pub mod diff;
+pub mod explain;
 pub mod manifests;
 pub mod output;
 pub mod render;
@@ -101,6 +102,7 @@ fn answer(arguments: &Arguments, mut command: clap::Command) -> Result<Answer, E
             Command::Routes(options) => routes::run(global, options).await,
             Command::Render(options) => render::run(global, options).await,
             Command::Diff(options) => diff::run(global, options).await,
+            Command::Explain(options) => explain::run(global, options).await,
             Command::Version(options) => version::run(global, options).await,
             Command::Completion { .. } => Ok(Answer::default()),
         }

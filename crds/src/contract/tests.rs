@@ -25,7 +25,34 @@ fn route() -> CompiledRoute {
         connect_timeout_milliseconds: 1000,
         request_timeout_milliseconds: 0,
         requeues: 1,
+        rules: Vec::new(),
     }
+}
+
+fn with_rules() -> CompiledRoute {
+    let mut route = route();
+    let rule = "
+name: canary
+matches:
+- path: {value: /v1}
+  headers: [{name: x-canary, value: 'yes'}]
+requestHeaderModifier: {set: [{name: x-tier, value: canary}]}
+";
+    let compiled = CompiledRule {
+        rule: serde_saphyr::from_str(rule).unwrap(),
+        ports: vec![CompiledRulePort { port: 80, backends: route.ports[0].backends.clone() }],
+        connect_timeout_milliseconds: 1000,
+        request_timeout_milliseconds: 200,
+    };
+    let answer = CompiledRule {
+        rule: serde_saphyr::from_str("directResponse: {statusCode: 410, body: gone}").unwrap(),
+        ports: Vec::new(),
+        connect_timeout_milliseconds: 1000,
+        request_timeout_milliseconds: 0,
+    };
+    route.rules = vec![compiled, answer];
+    route.version = CompiledRoute::version_of(&route.rules);
+    route
 }
 
 fn golden<D: Document + PartialEq + std::fmt::Debug>(document: &D, expected: &Expect) {
@@ -71,6 +98,92 @@ fn golden_route() {
         requeues: 1
         ...
     "#]],
+    );
+}
+
+#[test]
+fn golden_rules() {
+    golden(
+        &with_rules(),
+        &expect![[r#"
+        version: 2
+        namespace: demo
+        service: quotes
+        generation: 3
+        clusterIps:
+        - "10.0.0.7"
+        ports:
+        - port: 80
+          protocol: HTTP
+          backends:
+          - service: quotes
+            port: 80
+            portName: http
+            weight: 1
+        connectTimeoutMilliseconds: 1000
+        requestTimeoutMilliseconds: 0
+        requeues: 1
+        rules:
+        - rule:
+            name: canary
+            matches:
+            - path:
+                type: PathPrefix
+                value: /v1
+              headers:
+              - type: Exact
+                name: x-canary
+                value: "yes"
+            requestHeaderModifier:
+              set:
+              - name: x-tier
+                value: canary
+          ports:
+          - port: 80
+            backends:
+            - service: quotes
+              port: 80
+              portName: http
+              weight: 1
+          connectTimeoutMilliseconds: 1000
+          requestTimeoutMilliseconds: 200
+        - rule:
+            directResponse:
+              statusCode: 410
+              body: gone
+          connectTimeoutMilliseconds: 1000
+          requestTimeoutMilliseconds: 0
+        ...
+    "#]],
+    );
+}
+
+#[test]
+fn rules_need_their_version_and_backends_for_every_port() {
+    let text = write(&with_rules());
+    refused(
+        &text.replace("version: 2", "version: 1"),
+        &expect!["version: must be 2 or above, since there are rules"],
+    );
+    let mut route = with_rules();
+    route.rules[0].ports[0].port = 81;
+    refused(
+        &write(&route),
+        &expect![
+            "rules[0].ports: must be the ports of the route in its order, or none when the rule answers by itself"
+        ],
+    );
+    route.rules[0].ports[0].port = 80;
+    route.rules[0].ports[0].backends[0].weight = 0;
+    refused(
+        &write(&route),
+        &expect!["rules[0].ports[0].backends: must have a backend with a weight above 0"],
+    );
+    route.rules[0].ports[0].backends[0].weight = 1;
+    route.rules[0].rule.matches[0].path.as_mut().unwrap().value = "v1".into();
+    refused(
+        &write(&route),
+        &expect!["rules[0].matches[0].path.value: must be an absolute path: it begins with '/'"],
     );
 }
 
@@ -140,8 +253,8 @@ fn every_prefix_of_a_document_is_half_written() {
 fn a_newer_version_is_refused_and_an_unknown_field_reported() {
     let text = write(&route());
     refused(
-        &text.replace("version: 1", "version: 2"),
-        &expect!["document has contract version 2, this proxy reads up to 1: upgrade the proxy first"],
+        &text.replace("version: 1", "version: 3"),
+        &expect!["document has contract version 3, this proxy reads up to 2: upgrade the proxy first"],
     );
     let text = text.replace("requeues: 1", "requeues: 1\nmirror:\n  percent: 3");
     assert_eq!(read::<CompiledRoute>(text.as_bytes()).unwrap().unknown, ["mirror"]);

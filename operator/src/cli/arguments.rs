@@ -54,6 +54,8 @@ pub enum Command {
     Render(RenderOptions),
     /// Show what the operator would change: now, or once files were applied
     Diff(DiffOptions),
+    /// Say what a call would get, and why: the same function decides that serves calls
+    Explain(ExplainOptions),
     /// Print the versions of this command, the operator and the proxies
     Version(VersionOptions),
     /// Print a completion script for a shell
@@ -104,6 +106,29 @@ pub struct DiffOptions {
     /// Files that would be applied; none shows what the operator has still to do.
     #[command(flatten)]
     pub files: FileOptions,
+}
+
+/// `explain`
+#[derive(Args, Clone, Debug, Default)]
+pub struct ExplainOptions {
+    /// The call: a method (else GET) and a URL, e.g. `GET http://quotes/today?short=1`
+    #[arg(value_names = ["METHOD", "URL"], num_args = 1..=2, required = true)]
+    pub request: Vec<String>,
+    /// A header field of the call
+    #[arg(long, short = 'H', value_name = "NAME: VALUE")]
+    pub header: Vec<String>,
+    /// Namespace of the caller, or namespace/pod: short names are looked up there
+    #[arg(long, value_name = "NAMESPACE")]
+    pub from: Option<String>,
+    /// The caller's mesh, where there are several
+    #[arg(long, value_name = "NAME")]
+    pub mesh: Option<String>,
+    /// Files; none explains the cluster as it is.
+    #[command(flatten)]
+    pub files: FileOptions,
+    /// Compare the cluster as it is with what it would be once the files were applied
+    #[arg(long, requires = "filename")]
+    pub compare: bool,
 }
 
 /// `version`

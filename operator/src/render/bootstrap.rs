@@ -1,6 +1,6 @@
 //! The ConfigMap with the proxies' bootstrap, mounted as a file.
 
-use vicino_crds::contract::{self, Bootstrap, CONTRACT_VERSION};
+use vicino_crds::contract::{self, Bootstrap, VERSION_PLAIN};
 use vicino_crds::names;
 
 use super::Rendered;
@@ -12,7 +12,7 @@ pub(super) fn render(mesh: &AcceptedMesh) -> Rendered {
     // The schema keeps both at 0 or above.
     let unsigned = |value: i32| u32::try_from(value).unwrap_or(0);
     let bootstrap = Bootstrap {
-        version: CONTRACT_VERSION,
+        version: VERSION_PLAIN,
         mesh: mesh.name.clone(),
         cluster_domain: mesh.spec.cluster_domain.clone(),
         workers: unsigned(proxy.workers),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use vicino_crds::contract::{self, CONTRACT_VERSION, CompiledNode};
+use vicino_crds::contract::{self, CompiledNode, VERSION_PLAIN};
 use vicino_crds::names;
 
 use super::{Rendered, mesh_node, parts};
@@ -15,7 +15,7 @@ pub(super) fn render(world: &World, mesh: &AcceptedMesh, live: &parts::Live<'_>)
     for name in &mesh.nodes {
         let Some(node) = world.nodes.get(&Key::cluster(name)) else { continue };
         let document = CompiledNode {
-            version: CONTRACT_VERSION,
+            version: VERSION_PLAIN,
             name: name.clone(),
             addresses: node.value.addresses.clone(),
             port: names::PORT_L2,

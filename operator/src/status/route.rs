@@ -128,7 +128,7 @@ fn conditions(problem: Option<&Problem>, programmed: Wanted) -> Vec<Wanted> {
 
 fn backends(route: &CompiledRoute) -> String {
     let mut names: Vec<String> = Vec::new();
-    for backend in route.ports.iter().flat_map(|port| &port.backends) {
+    for backend in route.backends() {
         let name = format!("{}:{}", backend.service, backend.port);
         if !names.contains(&name) {
             names.push(name);
@@ -141,8 +141,7 @@ fn backends(route: &CompiledRoute) -> String {
 }
 
 fn endpoints(context: &Context<'_>, route: &CompiledRoute) -> Tally {
-    let mut services: Vec<&str> =
-        route.ports.iter().flat_map(|port| &port.backends).map(|backend| backend.service.as_str()).collect();
+    let mut services: Vec<&str> = route.backends().map(|backend| backend.service.as_str()).collect();
     services.sort_unstable();
     services.dedup();
     let counts = services.iter().filter_map(|name| context.endpoints.get(&(route.namespace.as_str(), *name)));

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 
 use vicino_crds::contract::{
-    self, CONTRACT_VERSION, CompiledBackend, CompiledPort, CompiledProtocol, CompiledRoute,
-    DOCUMENT_BYTES_MAX,
+    self, CompiledBackend, CompiledPort, CompiledProtocol, CompiledRoute, CompiledRule, DOCUMENT_BYTES_MAX,
 };
 use vicino_crds::mesh::RouteDefaults;
-use vicino_crds::route::Backend;
+use vicino_crds::route::{Backend, Timeouts};
 use vicino_crds::{MeshRouteSpec, names};
 
 use super::{MeshVerdict, Outcome, Problem, RouteVerdict, list};
 use crate::world::{Key, Route, Row, Service, ServicePort, World};
+
+mod rules;
 
 /// Every Service of a meshed namespace, and every MeshRoute.
 pub(super) fn all(world: &World, meshes: &BTreeMap<String, MeshVerdict>) -> BTreeMap<Key, RouteVerdict> {
@@ -78,12 +79,36 @@ fn judge(world: &World, key: &Key, service: &Service, defaults: &RouteDefaults) 
             return Outcome::Kept(Problem::new("InvalidSpec", "spec", message));
         }
     };
-    match ports(world, key, service, spec) {
-        Ok(ports) => {
-            let route = compile(key, service, (generation, spec, defaults), ports);
+    let timeouts = timeouts(spec.timeouts.as_ref(), defaults);
+    let compiled = ports(world, key, service, spec)
+        .and_then(|ports| Ok((ports, rules::compile(world, key, service, (spec, timeouts))?)));
+    match compiled {
+        Ok((ports, rules)) => {
+            let route = compile(key, service, (generation, spec, defaults), (ports, rules));
             too_large(&route).map_or(Outcome::Compiled(route), Outcome::Kept)
         }
         Err(problem) => Outcome::Kept(problem),
+    }
+}
+
+/// Milliseconds.
+#[derive(Clone, Copy)]
+struct Times {
+    connect: u32,
+    request: u32,
+}
+
+/// The schema keeps these at 0 or above.
+fn unsigned(value: i32) -> u32 {
+    u32::try_from(value).unwrap_or(0)
+}
+
+fn timeouts(own: Option<&Timeouts>, defaults: &RouteDefaults) -> Times {
+    let connect = own.and_then(|own| own.connect_milliseconds);
+    let request = own.and_then(|own| own.request_milliseconds);
+    Times {
+        connect: unsigned(connect.unwrap_or(defaults.connect_timeout_milliseconds)),
+        request: unsigned(request.unwrap_or(defaults.request_timeout_milliseconds)),
     }
 }
 
@@ -91,25 +116,20 @@ fn compile(
     key: &Key,
     service: &Service,
     (generation, spec, defaults): (i64, &MeshRouteSpec, &RouteDefaults),
-    ports: Vec<CompiledPort>,
+    (ports, rules): (Vec<CompiledPort>, Vec<CompiledRule>),
 ) -> CompiledRoute {
-    let timeouts = spec.timeouts.clone().unwrap_or_default();
-    // The schema keeps all of these at 0 or above.
-    let unsigned = |value: i32| u32::try_from(value).unwrap_or(0);
+    let times = timeouts(spec.timeouts.as_ref(), defaults);
     CompiledRoute {
-        version: CONTRACT_VERSION,
+        version: CompiledRoute::version_of(&rules),
         namespace: key.namespace.clone(),
         service: key.name.clone(),
         generation,
         cluster_ips: service.cluster_ips.clone(),
         ports,
-        connect_timeout_milliseconds: unsigned(
-            timeouts.connect_milliseconds.unwrap_or(defaults.connect_timeout_milliseconds),
-        ),
-        request_timeout_milliseconds: unsigned(
-            timeouts.request_milliseconds.unwrap_or(defaults.request_timeout_milliseconds),
-        ),
+        connect_timeout_milliseconds: times.connect,
+        request_timeout_milliseconds: times.request,
         requeues: unsigned(spec.requeues.unwrap_or(defaults.requeues)),
+        rules,
     }
 }
 
@@ -117,16 +137,16 @@ fn compile(
 fn too_large(route: &CompiledRoute) -> Option<Problem> {
     // What a port and a backend come to at most besides their names, so that hardly any route has to be written to be measured.
     const ENTRY_BYTES_MAX: usize = 160;
-    let backends = route.ports.iter().flat_map(|port| &port.backends);
-    let bound: usize = backends.map(|b| 2 * ENTRY_BYTES_MAX + b.service.len() + b.port_name.len()).sum();
-    if bound <= DOCUMENT_BYTES_MAX / 2 {
+    let bound: usize =
+        route.backends().map(|b| 2 * ENTRY_BYTES_MAX + b.service.len() + b.port_name.len()).sum();
+    if bound <= DOCUMENT_BYTES_MAX / 2 && route.rules.is_empty() {
         return None;
     }
     let size = contract::write(route).len();
     let message = format!(
-        "the compiled route has {size} bytes, and proxies read at most {DOCUMENT_BYTES_MAX}: give the Service fewer ports, or the route fewer backends"
+        "the compiled route has {size} bytes, and proxies read at most {DOCUMENT_BYTES_MAX}: give the Service fewer ports, or the route fewer or shorter backends and rules"
     );
-    (size > DOCUMENT_BYTES_MAX).then(|| Problem::new("TooLarge", "spec.backends", message))
+    (size > DOCUMENT_BYTES_MAX).then(|| Problem::new("TooLarge", "spec", message))
 }
 
 fn ports(
@@ -135,18 +155,29 @@ fn ports(
     service: &Service,
     spec: &MeshRouteSpec,
 ) -> Result<Vec<CompiledPort>, Problem> {
-    let mut ports = Vec::with_capacity(service.ports.len());
-    for port in &service.ports {
-        let backends = if spec.backends.is_empty() {
-            vec![to(&key.name, service, port, 1)]
-        } else {
-            let each = spec.backends.iter().enumerate();
-            each.map(|(i, wanted)| backend(world, &key.namespace, (i, wanted), port))
-                .collect::<Result<_, _>>()?
-        };
-        ports.push(CompiledPort { port: port.port, protocol: CompiledProtocol::Http, backends });
+    let port = |port: &ServicePort| {
+        let backends = backends(world, key, (service, port), ("spec", &spec.backends))?;
+        Ok(CompiledPort { port: port.port, protocol: CompiledProtocol::Http, backends })
+    };
+    service.ports.iter().map(port).collect()
+}
+
+/// Where calls to one port go by the `backends` of the spec's part at `at`; to the Service itself when there are none.
+fn backends(
+    world: &World,
+    key: &Key,
+    (service, port): (&Service, &ServicePort),
+    (at, wanted): (&str, &[Backend]),
+) -> Result<Vec<CompiledBackend>, Problem> {
+    if wanted.is_empty() {
+        return Ok(vec![to(&key.name, service, port, 1)]);
     }
-    Ok(ports)
+    let each = wanted.iter().enumerate();
+    each.map(|(i, wanted)| {
+        let field = format!("{at}.backends[{i}]");
+        backend(world, &key.namespace, (&field, wanted), port)
+    })
+    .collect()
 }
 
 fn to(name: &str, service: &Service, port: &ServicePort, weight: u32) -> CompiledBackend {
@@ -162,10 +193,10 @@ fn to(name: &str, service: &Service, port: &ServicePort, weight: u32) -> Compile
 fn backend(
     world: &World,
     namespace: &str,
-    (index, wanted): (usize, &Backend),
+    (field, wanted): (&str, &Backend),
     called: &ServicePort,
 ) -> Result<CompiledBackend, Problem> {
-    let name = format!("spec.backends[{index}].name");
+    let name = format!("{field}.name");
     let Some(target) = world.services.get(&Key::new(namespace, &wanted.name)) else {
         let others = world.services.in_namespace(namespace).map(|(key, _)| key.name.as_str());
         let message = format!(
@@ -184,7 +215,7 @@ fn backend(
     }
     let number = wanted.port.map_or(Some(called.port), |port| u16::try_from(port).ok());
     let Some(port) = target.value.ports.iter().find(|port| Some(port.port) == number) else {
-        let field = format!("spec.backends[{index}].port");
+        let field = format!("{field}.port");
         let asked = match wanted.port {
             Some(port) => format!("{port}"),
             None => format!("{}, which is the port that was called", called.port),

@@ -80,7 +80,7 @@ fn a_spec_of_another_version_of_the_schema() {
     check(
         &route("web", "{retries: 3}"),
         &expect![
-            "route shop/web (kept): InvalidSpec: spec: cannot be read by this version of the operator: unknown field `retries`, expected one of `backends`, `timeouts`, `requeues`"
+            "route shop/web (kept): InvalidSpec: spec: cannot be read by this version of the operator: unknown field `retries`, expected one of `backends`, `rules`, `timeouts`, `requeues`"
         ],
     );
     let mesh = "
@@ -264,9 +264,9 @@ fn a_route_that_is_too_large_is_a_matter_of_its_own_service() {
     );
     check(
         &shop_with(&service),
-        &expect![[
-            r#"route shop/wide (kept): TooLarge: spec.backends: the compiled route has 492762 bytes, and proxies read at most 262144: give the Service fewer ports, or the route fewer backends"#
-        ]],
+        &expect![
+            "route shop/wide (kept): TooLarge: spec: the compiled route has 492762 bytes, and proxies read at most 262144: give the Service fewer ports, or the route fewer or shorter backends and rules"
+        ],
     );
 }
 
@@ -288,4 +288,73 @@ fn the_proxies_namespace_has_to_be_there() {
         route shop/web (kept): MeshNotAccepted: the ServiceMesh "default" is not in force (ProxyNamespaceTerminating): see its status
         route shop/web-v2 (kept): MeshNotAccepted: the ServiceMesh "default" is not in force (ProxyNamespaceTerminating): see its status"#]],
     );
+}
+
+#[test]
+fn rules_are_compiled_with_the_backends_and_times_of_the_route_where_they_say_none() {
+    let spec = "{
+      backends: [{name: web, weight: 9}],
+      timeouts: {connectMilliseconds: 70, requestMilliseconds: 900},
+      rules: [
+        {name: canary, matches: [{headers: [{name: x, value: 'yes'}]}], backends: [{name: web-v2, port: 80}], timeouts: {requestMilliseconds: 100}},
+        {matches: [{path: {value: /old}}], directResponse: {statusCode: 410}},
+        {}
+      ]
+    }";
+    let verdict = &validate(&route("web", spec)).routes[&Key::new("shop", "web")];
+    let Outcome::Compiled(route) = &verdict.outcome else { panic!("{:?}", verdict.outcome) };
+    assert_eq!(route.version, 2);
+    let mut lines = Vec::new();
+    for rule in &route.rules {
+        let (connect, request) = (rule.connect_timeout_milliseconds, rule.request_timeout_milliseconds);
+        lines.push(format!("{:?} connect {connect} request {request}", rule.rule.name));
+        for port in &rule.ports {
+            let to = port
+                .backends
+                .iter()
+                .map(|b| format!("{}:{} {:?} × {}", b.service, b.port, b.port_name, b.weight));
+            lines.push(format!("  {} → {}", port.port, to.collect::<Vec<_>>().join(", ")));
+        }
+    }
+    expect![[r#"
+        Some("canary") connect 70 request 100
+          80 → web-v2:80 "" × 1
+          8080 → web-v2:80 "" × 1
+        None connect 70 request 900
+        None connect 70 request 900
+          80 → web:80 "http" × 9
+          8080 → web:8080 "admin" × 9"#]]
+    .assert_eq(&lines.join("\n"));
+}
+
+#[test]
+fn a_rule_that_cannot_be_says_which_field_and_the_route_stays_as_it_was() {
+    for (rules, expected) in [
+        (
+            "[{matches: [{}, {path: {type: RegularExpression, value: '['}}]}]",
+            expect![
+                "route shop/web (kept): InvalidRule: spec.rules[0].matches[1].path.value: is no regular expression: unclosed character class"
+            ],
+        ),
+        (
+            "[{name: a}, {name: a}]",
+            expect![[
+                r#"route shop/web (kept): InvalidRule: spec.rules[1].name: is "a", as that of rules[0] is: give each rule a name of its own"#
+            ]],
+        ),
+        (
+            "[{}, {backends: [{name: nobody}]}]",
+            expect![[
+                r#"route shop/web (kept): BackendNotFound: spec.rules[1].backends[0].name: there is no Service "nobody" in the namespace "shop"; its Services: "web", "web-v2""#
+            ]],
+        ),
+        (
+            "[{backends: [{name: web-v2}]}]",
+            expect![[
+                r#"route shop/web (kept): BackendPortNotFound: spec.rules[0].backends[0].port: the Service "web-v2" has no TCP port 8080, which is the port that was called; its TCP ports: 80"#
+            ]],
+        ),
+    ] {
+        check(&route("web", &format!("{{rules: {rules}}}")), &expected);
+    }
 }

@@ -243,7 +243,7 @@ impl Core {
             }
         }
         while let Some(id) = self.exchanges.pop_due(now) {
-            self.fail(id, Reason::Timeout);
+            self.exchange_due(id);
         }
         if !self.is_cut && self.draining.is_some_and(|deadline| deadline <= now) {
             self.cut_all();

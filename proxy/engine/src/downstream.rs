@@ -1,6 +1,7 @@
 //! A caller's connection: HTTP/1.1 requests one at a time, or a tunnel; it knows neither routes nor pods.
 
 mod begin;
+mod rule;
 mod tunnel;
 
 pub(crate) use begin::HOPS_MAX;
@@ -15,7 +16,7 @@ use crate::connection::Kind;
 use crate::core::{ConnId, Core, Event};
 use crate::exchange::ExchangeId;
 use crate::identify::Caller;
-use crate::reply::{Manner, Reason, Reply, write_reply};
+use crate::reply::{DirectReply, Manner, Reason, Reply, write_direct, write_reply};
 
 /// Bytes of a body that nobody wants which are read so that the connection can be used again, or so that our answer arrives.
 const DISCARD_BYTES_MAX: u64 = 256 * 1024;
@@ -241,24 +242,37 @@ impl Core {
         count
     }
 
+    /// An answer that a rule gives to the request that is served.
+    fn answer_directly(&mut self, id: ConnId, reply: &DirectReply<'_>, is_request_ended: bool) {
+        let Some(manner) = self.manner(id, is_request_ended) else { return };
+        if let Some(out) = self.net.out(id) {
+            write_direct(out, reply, manner);
+        }
+        self.client_answered(id, manner.keep_alive, is_request_ended);
+    }
+
+    /// How an answer of our own to the request that is served ends.
+    fn manner(&mut self, id: ConnId, is_request_ended: bool) -> Option<Manner> {
+        let is_draining = self.draining.is_some();
+        let client = self.net.client(id)?;
+        let keep_alive = client.keep_alive && is_request_ended && !is_draining;
+        Some(Manner { keep_alive, is_head: client.is_head_method, is_old: client.is_old })
+    }
+
     /// An answer of our own to the request that is served.
     pub(crate) fn answer(&mut self, id: ConnId, reason: Reason, is_request_ended: bool) {
         self.tally.reply(reason);
         self.write_answer(id, reason.into(), is_request_ended);
     }
 
-    fn write_answer(&mut self, id: ConnId, reply: Reply, is_request_ended: bool) {
-        let is_draining = self.draining.is_some();
-        let Some(conn) = self.net.get_mut(id) else { return };
-        let peer = conn.peer.ip();
-        let Some(client) = conn.client() else { return };
-        let keep_alive = client.keep_alive && is_request_ended && !is_draining;
-        let manner = Manner { keep_alive, is_head: client.is_head_method, is_old: client.is_old };
+    pub(crate) fn write_answer(&mut self, id: ConnId, reply: Reply, is_request_ended: bool) {
+        let Some(manner) = self.manner(id, is_request_ended) else { return };
+        let Some(peer) = self.net.get(id).map(|conn| conn.peer.ip()) else { return };
         if let Some(out) = self.net.out(id) {
             write_reply(out, reply, manner);
         }
         self.event(Event::Refused { peer, status: reply.status, reason: reply.word });
-        self.client_answered(id, keep_alive, is_request_ended);
+        self.client_answered(id, manner.keep_alive, is_request_ended);
     }
 
     /// The answer is written: the connection waits for another request, or ends.

@@ -15,7 +15,7 @@ use crate::core::{ConnId, Core};
 use crate::deadline::Time;
 use crate::hop::node::NodeIndex;
 use crate::plan::Plan;
-use crate::reply::Reason;
+use crate::reply::{Reason, Reply};
 use crate::snapshot::PodSlot;
 use crate::table::Id;
 
@@ -137,6 +137,16 @@ pub(crate) struct ResponseSide {
     pub(crate) keep_alive: bool,
 }
 
+/// A rule has a call wait before it is placed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wait {
+    pub(crate) until: Time,
+    /// When the call has to be over.
+    pub(crate) due: Time,
+    /// What it is answered with then; None: it is placed.
+    pub(crate) abort: Option<u16>,
+}
+
 /// One call.
 #[derive(Debug)]
 pub(crate) struct Exchange {
@@ -167,6 +177,8 @@ pub(crate) struct Exchange {
     pub(crate) tried_pods: Vec<SocketAddr>,
     /// How often it may be placed again.
     pub(crate) requeues_left: u32,
+    /// It is not placed yet.
+    pub(crate) wait: Option<Wait>,
     /// Idle connections have proved dead: take a new one.
     pub(crate) is_fresh_only: bool,
     /// Why it was not served where it was placed last.
@@ -221,15 +233,33 @@ impl Core {
         self.net.buffers.give(exchange.request.kept);
     }
 
+    /// The time of a call has come: to be placed after a wait, or to be over.
+    pub(crate) fn exchange_due(&mut self, id: ExchangeId) {
+        let wait = self.exchanges.get_mut(id).and_then(|exchange| exchange.wait.take());
+        let Some(wait) = wait.filter(|wait| wait.due > self.now) else {
+            return self.fail(id, Reason::Timeout);
+        };
+        if let Some(status) = wait.abort {
+            return self.fail_with(id, Reason::FaultInjected, Reply::fault(status));
+        }
+        self.exchanges.set_due(id, wait.due);
+        self.place(id, None);
+    }
+
     /// The call cannot be served: the caller is told, or cut off when a response has begun.
     pub(crate) fn fail(&mut self, id: ExchangeId, reason: Reason) {
+        self.fail_with(id, reason, reason.into());
+    }
+
+    fn fail_with(&mut self, id: ExchangeId, reason: Reason, reply: Reply) {
         let Some(exchange) = self.exchanges.get(id) else { return };
         let begun = exchange.response.status;
-        let status = if begun == 0 && exchange.kind == Kind::Http { reason.status() } else { begun };
+        let status = if begun == 0 && exchange.kind == Kind::Http { reply.status } else { begun };
         let Some(exchange) = self.conclude(id, status, Reset::Cancelled) else { return };
         match exchange.origin {
             Origin::Client(client) if begun == 0 && exchange.kind == Kind::Http => {
-                self.answer(client, reason, exchange.request.is_ended);
+                self.tally.reply(reason);
+                self.write_answer(client, reply, exchange.request.is_ended);
             }
             Origin::Client(client) => {
                 self.client_cut(client);

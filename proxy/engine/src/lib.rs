@@ -7,7 +7,8 @@
 //! | [`core`] | one worker's state and the API towards whoever owns sockets and clock: [`core::Core`] |
 //! | [`snapshot`] | what a request is served by, swapped whole |
 //! | [`identify`] | who calls, from the address |
-//! | [`route`] | name and port → Service, port, backends |
+//! | [`route`] | name and port → Service, port; request head → rule |
+//! | [`rules`] | which rule of a route a request falls under, what it changes or answers |
 //! | `balance` | which backend, which node, which pod |
 //! | [`reply`] | our own answers: one table of reasons and statuses |
 //! | [`tally`] | counters that another thread may read |
@@ -31,6 +32,7 @@ mod plan;
 mod random;
 pub mod reply;
 pub mod route;
+pub mod rules;
 #[cfg(test)]
 mod sim;
 pub mod snapshot;

@@ -4,13 +4,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use vicino_wire::head::RequestHead;
 use vicino_wire::hop::Destination;
 
 use crate::balance::pick_weighted;
 use crate::hash::{self, FastMap};
 use crate::hop::node::{NodeIndex, Nodes};
 use crate::random::Random;
-use crate::route::Route;
+use crate::reply::Reason;
+use crate::route::{Route, pick};
+use crate::rules::{Pick, Rule, Rules};
 use crate::snapshot::{Backend, NodeEndpoints, PodSlot, PortEndpoints, ServiceName, Snapshot};
 use crate::tally::{Direction, ServiceTally, Tally};
 
@@ -68,12 +71,35 @@ pub(crate) struct Plan {
     pub(crate) request_timeout: Option<Duration>,
     pub(crate) requeues: u32,
     pub(crate) tally: Arc<ServiceTally>,
+    /// The rule that this is the plan of.
+    pub(crate) rule: Option<Arc<Rule>>,
+    /// The route's rules, and the plan of each.
+    pub(crate) rules: Option<Box<RulePlans>>,
+}
+
+/// What calls get that fall under a rule.
+#[derive(Debug)]
+pub(crate) struct RulePlans {
+    /// This worker's own.
+    rules: Rules,
+    plans: Vec<Rc<Plan>>,
 }
 
 /// A plan, and what it was asked for with.
 type Known = (Box<[Box<str>]>, Rc<Plan>);
 
 impl Plan {
+    /// The plan for a request, and the rule that it falls under.
+    #[inline]
+    pub(crate) fn of<'p>(
+        self: &'p Rc<Plan>,
+        head: &RequestHead<'_>,
+    ) -> Result<(&'p Rc<Plan>, Option<Pick>), Reason> {
+        let Some(of_rules) = &self.rules else { return Ok((self, None)) };
+        let pick = pick(&of_rules.rules, head)?;
+        Ok((pick.map_or(self, |pick| &of_rules.plans[pick.rule]), pick))
+    }
+
     /// A choice by weight, whether it has endpoints or not.
     #[inline]
     pub(crate) fn draw(&self, random: &mut Random) -> usize {
@@ -115,18 +141,27 @@ impl Plans {
 
 /// The plan of L1 for a route.
 pub(crate) fn outbound(snapshot: &Snapshot, route: &Route, nodes: &mut Nodes, tally: &Tally) -> Plan {
-    let service = &route.service;
-    let choices = route.port().backends.iter().map(|backend| choice(snapshot, backend, nodes)).collect();
-    Plan {
-        choices,
-        connect_timeout: Duration::from_nanos(service.connect_timeout_ns),
-        request_timeout: match service.request_timeout_ns {
-            0 => None,
-            ns => Some(Duration::from_nanos(ns)),
-        },
+    let (service, port) = (&route.service, route.port());
+    let tally = tally.service(&service.name, Direction::Outbound);
+    let mut plan = |backends: &[Backend], connect_ns, request_ns, rule: Option<&Arc<Rule>>| Plan {
+        choices: backends.iter().map(|backend| choice(snapshot, backend, nodes)).collect(),
+        connect_timeout: Duration::from_nanos(connect_ns),
+        request_timeout: (request_ns > 0).then(|| Duration::from_nanos(request_ns)),
         requeues: service.requeues,
-        tally: tally.service(&service.name, Direction::Outbound),
+        tally: Arc::clone(&tally),
+        rule: rule.map(Arc::clone),
+        rules: None,
+    };
+    let mut whole = plan(&port.backends, service.connect_timeout_ns, service.request_timeout_ns, None);
+    if !service.rules.is_empty() {
+        let of_rules = service.rules.list().iter().zip(&port.of_rules);
+        let plans = of_rules.map(|(rule, backends)| {
+            Rc::new(plan(backends, rule.connect_timeout_ns, rule.request_timeout_ns, Some(rule)))
+        });
+        let plans = plans.collect();
+        whole.rules = Some(Box::new(RulePlans { rules: service.rules.clone(), plans }));
     }
+    whole
 }
 
 /// The plan of L2 for a destination that a hop named. None when no slice names it, or no route of the mesh: what is outside the mesh is
@@ -158,6 +193,8 @@ pub(crate) fn inbound(
         requeues: service.map_or(REQUEUES_DEFAULT, |s| s.requeues),
         tally: tally.service(&backend.service, Direction::Inbound),
         choices: vec![choice],
+        rule: None,
+        rules: None,
     })
 }
 

@@ -43,8 +43,12 @@ reasons! {
     NoSuchService = 404 "no-such-service" "the mesh has no Service of this name",
     /// The Service has no such port.
     NoSuchPort = 404 "no-such-port" "the Service has no such port",
+    /// No rule of the route is about such a request.
+    NoMatchingRule = 404 "no-matching-rule" "no rule of the route matches the request",
     /// The head did not come in time.
     HeadTimeout = 408 "head-timeout" "the request's head did not come in time",
+    /// The fields that a rule adds make the head longer than heads may be.
+    HeadTooLarge = 431 "head-too-large" "with what the mesh adds to it the request's head is too large",
     /// Something of ours went wrong.
     Internal = 500 "internal" "the proxy failed",
     /// The application closed before its response was complete.
@@ -55,6 +59,8 @@ reasons! {
     HopLost = 502 "hop-lost" "the connection to the application's node was lost",
     /// The other proxy broke the protocol, or said that we did.
     HopProtocol = 502 "hop-protocol" "the proxies misunderstood each other",
+    /// The route says that such calls fail; the status is the route's.
+    FaultInjected = 503 "fault-injected" "the route injects this fault",
     /// No usable endpoint.
     NoEndpoint = 503 "no-endpoint" "the Service has no ready endpoint",
     /// No endpoint took a connection.
@@ -115,10 +121,25 @@ pub(crate) struct Reply {
     pub(crate) text: &'static str,
 }
 
+impl Reply {
+    /// A fault on purpose.
+    pub(crate) fn fault(status: u16) -> Reply {
+        Reply { status, ..Reason::FaultInjected.into() }
+    }
+}
+
 impl From<Reason> for Reply {
     fn from(reason: Reason) -> Reply {
         Reply { status: reason.status(), word: reason.word(), text: reason.text() }
     }
+}
+
+/// An answer that a rule gives: a redirect, or what it says itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DirectReply<'a> {
+    pub(crate) status: u16,
+    pub(crate) fields: &'a [Header<'a>],
+    pub(crate) body: &'a str,
 }
 
 /// How the answer ends.
@@ -159,8 +180,42 @@ pub(crate) fn write_reply(out: &mut Vec<u8>, reply: Reply, manner: Manner) {
     }
 }
 
+/// Appends an answer that a rule gives.
+pub(crate) fn write_direct(out: &mut Vec<u8>, reply: &DirectReply<'_>, manner: Manner) {
+    let is_bodiless = matches!(reply.status, 204 | 304);
+    let length = reply.body.len() as u64;
+    let head = ResponseHead {
+        status: reply.status,
+        reason: phrase(reply.status).as_bytes(),
+        minor: 1,
+        declared_length: (manner.is_head && !is_bodiless).then_some(length),
+        headers: reply.fields.into(),
+    };
+    let mut extra = [Header { name: b"via", value: b"1.1 vicino" }; 2];
+    extra[1] = Header { name: b"connection", value: b"keep-alive" };
+    let count = if manner.keep_alive && manner.is_old { 2 } else { 1 };
+    let framing = if manner.is_head || is_bodiless { Framing::None } else { Framing::Length(length) };
+    write_response_head(out, &head, framing, &extra[..count], manner.keep_alive);
+    if framing != Framing::None {
+        out.extend_from_slice(reply.body.as_bytes());
+    }
+}
+
 fn phrase(status: u16) -> &'static str {
     match status {
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        204 => "No Content",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        401 => "Unauthorized",
+        410 => "Gone",
+        429 => "Too Many Requests",
         400 => "Bad Request",
         403 => "Forbidden",
         404 => "Not Found",
@@ -172,7 +227,7 @@ fn phrase(status: u16) -> &'static str {
         504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
         508 => "Loop Detected",
-        _ => "Error",
+        _ => "",
     }
 }
 
@@ -190,7 +245,7 @@ mod tests {
         assert_eq!(words.len(), Reason::ALL.len());
         for (i, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, i, "ALL is in order");
-            assert_ne!(phrase(reason.status()), "Error", "{reason:?}");
+            assert_ne!(phrase(reason.status()), "", "{reason:?}");
         }
     }
 

@@ -1,11 +1,12 @@
-//! Name and port → Service and port: a pure function of the snapshot, the caller's namespace and the authority.
+//! Name and port → Service and port, request head → rule: pure functions of the snapshot, the caller's namespace and the head.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use vicino_wire::head::Authority;
+use vicino_wire::head::{Authority, RequestHead};
 
 use crate::reply::Reason;
+use crate::rules::{Pick, Rules};
 use crate::snapshot::{Service, ServicePort, Snapshot};
 
 /// Port of an authority without one.
@@ -28,6 +29,31 @@ impl Route {
     pub fn port(&self) -> &ServicePort {
         &self.service.ports[self.port_index]
     }
+}
+
+/// What a request gets.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// The Service and port.
+    pub route: Route,
+    /// The rule; None when the route has none, so that the request goes to the port's backends.
+    pub pick: Option<Pick>,
+}
+
+/// What a request of a caller of `namespace` gets. The data path does the same in two steps, and keeps what the first came to.
+pub fn decide(snapshot: &Snapshot, namespace: &str, head: &RequestHead<'_>) -> Result<Decision, Reason> {
+    let route = route(snapshot, namespace, head.authority)?;
+    let pick = pick(&route.service.rules, head)?;
+    Ok(Decision { route, pick })
+}
+
+/// The rule that a request falls under; None when there are no rules.
+#[inline]
+pub(crate) fn pick(rules: &Rules, head: &RequestHead<'_>) -> Result<Option<Pick>, Reason> {
+    if rules.is_empty() {
+        return Ok(None);
+    }
+    rules.pick(head).map(Some).ok_or(Reason::NoMatchingRule)
 }
 
 /// What `authority` names for a caller of `namespace`: `web`, `web.demo`, `web.demo.svc`, `web.demo.svc.<cluster domain>` (a final dot
@@ -79,14 +105,8 @@ mod tests {
         let mut snapshot = Snapshot { cluster_domain: "cluster.local".into(), ..Snapshot::default() };
         for (namespace, name, ports) in [("demo", "web", [80, 8080]), ("shop", "web", [81, 443])] {
             let name = ServiceName { namespace: namespace.into(), name: name.into() };
-            let ports = ports.map(|port| ServicePort { port, backends: Vec::new() }).into();
-            let service = Service {
-                name: name.clone(),
-                ports,
-                connect_timeout_ns: 1,
-                request_timeout_ns: 0,
-                requeues: 1,
-            };
+            let ports = ports.map(|port| ServicePort { port, ..ServicePort::default() }).into();
+            let service = Service { name: name.clone(), ports, ..Service::default() };
             let names = snapshot.services.entry(Arc::clone(&name.namespace)).or_default();
             names.insert(Arc::clone(&name.name), Arc::new(service));
             snapshot.cluster_ips.insert("10.96.0.7".parse().unwrap(), name);

@@ -121,6 +121,7 @@ impl World {
             snapshot: SnapshotSpec {
                 version: 0,
                 services: BTreeMap::new(),
+                rules: BTreeMap::new(),
                 endpoints: BTreeMap::new(),
                 callers: (0..nodes).map(|node| (node, caller_ip(node))).collect(),
                 near: BTreeMap::new(),

@@ -5,8 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::rules::Rules;
+
 /// Name of a Service with its namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceName {
     /// Namespace of the Service.
     pub namespace: Arc<str>,
@@ -40,7 +42,7 @@ pub struct Snapshot {
 }
 
 /// A compiled route.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Service {
     /// Whose route this is.
     pub name: ServiceName,
@@ -52,15 +54,19 @@ pub struct Service {
     pub request_timeout_ns: u64,
     /// How often a call of which nothing was sent to an application may be placed again.
     pub requeues: u32,
+    /// What some of the calls get instead.
+    pub rules: Rules,
 }
 
 /// A port of a Service.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct ServicePort {
     /// The Service's port number.
     pub port: u16,
     /// Where calls go; weights not all 0.
     pub backends: Vec<Backend>,
+    /// Where calls that fall under a rule go, for each rule of the route; empty when the rule answers by itself.
+    pub of_rules: Vec<Vec<Backend>>,
 }
 
 /// Pods behind one port of one Service.
@@ -184,8 +190,10 @@ impl Snapshot {
     /// Whether a Service has a route, or is a backend of one of its namespace.
     pub fn carries(&self, namespace: &str, name: &str) -> bool {
         let Some(services) = self.services.get(namespace) else { return false };
-        let mut backends = services.values().flat_map(|s| &s.ports).flat_map(|port| &port.backends);
-        services.contains_key(name) || backends.any(|backend| *backend.service.name == *name)
+        let mut ports = services.values().flat_map(|service| &service.ports);
+        let is_it = |backend: &Backend| *backend.service.name == *name;
+        services.contains_key(name)
+            || ports.any(|port| port.backends.iter().chain(port.of_rules.iter().flatten()).any(is_it))
     }
 
     /// Usable endpoints of one port of a Service.

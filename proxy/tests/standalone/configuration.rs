@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use tempfile::TempDir;
 use vicino_crds::contract::{
     self, Bootstrap, CompiledBackend, CompiledNode, CompiledPort, CompiledProtocol, CompiledRoute,
+    CompiledRule, CompiledRulePort,
 };
+use vicino_crds::rule::RouteRule;
 
 /// Each world has addresses of its own below 127, so that tests may run at the same time.
 static WORLDS: AtomicU8 = AtomicU8::new(1);
@@ -85,6 +87,11 @@ impl Configuration {
     }
 
     pub(crate) fn route(&self, service: &str, generation: i64) {
+        self.route_with(service, generation, &[]);
+    }
+
+    /// With rules, as a MeshRoute has them.
+    pub(crate) fn route_with(&self, service: &str, generation: i64, rules: &[&str]) {
         let backend = CompiledBackend {
             service: service.into(),
             port: 80,
@@ -92,8 +99,20 @@ impl Configuration {
             weight: 1,
             node_local: false,
         };
+        let ports = || vec![CompiledRulePort { port: 80, backends: vec![backend.clone()] }];
+        let rules = rules.iter().map(|rule| {
+            let rule: RouteRule = serde_saphyr::from_str(rule).unwrap();
+            let answers = rule.request_redirect.is_some() || rule.direct_response.is_some();
+            CompiledRule {
+                rule,
+                ports: if answers { Vec::new() } else { ports() },
+                connect_timeout_milliseconds: 1000,
+                request_timeout_milliseconds: 0,
+            }
+        });
+        let rules: Vec<_> = rules.collect();
         let document = CompiledRoute {
-            version: 1,
+            version: CompiledRoute::version_of(&rules),
             namespace: "default".into(),
             service: service.into(),
             generation,
@@ -102,6 +121,7 @@ impl Configuration {
             connect_timeout_milliseconds: 1000,
             request_timeout_milliseconds: 0,
             requeues: 1,
+            rules,
         };
         self.write(&format!("routes/default/{service}.yaml"), &contract::write(&document));
     }

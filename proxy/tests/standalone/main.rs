@@ -98,6 +98,35 @@ fn a_route_that_is_written_is_served_and_a_half_written_one_changes_nothing() {
 }
 
 #[test]
+fn rules_of_a_document_are_served() {
+    let world = World::start(&["b"]);
+    let [configuration, _] = &world.configurations;
+    configuration.route_with(
+        "web",
+        2,
+        &[
+            "{matches: [{path: {value: /v1}}], urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /v2}}}",
+            "{matches: [{path: {value: '/[0-9]+', type: RegularExpression}}], directResponse: {statusCode: 418, body: short and stout}}",
+            "{matches: [{path: {value: /old, type: Exact}}], requestRedirect: {hostname: new.example, statusCode: 308}}",
+        ],
+    );
+    let ask = |path: &str| get(world.a.l1(), "web.default", path).unwrap();
+    eventually("the rules are in force", || ask("/nothing").status == 404);
+    assert_eq!(ask("/nothing").header("vicino-error"), Some("no-matching-rule"));
+    assert_eq!(ask("/v1/x?y").body, "b says /v2/x?y");
+    let answer = ask("/1234");
+    assert_eq!((answer.status, answer.body.as_str()), (418, "short and stout"));
+    let answer = ask("/old");
+    assert_eq!((answer.status, answer.header("location")), (308, Some("http://new.example/old")));
+
+    // What is worse than the rules in force is refused, and they stay.
+    configuration.route_with("web", 3, &["{matches: [{path: {value: '[', type: RegularExpression}}]}"]);
+    let config = || get(world.a.admin(), "admin", "/config").map(|a| a.body).unwrap_or_default();
+    eventually("the flaw is named", || config().contains("rules[0].matches[0].path.value"));
+    assert_eq!(ask("/v1/x").body, "b says /v2/x");
+}
+
+#[test]
 fn a_proxy_serves_by_what_it_kept_while_its_source_is_away() {
     let pod = Backend::start("a");
     let configuration = Configuration::new("a");

@@ -53,7 +53,7 @@ fn well() -> Facts {
         )]),
         nodes: Ok(vec![object(
             json!({ "apiVersion": "vicino.dev/v1alpha1", "kind": "MeshNode", "metadata": meta("node1"), "spec": { "mesh": "default" },
-            "status": { "proxy": { "pod": "p1", "version": env!("CARGO_PKG_VERSION"), "contract": 1, "state": "Ready" }, "routes": 1,
+            "status": { "proxy": { "pod": "p1", "version": env!("CARGO_PKG_VERSION"), "contract": vicino_crds::contract::CONTRACT_VERSION, "state": "Ready" }, "routes": 1,
                 "configs": [{ "name": "c", "digest": "d" }] } }),
         )]),
         routes: Ok(vec![object(

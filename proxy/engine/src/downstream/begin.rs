@@ -2,14 +2,14 @@
 
 use std::rc::Rc;
 
-use vicino_wire::head::{Framing, Header, Headers};
+use vicino_wire::head::{Framing, Header, Headers, RequestHead};
 use vicino_wire::hop::{DEADLINE_MS_NONE, Kind, ReceiveCredit, RequestFrame, SendCredit, encode_request};
 use vicino_wire::http1::{BodyDecoder, Request};
 
 use super::ClientState;
 use crate::core::{ConnId, Core};
 use crate::deadline::Time;
-use crate::exchange::{Exchange, Fresh, Method, Origin, RequestSide, ResponseSide, Target};
+use crate::exchange::{Exchange, Fresh, Method, Origin, RequestSide, ResponseSide, Target, Wait};
 use crate::identify::{Caller, identify};
 use crate::plan::{Choice, Plan, outbound};
 use crate::reply::Reason;
@@ -23,7 +23,7 @@ const HELD_FORGOTTEN_MAX: u64 = 1024;
 
 /// What the head says of the way that a call took.
 #[derive(Clone, Copy, Debug, Default)]
-struct Way {
+pub(super) struct Way {
     hops: u8,
     has_forwarded: bool,
 }
@@ -70,8 +70,9 @@ impl Core {
         let way = look_back(request.head.headers);
         let plan =
             if way.hops > HOPS_MAX { Err(Reason::Loop) } else { self.plan(id, request.head.authority) };
-        match plan {
-            Ok(plan) => self.call(id, request, way, &plan),
+        match plan.as_ref().map_err(|reason| *reason).and_then(|plan| plan.of(&request.head)) {
+            Ok((plan, None)) => self.call(id, (request, way), plan, (request.head, None)),
+            Ok((plan, Some(pick))) => self.follow(id, (request, way), plan, pick),
             Err(reason) => self.answer(id, reason, request.framing.is_empty()),
         }
         request.len
@@ -129,8 +130,14 @@ impl Core {
         Ok(plan)
     }
 
-    /// Makes the exchange and places it.
-    fn call(&mut self, id: ConnId, request: &Request<'_>, way: Way, plan: &Rc<Plan>) {
+    /// Makes the exchange, with the head that the application shall see, and places it, now or later.
+    pub(super) fn call(
+        &mut self,
+        id: ConnId,
+        (request, way): (&Request<'_>, Way),
+        plan: &Rc<Plan>,
+        (head, wait): (RequestHead<'_>, Option<Wait>),
+    ) {
         let Some(conn) = self.net.get_mut(id) else { return };
         let peer = conn.peer.ip().to_canonical();
         let Some(client) = conn.client() else { return };
@@ -162,17 +169,18 @@ impl Core {
             deadline_ms: DEADLINE_MS_NONE,
             hops: way.hops + 1,
             caller: Some(peer),
-            head: request.head,
+            head,
             framing: request.framing,
         };
         let mut kept = self.net.buffers.take();
         if encode_request(&mut kept, 1, &frame, extra).is_err() {
             self.net.buffers.give(kept);
-            return self.answer(id, Reason::Internal, request.framing.is_empty());
+            return self.answer(id, Reason::HeadTooLarge, request.framing.is_empty());
         }
         let mut exchange = self.exchange(Origin::Client(id), plan, kept, &frame);
         exchange.request.is_expecting = request.expect_continue;
         exchange.wants_path = request.wants_path;
+        exchange.wait = wait;
         let due = plan.request_timeout.map_or(Time::NEVER, |timeout| self.now + timeout);
         self.start(exchange, due, Some(Fresh { frame: &frame, extra }));
     }
@@ -227,17 +235,18 @@ impl Core {
             tried_pods: Vec::new(),
             requeues_left: plan.requeues,
             is_fresh_only: false,
+            wait: None,
             failure: Reason::NoEndpoint,
             started: self.now,
         }
     }
 
-    /// Takes a call in that has to be over at `due`, and places it.
+    /// Takes a call in that has to be over at `due`, and places it when it need not wait.
     pub(crate) fn start(&mut self, exchange: Exchange, due: Time, fresh: Option<Fresh<'_>>) {
         exchange.plan.tally.open.add(1);
-        let origin = exchange.origin;
+        let (origin, wait) = (exchange.origin, exchange.wait);
         let id = self.exchanges.insert(exchange);
-        self.exchanges.set_due(id, due);
+        self.exchanges.set_due(id, wait.map_or(due, |wait| wait.until.min(due)));
         match origin {
             Origin::Client(client) => {
                 if let Some(client) = self.net.client(client) {
@@ -246,6 +255,8 @@ impl Core {
             }
             Origin::Stream(hop, stream) => self.add_stream(hop, stream, id),
         }
-        self.place(id, fresh);
+        if wait.is_none() {
+            self.place(id, fresh);
+        }
     }
 }

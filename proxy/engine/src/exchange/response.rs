@@ -89,8 +89,15 @@ impl Core {
             extra[count] = Header { name: b"vicino-path", value: path.as_bytes() };
             count += 1;
         }
+        let rule = exchange.plan.rule.clone().filter(|rule| !rule.response.is_empty());
+        let mut fields = Vec::new();
+        let mut head = *head;
+        if let Some(rule) = &rule {
+            rule.response.apply(head.headers, &mut fields);
+            head.headers = fields[..].into();
+        }
         if let Some(out) = self.net.out(client) {
-            write_response_head(out, head, framing, &extra[..count], keep_alive);
+            write_response_head(out, &head, framing, &extra[..count], keep_alive);
         }
     }
 

@@ -1,22 +1,28 @@
 //! What the cores are told of the simulated cluster, and its addresses.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{L2_PORT, Listener, World};
+use crate::rules::Rules;
 use crate::snapshot::{
     Backend, EndpointSet, Neighbour, Node, NodeEndpoints, PodSlot, PortEndpoints, Service, ServiceName,
     ServicePort, Snapshot,
 };
+
+/// Services and their weights.
+pub(crate) type Weighted = Vec<(String, u32)>;
 
 /// What the cores are told of the cluster; [`World::publish`] makes snapshots of it.
 #[derive(Clone, Debug)]
 pub(crate) struct SnapshotSpec {
     pub(crate) version: u64,
     /// Service → port's backends (Service, weight). All in namespace `demo`, port 80.
-    pub(crate) services: BTreeMap<String, Vec<(String, u32)>>,
+    pub(crate) services: BTreeMap<String, Weighted>,
+    /// Service → its rules, and the backends of each.
+    pub(crate) rules: BTreeMap<String, (Rules, Vec<Weighted>)>,
     /// Service → pods: node, address.
     pub(crate) endpoints: BTreeMap<String, Vec<(usize, SocketAddr)>>,
     /// Callers: node, address.
@@ -49,6 +55,34 @@ pub(crate) fn pod_address(node: usize, i: u8) -> SocketAddr {
 /// The address of a caller of a node.
 pub(crate) fn caller_ip(node: usize) -> IpAddr {
     IpAddr::from([10, 1, node as u8, 200])
+}
+
+fn services(spec: &SnapshotSpec) -> HashMap<Arc<str>, Arc<Service>> {
+    let name = |name: &str| ServiceName { namespace: "demo".into(), name: name.into() };
+    let backends = |all: &[(String, u32)]| {
+        let backend = |(to, weight): &(String, u32)| Backend {
+            service: name(to),
+            port: 80,
+            port_name: "http".into(),
+            weight: *weight,
+            is_node_local: spec.node_local.contains(to),
+        };
+        all.iter().map(backend).collect::<Vec<_>>()
+    };
+    let service = |(service, all): (&String, &Weighted)| {
+        let (rules, of_rules) = spec.rules.get(service).cloned().unwrap_or_default();
+        let of_rules = of_rules.iter().map(|all| backends(all)).collect();
+        let service = Service {
+            name: name(service),
+            ports: vec![ServicePort { port: 80, backends: backends(all), of_rules }],
+            rules,
+            connect_timeout_ns: spec.connect_timeout.as_nanos() as u64,
+            request_timeout_ns: spec.request_timeout.as_nanos() as u64,
+            requeues: spec.requeues,
+        };
+        (Arc::clone(&service.name.name), Arc::new(service))
+    };
+    spec.services.iter().map(service).collect()
 }
 
 impl World {
@@ -88,25 +122,7 @@ impl World {
             cluster_domain: "cluster.local".into(),
             ..Snapshot::default()
         };
-        let name = |name: &str| ServiceName { namespace: "demo".into(), name: name.into() };
-        let services = snapshot.services.entry(Arc::clone(&namespace)).or_default();
-        for (service, backends) in &spec.services {
-            let backends = backends.iter().map(|(to, weight)| Backend {
-                service: name(to),
-                port: 80,
-                port_name: "http".into(),
-                weight: *weight,
-                is_node_local: spec.node_local.contains(to),
-            });
-            let service = Service {
-                name: name(service),
-                ports: vec![ServicePort { port: 80, backends: backends.collect() }],
-                connect_timeout_ns: spec.connect_timeout.as_nanos() as u64,
-                request_timeout_ns: spec.request_timeout.as_nanos() as u64,
-                requeues: spec.requeues,
-            };
-            services.insert(Arc::clone(&service.name.name), Arc::new(service));
-        }
+        snapshot.services.insert(Arc::clone(&namespace), services(&spec));
         let sets = snapshot.endpoints.entry(namespace).or_default();
         for (service, pods) in &spec.endpoints {
             let mut port = PortEndpoints { listed: pods.len() as u32, ..PortEndpoints::default() };

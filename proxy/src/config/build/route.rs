@@ -3,7 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use vicino_crds::contract::{CompiledNode, CompiledPort, CompiledRoute};
+use vicino_crds::contract::{CompiledBackend, CompiledNode, CompiledPort, CompiledRoute, CompiledRule};
+use vicino_crds::rule::{
+    Fault as CrdFault, HeaderField, HeaderModifier, PathMatchType, PathModifier, PathModifierType,
+    RequestRedirect, RouteMatch, Scheme, ValueMatchType, matcher,
+};
+use vicino_engine::rules::{
+    Action, Fault, HeaderEdit, PathEdit, PathTest, Pattern, Redirect, Rule, Rules, Test, ValueTest,
+};
 use vicino_engine::snapshot::{Backend, Node, Service, ServiceName, ServicePort};
 
 const NANOSECONDS_PER_MILLISECOND: u64 = 1_000_000;
@@ -13,16 +20,32 @@ pub(super) fn service(route: &CompiledRoute) -> Service {
     let namespace: Arc<str> = Arc::from(&*route.namespace);
     let name = ServiceName { namespace: namespace.clone(), name: Arc::from(&*route.service) };
     Service {
-        ports: route.ports.iter().map(|port| service_port(port, &name)).collect(),
-        name,
+        ports: route.ports.iter().enumerate().map(|port| service_port(port, route, &name)).collect(),
         connect_timeout_ns: u64::from(route.connect_timeout_milliseconds) * NANOSECONDS_PER_MILLISECOND,
         request_timeout_ns: u64::from(route.request_timeout_milliseconds) * NANOSECONDS_PER_MILLISECOND,
         requeues: route.requeues,
+        rules: Rules::new(route.rules.iter().map(rule).collect()),
+        name,
     }
 }
 
-fn service_port(port: &CompiledPort, owner: &ServiceName) -> ServicePort {
-    let backends = port.backends.iter().map(|backend| {
+fn service_port(
+    (index, port): (usize, &CompiledPort),
+    route: &CompiledRoute,
+    owner: &ServiceName,
+) -> ServicePort {
+    let of_rule = |rule: &CompiledRule| {
+        rule.ports.get(index).map(|port| backends(&port.backends, owner)).unwrap_or_default()
+    };
+    ServicePort {
+        port: port.port,
+        backends: backends(&port.backends, owner),
+        of_rules: route.rules.iter().map(of_rule).collect(),
+    }
+}
+
+fn backends(all: &[CompiledBackend], owner: &ServiceName) -> Vec<Backend> {
+    let backends = all.iter().map(|backend| {
         let own = *backend.service == *owner.name;
         let name = if own { owner.name.clone() } else { Arc::from(&*backend.service) };
         Backend {
@@ -33,7 +56,110 @@ fn service_port(port: &CompiledPort, owner: &ServiceName) -> ServicePort {
             is_node_local: backend.node_local,
         }
     });
-    ServicePort { port: port.port, backends: backends.collect() }
+    backends.collect()
+}
+
+fn rule(compiled: &CompiledRule) -> (Rule, Vec<Test>) {
+    let CompiledRule { rule, connect_timeout_milliseconds, request_timeout_milliseconds, .. } = compiled;
+    let rewrite = rule.url_rewrite.as_ref();
+    let action = match (&rule.request_redirect, &rule.direct_response) {
+        (Some(redirect), _) => Action::Redirect(self::redirect(redirect)),
+        (_, Some(response)) => Action::Respond {
+            status: number(response.status_code),
+            body: response.body.as_deref().unwrap_or_default().into(),
+        },
+        _ => Action::Forward,
+    };
+    let what = Rule {
+        name: rule.name.as_deref().unwrap_or_default().into(),
+        connect_timeout_ns: u64::from(*connect_timeout_milliseconds) * NANOSECONDS_PER_MILLISECOND,
+        request_timeout_ns: u64::from(*request_timeout_milliseconds) * NANOSECONDS_PER_MILLISECOND,
+        request: rule.request_header_modifier.as_ref().map(edit).unwrap_or_default(),
+        response: rule.response_header_modifier.as_ref().map(edit).unwrap_or_default(),
+        host: rewrite.and_then(|rewrite| rewrite.hostname.as_deref()).map(Into::into),
+        path: rewrite.and_then(|rewrite| rewrite.path.as_ref()).and_then(path_edit),
+        action,
+        fault: rule.fault.as_ref().map(fault).unwrap_or_default(),
+    };
+    (what, rule.matches.iter().map(test).collect())
+}
+
+fn test(one: &RouteMatch) -> Test {
+    let path = one.path.as_ref().map(|path| match path.kind {
+        PathMatchType::Exact => PathTest::Exact((*path.value).into()),
+        PathMatchType::PathPrefix => PathTest::prefix(&path.value),
+        PathMatchType::RegularExpression => PathTest::Regex(pattern(&path.value)),
+    });
+    let value = |kind, text: &str| match kind {
+        ValueMatchType::Exact => ValueTest::Exact(text.into()),
+        ValueMatchType::RegularExpression => ValueTest::Regex(pattern(text)),
+    };
+    let headers = one.headers.iter().map(|header| ((*header.name).into(), value(header.kind, &header.value)));
+    let query = one.query_params.iter().map(|param| ((*param.name).into(), value(param.kind, &param.value)));
+    Test {
+        path: path.unwrap_or_default(),
+        method: one.method.as_deref().map(Into::into),
+        headers: headers.collect(),
+        query: query.collect(),
+    }
+}
+
+fn pattern(text: &str) -> Pattern {
+    let regex = matcher(text).expect("a document is read only when its expressions are sound");
+    Pattern { text: text.into(), regex }
+}
+
+fn edit(modifier: &HeaderModifier) -> HeaderEdit {
+    let fields = |fields: &[HeaderField]| {
+        fields.iter().map(|field| ((*field.name).into(), (*field.value).into())).collect()
+    };
+    HeaderEdit {
+        remove: modifier.remove.iter().map(|name| (**name).into()).collect(),
+        set: fields(&modifier.set),
+        add: fields(&modifier.add),
+    }
+}
+
+fn path_edit(path: &PathModifier) -> Option<PathEdit> {
+    match path.kind {
+        PathModifierType::ReplaceFullPath => {
+            path.replace_full_path.as_deref().map(|text| PathEdit::Full(text.into()))
+        }
+        PathModifierType::ReplacePrefixMatch => {
+            path.replace_prefix_match.as_deref().map(|text| PathEdit::Prefix(text.into()))
+        }
+    }
+}
+
+fn redirect(redirect: &RequestRedirect) -> Redirect {
+    Redirect {
+        status: number(redirect.status_code),
+        scheme: redirect.scheme.map(|scheme| match scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }),
+        host: redirect.hostname.as_deref().map(Into::into),
+        port: redirect.port.map(number),
+        path: redirect.path.as_ref().and_then(path_edit),
+    }
+}
+
+fn fault(fault: &CrdFault) -> Fault {
+    let percent = |percent: i32| u8::try_from(percent).unwrap_or(0).min(100);
+    Fault {
+        delay_ns: fault
+            .delay
+            .as_ref()
+            .map_or(0, |delay| u64::try_from(delay.milliseconds).unwrap_or(0) * NANOSECONDS_PER_MILLISECOND),
+        delay_percent: fault.delay.as_ref().map_or(0, |delay| percent(delay.percent)),
+        abort_status: fault.abort.as_ref().map_or(0, |abort| number(abort.status_code)),
+        abort_percent: fault.abort.as_ref().map_or(0, |abort| percent(abort.percent)),
+    }
+}
+
+/// The schema and the document's check keep these in range.
+fn number(number: i32) -> u16 {
+    u16::try_from(number).unwrap_or(u16::MAX)
 }
 
 /// A neighbourhood.

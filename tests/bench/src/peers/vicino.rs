@@ -8,8 +8,8 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort
 use kube::api::ObjectMeta;
 use serde::Serialize;
 use vicino_crds::contract::{
-    self, Bootstrap, CONTRACT_VERSION, CompiledBackend, CompiledNode, CompiledPort, CompiledProtocol,
-    CompiledRoute,
+    self, Bootstrap, CompiledBackend, CompiledNode, CompiledPort, CompiledProtocol, CompiledRoute,
+    VERSION_PLAIN,
 };
 use vicino_crds::node::{MeshNode, MeshNodeSpec, Neighbour};
 
@@ -64,7 +64,7 @@ fn manifest(object: &impl Serialize) -> String {
 
 fn bootstrap() -> Bootstrap {
     Bootstrap {
-        version: CONTRACT_VERSION,
+        version: VERSION_PLAIN,
         mesh: MESH.to_owned(),
         cluster_domain: "cluster.local".to_owned(),
         workers: 1,
@@ -82,7 +82,7 @@ fn route() -> CompiledRoute {
         node_local: false,
     };
     CompiledRoute {
-        version: CONTRACT_VERSION,
+        version: VERSION_PLAIN,
         namespace: NAMESPACE.to_owned(),
         service: SERVICE.to_owned(),
         generation: 1,
@@ -91,12 +91,13 @@ fn route() -> CompiledRoute {
         connect_timeout_milliseconds: 2000,
         request_timeout_milliseconds: 0,
         requeues: 1,
+        rules: Vec::new(),
     }
 }
 
 fn node(role: Role) -> CompiledNode {
     CompiledNode {
-        version: CONTRACT_VERSION,
+        version: VERSION_PLAIN,
         name: node_name(role).to_owned(),
         addresses: vec![addresses(role).0.to_string()],
         port: L2_PORT,

@@ -1,0 +1,344 @@
+//! The rules of a MeshRoute: which calls they are about, and what those get. Names and meaning are the Gateway API's
+//! (`HTTPRouteRule`) where it has the same thing. The contract carries these types as they are.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::route::{Backend, Timeouts};
+
+mod check;
+
+pub use check::{Flaw, REGEXES_MAX, check_all, matcher};
+
+/// What the calls that it matches get.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("!has(self.requestRedirect) || !has(self.directResponse)")
+        .message("a rule answers with requestRedirect or with directResponse, not with both"),
+    validation = Rule::new("!(has(self.requestRedirect) || has(self.directResponse)) || (!has(self.backends) && !has(self.urlRewrite) && !has(self.fault))")
+        .message("a rule that answers by itself (requestRedirect, directResponse) has neither backends nor urlRewrite nor fault")
+)]
+pub struct RouteRule {
+    /// For people, in `vicino explain` and in messages; unique in the route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: Option<String>,
+    /// The calls that it is about: those that at least one of these matches. Empty: every call.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub matches: Vec<RouteMatch>,
+    /// Where these calls go, by weight. Empty: to the backends of the route.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(
+        merge_strategy = ListMerge::Map(vec!["name".into()]),
+        validation = Rule::new("self.size() == 0 || self.exists(b, b.weight > 0)").message("at least one backend of a rule must have a weight above 0")
+    )]
+    pub backends: Vec<Backend>,
+    /// How long things may take. Absent fields take the route's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<Timeouts>,
+    /// Changes to the request's header on its way to the application.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_header_modifier: Option<HeaderModifier>,
+    /// Changes to the response's header on its way to the caller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_header_modifier: Option<HeaderModifier>,
+    /// What host and path the application sees.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url_rewrite: Option<UrlRewrite>,
+    /// Answers with a redirect; no application is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_redirect: Option<RequestRedirect>,
+    /// Answers by itself; no application is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct_response: Option<DirectResponse>,
+    /// Makes calls slow or fail, to see how their callers take it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+}
+
+/// Calls for which everything that is said holds. Of several matches that a call has, over all rules, the most specific one
+/// decides: an Exact path before a `RegularExpression` before a `PathPrefix`, of two of these the longer one; then one with a
+/// method; then the one with more headers; then the one with more query parameters; then the one that is listed first.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RouteMatch {
+    /// The path, without the query. Absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathMatch>,
+    /// Header fields, all of which the call must have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub headers: Vec<HeaderMatch>,
+    /// Query parameters, all of which the call must have. Of a parameter that is given twice the first counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub query_params: Vec<QueryParamMatch>,
+    /// The method; case matters, as in HTTP. Absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32), regex(pattern = r"^[A-Z]+(-[A-Z]+)*$"))]
+    pub method: Option<String>,
+}
+
+/// A test of a path. Case matters; percent-encoding is compared as it is written.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.type == 'RegularExpression' || self.value.startsWith('/')")
+        .message("value must be an absolute path: it begins with '/'"),
+    validation = Rule::new("self.type == 'RegularExpression' || !self.value.matches('[?#\\\\s]')")
+        .message("value is a path alone: '?', '#' and blanks are not part of one; queryParams matches the query")
+)]
+pub struct PathMatch {
+    /// How it is compared.
+    #[serde(default, rename = "type")]
+    pub kind: PathMatchType,
+    /// What it is compared with.
+    #[serde(default = "root")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub value: String,
+}
+
+fn root() -> String {
+    "/".to_owned()
+}
+
+/// How a path is compared.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PathMatchType {
+    /// The same.
+    Exact,
+    /// Begins with it, element by element: `/v1` matches `/v1` and `/v1/quotes`, not `/v10`.
+    #[default]
+    PathPrefix,
+    /// All of it matches the expression (RE2 syntax without Unicode classes, look-around and back-references, so that matching takes linear time).
+    RegularExpression,
+}
+
+/// How a value is compared.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ValueMatchType {
+    /// The same.
+    #[default]
+    Exact,
+    /// All of it matches the expression (as in a path).
+    RegularExpression,
+}
+
+/// A test of a header field: a field of that name has such a value.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HeaderMatch {
+    /// How it is compared.
+    #[serde(default, rename = "type")]
+    pub kind: ValueMatchType,
+    /// Name of the field; case does not matter.
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9!#$%&'*+.^_|~-]+$"))]
+    pub name: String,
+    /// What its value is compared with.
+    #[schemars(length(min = 1, max = 1024))]
+    pub value: String,
+}
+
+/// A test of a query parameter, percent-decoded.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct QueryParamMatch {
+    /// How it is compared.
+    #[serde(default, rename = "type")]
+    pub kind: ValueMatchType,
+    /// Name of the parameter; case matters.
+    #[schemars(length(min = 1, max = 128))]
+    pub name: String,
+    /// What its value is compared with.
+    #[schemars(length(max = 1024))]
+    pub value: String,
+}
+
+/// Changes to a header, in this order: removed, set (whatever was there before), added.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HeaderModifier {
+    /// Fields that there is one of afterwards, with this value.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub set: Vec<HeaderField>,
+    /// Fields that are there once more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub add: Vec<HeaderField>,
+    /// Names of fields that are taken out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub remove: Vec<String>,
+}
+
+/// A header field.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HeaderField {
+    /// Its name. Fields that frame a message, belong to one connection, or that only proxies may say cannot be changed.
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9!#$%&'*+.^|~-]+$"))]
+    pub name: String,
+    /// Its value: visible characters, blanks between them.
+    #[schemars(length(max = 1024), regex(pattern = r"^([!-~]([ -~\t]*[!-~])?)?$"))]
+    pub value: String,
+}
+
+/// What the application sees instead of what the caller asked for.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UrlRewrite {
+    /// The `Host`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
+    pub hostname: Option<String>,
+    /// The path; the query stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathModifier>,
+}
+
+/// Another path.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.type == 'ReplaceFullPath' ? has(self.replaceFullPath) && !has(self.replacePrefixMatch) : has(self.replacePrefixMatch) && !has(self.replaceFullPath)")
+        .message("type ReplaceFullPath goes with the field replaceFullPath alone, ReplacePrefixMatch with replacePrefixMatch alone")
+)]
+pub struct PathModifier {
+    /// Which part of the path is replaced.
+    #[serde(rename = "type")]
+    pub kind: PathModifierType,
+    /// Instead of the whole path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^/[!-~]*$"))]
+    pub replace_full_path: Option<String>,
+    /// Instead of the prefix that matched; for that, every match of the rule has a path of type `PathPrefix`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^/[!-~]*$"))]
+    pub replace_prefix_match: Option<String>,
+}
+
+/// Which part of a path is replaced.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PathModifierType {
+    /// All of it.
+    ReplaceFullPath,
+    /// The prefix that matched.
+    ReplacePrefixMatch,
+}
+
+/// A redirect. What is absent stays as the caller asked for it.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.statusCode in [301, 302, 303, 307, 308]").message("statusCode must be 301, 302, 303, 307 or 308")
+)]
+pub struct RequestRedirect {
+    /// Scheme of the location.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<Scheme>,
+    /// Host of the location.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
+    pub hostname: Option<String>,
+    /// Path of the location; the query stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathModifier>,
+    /// Port of the location. Absent: the scheme's own when there is a scheme, else the one that was called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65_535))]
+    pub port: Option<i32>,
+    /// Status of the answer.
+    #[serde(default = "found")]
+    #[schemars(range(min = 301, max = 308))]
+    pub status_code: i32,
+}
+
+fn found() -> i32 {
+    302
+}
+
+/// Scheme of a location.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheme {
+    /// http
+    Http,
+    /// https
+    Https,
+}
+
+/// An answer that asks no application.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("!(self.statusCode in [204, 205, 304]) || !has(self.body)").message("an answer with status 204, 205 or 304 has no body")
+)]
+pub struct DirectResponse {
+    /// Its status.
+    #[schemars(range(min = 200, max = 599))]
+    pub status_code: i32,
+    /// Its body, of type `text/plain`, or what responseHeaderModifier sets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
+    pub body: Option<String>,
+}
+
+/// Faults on purpose. The dice are thrown for each call.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("has(self.delay) || has(self.abort)").message("a fault is a delay, an abort, or both")
+)]
+pub struct Fault {
+    /// Makes calls wait before they go on their way. The route's timeouts go on meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay: Option<FaultDelay>,
+    /// Answers calls with an error, after their delay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abort: Option<FaultAbort>,
+}
+
+/// A delay.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FaultDelay {
+    /// How long, in milliseconds.
+    #[schemars(range(min = 1, max = 60_000))]
+    pub milliseconds: i32,
+    /// Of a hundred calls so many.
+    #[serde(default = "all")]
+    #[schemars(range(min = 0, max = 100))]
+    pub percent: i32,
+}
+
+/// An error.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FaultAbort {
+    /// The status of the answer.
+    #[schemars(range(min = 400, max = 599))]
+    pub status_code: i32,
+    /// Of a hundred calls so many.
+    #[serde(default = "all")]
+    #[schemars(range(min = 0, max = 100))]
+    pub percent: i32,
+}
+
+fn all() -> i32 {
+    100
+}

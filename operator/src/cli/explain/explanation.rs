@@ -1,0 +1,323 @@
+//! A decision with everything that a person wants to know of it, as data.
+
+use serde::Serialize;
+use vicino_engine::reply::Reason;
+use vicino_engine::route::Decision;
+use vicino_engine::rules::{Action, HeaderEdit, Mismatch, PathTest, Rule, Test, ValueTest};
+use vicino_engine::snapshot::{Backend, Snapshot};
+use vicino_wire::head::RequestHead;
+
+use super::Call;
+use crate::validate::{Outcome, Validated};
+use crate::world::Key;
+
+const NANOSECONDS_PER_MILLISECOND: u64 = 1_000_000;
+
+/// What a call gets. Fields that do not apply are absent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Explanation {
+    pub(super) method: String,
+    pub(super) url: String,
+    pub(super) from: String,
+    /// `namespace/name` of the Service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) service: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) port: Option<u16>,
+    /// Why its MeshRoute is not in force as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) problem: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rule: Option<Picked>,
+    /// Tests that would have been more specific, or as much so and earlier, and were not met.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) passed_over: Vec<PassedOver>,
+    /// What a proxy answers by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) answer: Option<OwnAnswer>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) fault: Option<Faults>,
+    /// Changes to the request, one by one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) request: Vec<String>,
+    /// Changes to the response, one by one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) response: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) limits: Option<Limits>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) backends: Vec<Target>,
+    /// Documents that a proxy would not take.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) refused: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Picked {
+    /// Index in `spec.rules`.
+    pub(super) index: usize,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) name: String,
+    /// Index in its `matches`.
+    pub(super) r#match: usize,
+    pub(super) because: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PassedOver {
+    pub(super) index: usize,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) name: String,
+    pub(super) r#match: usize,
+    pub(super) because: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct OwnAnswer {
+    pub(super) status: u16,
+    /// The word in `vicino-error`; empty when it is no error.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) error: String,
+    pub(super) text: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Faults {
+    pub(super) delay_milliseconds: u64,
+    pub(super) delay_percent: u8,
+    pub(super) abort_status: u16,
+    pub(super) abort_percent: u8,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Limits {
+    pub(super) connect_milliseconds: u64,
+    /// 0 is none.
+    pub(super) request_milliseconds: u64,
+    pub(super) requeues: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Target {
+    pub(super) service: String,
+    pub(super) port: u16,
+    /// Of a thousand calls.
+    pub(super) per_mille: u64,
+    pub(super) node_local: bool,
+    /// Nodes with ready pods, and how many.
+    pub(super) nodes: Vec<(String, u32)>,
+}
+
+impl Explanation {
+    /// In a word: where it goes, or what it is answered with.
+    pub(super) fn outcome(&self) -> String {
+        match &self.answer {
+            Some(answer) if answer.error.is_empty() => answer.status.to_string(),
+            Some(answer) => format!("{} {}", answer.status, answer.error),
+            None => {
+                let names =
+                    self.backends.iter().map(|backend| format!("{}:{}", backend.service, backend.port));
+                names.collect::<Vec<_>>().join(",")
+            }
+        }
+    }
+}
+
+/// Puts a decision into words.
+pub(super) fn of(
+    validated: &Validated,
+    snapshot: &Snapshot,
+    (call, head): (&Call, &RequestHead<'_>),
+    decision: &Result<Decision, Reason>,
+) -> Explanation {
+    let mut all = Explanation {
+        method: call.method.clone(),
+        url: format!("http://{}{}", call.host, call.path),
+        from: call.from.clone(),
+        ..Explanation::default()
+    };
+    let route = match decision {
+        Ok(decision) => Ok(decision.route.clone()),
+        Err(_) => vicino_engine::route::route(snapshot, &call.from, head.authority),
+    };
+    if let Ok(route) = &route {
+        let name = &route.service.name;
+        all.service = Some(format!("{}/{}", name.namespace, name.name));
+        all.port = Some(route.port().port);
+        all.problem = problem(validated, &Key::new(&name.namespace, &name.name));
+        passed_over(&mut all, &route.service.rules, head, decision);
+    } else {
+        let mut labels = call.host.split([':', '.']);
+        let (name, namespace) = (labels.next().unwrap_or_default(), labels.next());
+        let namespace = namespace.filter(|_| call.host.contains('.')).unwrap_or(&call.from);
+        all.problem = problem(validated, &Key::new(namespace, name));
+    }
+    match decision {
+        Err(reason) => {
+            let (error, text) = (reason.word().to_owned(), reason.text().to_owned());
+            all.answer = Some(OwnAnswer { status: reason.status(), error, text });
+        }
+        Ok(Decision { route, pick: None }) => {
+            all.limits = Some(limits(
+                route.service.connect_timeout_ns,
+                route.service.request_timeout_ns,
+                route.service.requeues,
+            ));
+            all.backends = targets(snapshot, &route.port().backends);
+        }
+        Ok(Decision { route, pick: Some(pick) }) => {
+            let rule = &route.service.rules.list()[pick.rule];
+            of_rule(&mut all, rule, head, *pick);
+            if rule.action == Action::Forward {
+                all.limits =
+                    Some(limits(rule.connect_timeout_ns, rule.request_timeout_ns, route.service.requeues));
+                let backends = route.port().of_rules.get(pick.rule).map(Vec::as_slice);
+                all.backends = targets(snapshot, backends.unwrap_or_default());
+            }
+        }
+    }
+    all
+}
+
+/// Why a MeshRoute is not in force as it is.
+fn problem(validated: &Validated, key: &Key) -> Option<String> {
+    validated.routes.get(key).and_then(|verdict| match &verdict.outcome {
+        Outcome::Kept(problem) | Outcome::Nothing(problem) => Some(problem.text()),
+        Outcome::Compiled(_) => None,
+    })
+}
+
+/// The tests that were looked at before one was met, and that one.
+fn passed_over(
+    all: &mut Explanation,
+    rules: &vicino_engine::rules::Rules,
+    head: &RequestHead<'_>,
+    decision: &Result<Decision, Reason>,
+) {
+    let pick = decision.as_ref().ok().and_then(|decision| decision.pick);
+    for (index, test_index, test) in rules.tests() {
+        let name = rules.list()[index].name.to_string();
+        if pick.is_some_and(|pick| (pick.rule, pick.test) == (index, test_index)) {
+            all.rule = Some(Picked { index, name, r#match: test_index, because: said(test) });
+            return;
+        }
+        if let Some(mismatch) = test.mismatch(head) {
+            all.passed_over.push(PassedOver {
+                index,
+                name,
+                r#match: test_index,
+                because: why_not(test, mismatch),
+            });
+        }
+    }
+}
+
+fn of_rule(all: &mut Explanation, rule: &Rule, head: &RequestHead<'_>, pick: vicino_engine::rules::Pick) {
+    all.answer = match &rule.action {
+        Action::Forward => None,
+        Action::Redirect(redirect) => Some(OwnAnswer {
+            status: redirect.status,
+            error: String::new(),
+            text: format!("location: {}", redirect.location(head, pick.prefix)),
+        }),
+        Action::Respond { status, body } => {
+            Some(OwnAnswer { status: *status, error: String::new(), text: body.to_string() })
+        }
+    };
+    if rule.edits_request() {
+        let (mut fields, mut path) = (Vec::new(), String::new());
+        let edited = rule.edit_request(*head, pick, (&mut fields, &mut path));
+        if edited.path != head.path {
+            all.request.push(format!("path becomes {}", edited.path));
+        }
+        if edited.authority != head.authority {
+            all.request.push(format!("host becomes {}", edited.authority));
+        }
+    }
+    all.request.extend(edits(&rule.request));
+    all.response.extend(edits(&rule.response));
+    let fault = rule.fault;
+    if fault.delay_ns > 0 || fault.abort_status > 0 {
+        all.fault = Some(Faults {
+            delay_milliseconds: fault.delay_ns / NANOSECONDS_PER_MILLISECOND,
+            delay_percent: fault.delay_percent,
+            abort_status: fault.abort_status,
+            abort_percent: fault.abort_percent,
+        });
+    }
+}
+
+fn edits(edit: &HeaderEdit) -> Vec<String> {
+    let removed = edit.remove.iter().map(|name| format!("{name} is removed"));
+    let set = edit.set.iter().map(|(name, value)| format!("{name} becomes {value:?}"));
+    let added = edit.add.iter().map(|(name, value)| format!("{name} {value:?} is added"));
+    removed.chain(set).chain(added).collect()
+}
+
+fn limits(connect_ns: u64, request_ns: u64, requeues: u32) -> Limits {
+    Limits {
+        connect_milliseconds: connect_ns / NANOSECONDS_PER_MILLISECOND,
+        request_milliseconds: request_ns / NANOSECONDS_PER_MILLISECOND,
+        requeues,
+    }
+}
+
+fn targets(snapshot: &Snapshot, backends: &[Backend]) -> Vec<Target> {
+    let sum: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
+    let target = |backend: &Backend| {
+        let Backend { service, port, port_name, weight, is_node_local } = backend;
+        let endpoints = snapshot.endpoints(&service.namespace, &service.name, port_name);
+        let nodes = endpoints.map(|endpoints| &endpoints.nodes[..]).unwrap_or_default();
+        Target {
+            service: service.name.to_string(),
+            port: *port,
+            per_mille: u64::from(*weight) * 1000 / sum.max(1),
+            node_local: *is_node_local,
+            nodes: nodes.iter().map(|node| (node.node.to_string(), node.pods)).collect(),
+        }
+    };
+    backends.iter().map(target).collect()
+}
+
+fn path(test: &PathTest) -> Option<String> {
+    match test {
+        PathTest::Exact(text) => Some(format!("path is {text}")),
+        PathTest::Prefix(text) if text.is_empty() => None,
+        PathTest::Prefix(text) => Some(format!("path begins with {text}")),
+        PathTest::Regex(pattern) => Some(format!("path matches {}", pattern.text)),
+    }
+}
+
+fn value(what: &str, (name, test): &(Box<str>, ValueTest)) -> String {
+    match test {
+        ValueTest::Exact(text) => format!("{what} {name} is {text:?}"),
+        ValueTest::Regex(pattern) => format!("{what} {name} matches {}", pattern.text),
+    }
+}
+
+/// All that a test asks for.
+fn said(test: &Test) -> String {
+    let mut parts: Vec<String> = path(&test.path).into_iter().collect();
+    parts.extend(test.method.as_ref().map(|method| format!("method is {method}")));
+    parts.extend(test.headers.iter().map(|header| value("header", header)));
+    parts.extend(test.query.iter().map(|parameter| value("query parameter", parameter)));
+    if parts.is_empty() { "it is about every call".to_owned() } else { parts.join(", ") }
+}
+
+/// What a test asks for and did not find.
+fn why_not(test: &Test, mismatch: Mismatch) -> String {
+    let wanted = match mismatch {
+        Mismatch::Path => path(&test.path).unwrap_or_default(),
+        Mismatch::Method => format!("method is {}", test.method.as_deref().unwrap_or_default()),
+        Mismatch::Header(i) => value("header", &test.headers[i]),
+        Mismatch::Query(i) => value("query parameter", &test.query[i]),
+    };
+    format!("not so: {wanted}")
+}

@@ -1,0 +1,106 @@
+//! An explanation for people.
+
+use std::fmt::Write;
+
+use super::explanation::{Explanation, Faults, Limits, Target};
+
+/// Columns of what stands before each line.
+const LABEL_WIDTH: usize = 13;
+
+pub(super) fn show(explanation: &Explanation) -> String {
+    let mut out = Page(String::new());
+    let Explanation { method, url, from, .. } = explanation;
+    out.0.extend([method, " ", url, ", called from the namespace ", from, "\n\n"]);
+    if let (Some(service), Some(port)) = (&explanation.service, explanation.port) {
+        out.line("Service", &format!("{service}, port {port}"));
+    }
+    if let Some(problem) = &explanation.problem {
+        let instead = if explanation.service.is_some() { ", an earlier version is in force" } else { "" };
+        out.line("Problem", &format!("the MeshRoute is not accepted{instead}: {problem}"));
+    }
+    if let Some(rule) = &explanation.rule {
+        out.line("Rule", &format!("{}: {}", place(rule.index, &rule.name, rule.r#match), rule.because));
+    }
+    out.lines(
+        "Passed over",
+        explanation
+            .passed_over
+            .iter()
+            .map(|one| format!("{}: {}", place(one.index, &one.name, one.r#match), one.because)),
+    );
+    if let Some(answer) = &explanation.answer {
+        let error = if answer.error.is_empty() { String::new() } else { format!(" {}", answer.error) };
+        out.line(
+            "Answer",
+            format!("{}{error}: {}", answer.status, answer.text.trim_end()).trim_end_matches([':', ' ']),
+        );
+    }
+    if let Some(fault) = &explanation.fault {
+        out.lines("Fault", faults(fault).into_iter());
+    }
+    out.lines("Request", explanation.request.iter().cloned());
+    out.lines("Response", explanation.response.iter().cloned());
+    if let Some(limits) = &explanation.limits {
+        out.line("Limits", &said(limits));
+    }
+    out.lines("Backends", explanation.backends.iter().map(target));
+    out.0
+}
+
+/// Lines with labels before them.
+struct Page(String);
+
+impl Page {
+    fn line(&mut self, label: &str, text: &str) {
+        // A String takes everything.
+        let _ = writeln!(self.0, "{label:LABEL_WIDTH$}{text}");
+    }
+
+    /// The label stands before the first.
+    fn lines(&mut self, label: &str, texts: impl Iterator<Item = String>) {
+        for (i, text) in texts.enumerate() {
+            self.line(if i == 0 { label } else { "" }, &text);
+        }
+    }
+}
+
+fn place(index: usize, name: &str, r#match: usize) -> String {
+    let name = if name.is_empty() { String::new() } else { format!(" {name:?}") };
+    format!("rules[{index}]{name} matches[{match}]")
+}
+
+fn faults(fault: &Faults) -> Vec<String> {
+    let mut all = Vec::new();
+    if fault.delay_milliseconds > 0 {
+        all.push(format!("{} of 100 calls wait for {} ms", fault.delay_percent, fault.delay_milliseconds));
+    }
+    if fault.abort_status > 0 {
+        all.push(format!("{} of 100 calls are answered with {}", fault.abort_percent, fault.abort_status));
+    }
+    all
+}
+
+fn said(limits: &Limits) -> String {
+    let request = match limits.request_milliseconds {
+        0 => "no time limit".to_owned(),
+        milliseconds => format!("{milliseconds} ms in all"),
+    };
+    let Limits { connect_milliseconds, requeues, .. } = limits;
+    let times = if *requeues == 1 { "once".to_owned() } else { format!("{requeues} times") };
+    format!("{request}, {connect_milliseconds} ms to connect, requeued {times} at most")
+}
+
+fn target(target: &Target) -> String {
+    let Target { service, port, per_mille, nodes, .. } = target;
+    let share = format!("{}.{} %", per_mille / 10, per_mille % 10);
+    let count: u32 = nodes.iter().map(|(_, pods)| pods).sum();
+    let where_ = match &nodes[..] {
+        [] => "no ready endpoint".to_owned(),
+        nodes => {
+            let nodes: Vec<_> = nodes.iter().map(|(node, pods)| format!("{node} {pods}")).collect();
+            format!("{count} ready: {}", nodes.join(", "))
+        }
+    };
+    let local = if target.node_local { ", those of the caller's node only" } else { "" };
+    format!("{share:>7}  {service}:{port}, {where_}{local}")
+}

@@ -1,0 +1,41 @@
+//! The rules of a MeshRoute: what is wrong with them, or what they compile into.
+
+use vicino_crds::MeshRouteSpec;
+use vicino_crds::contract::{CompiledRule, CompiledRulePort};
+use vicino_crds::rule::{RouteRule, check_all};
+
+use super::{Times, backends, unsigned};
+use crate::validate::Problem;
+use crate::world::{Key, Service, ServicePort, World};
+
+/// Compiles all rules, or says what is wrong with the first that cannot be.
+pub(super) fn compile(
+    world: &World,
+    key: &Key,
+    service: &Service,
+    (spec, times): (&MeshRouteSpec, Times),
+) -> Result<Vec<CompiledRule>, Problem> {
+    check_all(&spec.rules)
+        .map_err(|flaw| Problem::new("InvalidRule", &format!("spec.{}", flaw.field), flaw.problem))?;
+    let all = spec.rules.iter().enumerate();
+    all.map(|(i, rule)| {
+        let answers = rule.request_redirect.is_some() || rule.direct_response.is_some();
+        let ports = if answers { &[][..] } else { &service.ports };
+        let at = if rule.backends.is_empty() { "spec".to_owned() } else { format!("spec.rules[{i}]") };
+        let wanted = if rule.backends.is_empty() { &spec.backends } else { &rule.backends };
+        let port = |port: &ServicePort| {
+            let backends = backends(world, key, (service, port), (&at, wanted))?;
+            Ok(CompiledRulePort { port: port.port, backends })
+        };
+        let ports = ports.iter().map(port).collect::<Result<_, _>>()?;
+        let own = rule.timeouts.clone().unwrap_or_default();
+        Ok(CompiledRule {
+            // What is compiled is said once.
+            rule: RouteRule { backends: Vec::new(), timeouts: None, ..rule.clone() },
+            ports,
+            connect_timeout_milliseconds: own.connect_milliseconds.map_or(times.connect, unsigned),
+            request_timeout_milliseconds: own.request_milliseconds.map_or(times.request, unsigned),
+        })
+    })
+    .collect()
+}

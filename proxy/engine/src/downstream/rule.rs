@@ -1,0 +1,78 @@
+//! A request that falls under a rule: answered by it, made to fail or to wait, or changed on its way.
+
+use std::rc::Rc;
+
+use vicino_wire::head::{Header, Headers};
+use vicino_wire::http1::Request;
+
+use super::begin::Way;
+use crate::core::{ConnId, Core};
+use crate::deadline::Time;
+use crate::exchange::Wait;
+use crate::plan::Plan;
+use crate::reply::{DirectReply, Reason, Reply};
+use crate::rules::{Action, Pick, Rule};
+
+impl Core {
+    /// Does with a request what the rule says that it falls under.
+    pub(super) fn follow(
+        &mut self,
+        id: ConnId,
+        (request, way): (&Request<'_>, Way),
+        plan: &Rc<Plan>,
+        pick: Pick,
+    ) {
+        let Some(rule) = plan.rule.as_deref() else { return };
+        match &rule.action {
+            Action::Forward => self.forward(id, (request, way), plan, (rule, pick)),
+            Action::Redirect(redirect) => {
+                let location = redirect.location(&request.head, pick.prefix);
+                let field = Header { name: b"location", value: location.as_bytes() };
+                self.respond_by_rule(id, request, (plan, rule), (redirect.status, &[field], ""));
+            }
+            Action::Respond { status, body } => {
+                let field = [Header { name: b"content-type", value: b"text/plain; charset=utf-8" }];
+                let fields = if body.is_empty() { &[][..] } else { &field };
+                self.respond_by_rule(id, request, (plan, rule), (*status, fields, body));
+            }
+        }
+    }
+
+    fn respond_by_rule(
+        &mut self,
+        id: ConnId,
+        request: &Request<'_>,
+        (plan, rule): (&Plan, &Rule),
+        (status, own, body): (u16, &[Header<'_>], &str),
+    ) {
+        let mut fields = Vec::new();
+        rule.response.apply(Headers::from(own), &mut fields);
+        plan.tally.open.add(1);
+        plan.tally.finish(status, 0);
+        self.answer_directly(id, &DirectReply { status, fields: &fields, body }, request.framing.is_empty());
+    }
+
+    fn forward(
+        &mut self,
+        id: ConnId,
+        (request, way): (&Request<'_>, Way),
+        plan: &Rc<Plan>,
+        (rule, pick): (&Rule, Pick),
+    ) {
+        let (delay, abort) = rule.fault.throw(&mut self.random);
+        if let (None, Some(status)) = (delay, abort) {
+            plan.tally.open.add(1);
+            plan.tally.finish(status, 0);
+            self.tally.reply(Reason::FaultInjected);
+            return self.write_answer(id, Reply::fault(status), request.framing.is_empty());
+        }
+        let due = plan.request_timeout.map_or(Time::NEVER, |timeout| self.now + timeout);
+        let wait = delay.map(|delay| Wait { until: self.now + delay, due, abort });
+        if !rule.edits_request() {
+            return self.call(id, (request, way), plan, (request.head, wait));
+        }
+        let (mut fields, mut path) = (Vec::new(), String::new());
+        let head = rule.edit_request(request.head, pick, (&mut fields, &mut path));
+        self.call(id, (request, way), plan, (head, wait));
+    }
+}
