@@ -71,6 +71,9 @@ pub struct CompiledRoute {
     pub request_timeout_milliseconds: u32,
     /// How often a call of which nothing was sent to an application may go to another endpoint.
     pub requeues: u32,
+    /// Which failed calls are repeated. A proxy that does not know this field repeats none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<CompiledRetry>,
     /// What some of the calls get instead, in the order of the MeshRoute. Needs version 2.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<CompiledRule>,
@@ -102,6 +105,30 @@ pub struct CompiledRule {
     pub connect_timeout_milliseconds: u32,
     /// As the route's.
     pub request_timeout_milliseconds: u32,
+    /// As the route's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<CompiledRetry>,
+}
+
+/// Which failed calls are repeated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CompiledRetry {
+    /// How often one call may be repeated.
+    pub attempts: u32,
+    /// Statuses that are worth another attempt.
+    pub codes: Vec<u16>,
+    /// Whatever the method.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub non_idempotent: bool,
+    /// Milliseconds for the head of a response; 0 is no limit.
+    pub attempt_milliseconds: u32,
+    /// Milliseconds before the first repetition.
+    pub backoff_milliseconds: u32,
+    /// Of a hundred calls so many.
+    pub budget_percent: u32,
+    /// And so many each second.
+    pub min_per_second: u32,
 }
 
 /// Where a rule's calls to one port of the Service go.

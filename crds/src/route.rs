@@ -51,6 +51,9 @@ pub struct MeshRouteSpec {
     /// How long things may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
+    /// Which failed calls are repeated. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
     /// How often a call of which nothing was sent to an application may go to another endpoint. Absent: the mesh's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 5))]
@@ -90,6 +93,59 @@ pub struct Timeouts {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 86_400_000))]
     pub request_milliseconds: Option<i32>,
+}
+
+/// Which failed calls are repeated. A call is repeated only while nothing of its response has been passed on, its request is still at hand (bodies up to 64 KiB), its
+/// time allows another attempt, and the budget does.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.budgetPercent > 0 || self.minPerSecond > 0").message("without a budget nothing is repeated: budgetPercent or minPerSecond must be above 0, or retry be left out")
+)]
+pub struct Retry {
+    /// How often one call may be repeated.
+    #[serde(default = "attempts")]
+    #[schemars(range(min = 1, max = 5))]
+    pub attempts: i32,
+    /// Statuses that are worth another attempt, whether an application answers so or the mesh could not reach one.
+    #[serde(default = "codes")]
+    #[schemars(length(min = 1, max = 16), inner(range(min = 400, max = 599)))]
+    pub codes: Vec<i32>,
+    /// Also repeats calls whose method is not idempotent, such as POST: an application may then do twice what it was asked once.
+    #[serde(default)]
+    pub non_idempotent: bool,
+    /// Milliseconds that the head of a response may take before the attempt is given up, which counts as 504. Absent: as long as the call may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86_400_000))]
+    pub attempt_milliseconds: Option<i32>,
+    /// Milliseconds before the first repetition. The pause doubles with each further one, up to ten times this; half of it is by chance.
+    #[serde(default = "backoff")]
+    #[schemars(range(min = 0, max = 10_000))]
+    pub backoff_milliseconds: i32,
+    /// Budget: of a hundred calls to the Service so many may be repeated …
+    #[serde(default = "budget_percent")]
+    #[schemars(range(min = 0, max = 100))]
+    pub budget_percent: i32,
+    /// … and so many in each second, however few calls there are. Each worker thread of a proxy has a budget of its own.
+    #[serde(default = "min_per_second")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub min_per_second: i32,
+}
+
+fn attempts() -> i32 {
+    1
+}
+fn codes() -> Vec<i32> {
+    vec![502, 503, 504]
+}
+fn backoff() -> i32 {
+    25
+}
+fn budget_percent() -> i32 {
+    20
+}
+fn min_per_second() -> i32 {
+    10
 }
 
 /// What the operator saw, and what the proxies reported.

@@ -5,7 +5,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::route::{Backend, Timeouts};
+use crate::route::{Backend, Retry, Timeouts};
 
 mod check;
 
@@ -40,6 +40,9 @@ pub struct RouteRule {
     /// How long things may take. Absent fields take the route's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
+    /// Which failed calls are repeated. Absent: as the route says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
     /// Changes to the request's header on its way to the application.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_header_modifier: Option<HeaderModifier>,

@@ -142,6 +142,12 @@ fn calls(tallies: &[Arc<Tally>], out: &mut Out<'_>) -> fmt::Result {
     out.counter("streams", "Calls over hops", sum(|t| t.streams.get()))?;
     out.gauge("streams_open", "Calls over hops, open now", &sum(|t| t.streams_open.get()))?;
     out.counter("requeues", "Calls placed again at another endpoint", sum(|t| t.requeues.get()))?;
+    out.counter("retries", "Calls repeated because an attempt failed", sum(|t| t.retries.get()))?;
+    out.counter(
+        "retries_denied",
+        "Calls not repeated because their Service's retry budget was spent",
+        sum(|t| t.retries_denied.get()),
+    )?;
     out.counter(
         "stale_retries",
         "Calls placed again: an idle connection had died",

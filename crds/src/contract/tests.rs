@@ -25,6 +25,7 @@ fn route() -> CompiledRoute {
         connect_timeout_milliseconds: 1000,
         request_timeout_milliseconds: 0,
         requeues: 1,
+        retry: None,
         rules: Vec::new(),
     }
 }
@@ -43,12 +44,22 @@ requestHeaderModifier: {set: [{name: x-tier, value: canary}]}
         ports: vec![CompiledRulePort { port: 80, backends: route.ports[0].backends.clone() }],
         connect_timeout_milliseconds: 1000,
         request_timeout_milliseconds: 200,
+        retry: Some(CompiledRetry {
+            attempts: 2,
+            codes: vec![503],
+            non_idempotent: true,
+            attempt_milliseconds: 50,
+            backoff_milliseconds: 5,
+            budget_percent: 20,
+            min_per_second: 10,
+        }),
     };
     let answer = CompiledRule {
         rule: serde_saphyr::from_str("directResponse: {statusCode: 410, body: gone}").unwrap(),
         ports: Vec::new(),
         connect_timeout_milliseconds: 1000,
         request_timeout_milliseconds: 0,
+        retry: None,
     };
     route.rules = vec![compiled, answer];
     route.version = CompiledRoute::version_of(&route.rules);
@@ -106,55 +117,64 @@ fn golden_rules() {
     golden(
         &with_rules(),
         &expect![[r#"
-        version: 2
-        namespace: demo
-        service: quotes
-        generation: 3
-        clusterIps:
-        - "10.0.0.7"
-        ports:
-        - port: 80
-          protocol: HTTP
-          backends:
-          - service: quotes
-            port: 80
-            portName: http
-            weight: 1
-        connectTimeoutMilliseconds: 1000
-        requestTimeoutMilliseconds: 0
-        requeues: 1
-        rules:
-        - rule:
-            name: canary
-            matches:
-            - path:
-                type: PathPrefix
-                value: /v1
-              headers:
-              - type: Exact
-                name: x-canary
-                value: "yes"
-            requestHeaderModifier:
-              set:
-              - name: x-tier
-                value: canary
-          ports:
-          - port: 80
-            backends:
-            - service: quotes
-              port: 80
-              portName: http
-              weight: 1
-          connectTimeoutMilliseconds: 1000
-          requestTimeoutMilliseconds: 200
-        - rule:
-            directResponse:
-              statusCode: 410
-              body: gone
-          connectTimeoutMilliseconds: 1000
-          requestTimeoutMilliseconds: 0
-        ...
-    "#]],
+            version: 2
+            namespace: demo
+            service: quotes
+            generation: 3
+            clusterIps:
+            - "10.0.0.7"
+            ports:
+            - port: 80
+              protocol: HTTP
+              backends:
+              - service: quotes
+                port: 80
+                portName: http
+                weight: 1
+            connectTimeoutMilliseconds: 1000
+            requestTimeoutMilliseconds: 0
+            requeues: 1
+            rules:
+            - rule:
+                name: canary
+                matches:
+                - path:
+                    type: PathPrefix
+                    value: /v1
+                  headers:
+                  - type: Exact
+                    name: x-canary
+                    value: "yes"
+                requestHeaderModifier:
+                  set:
+                  - name: x-tier
+                    value: canary
+              ports:
+              - port: 80
+                backends:
+                - service: quotes
+                  port: 80
+                  portName: http
+                  weight: 1
+              connectTimeoutMilliseconds: 1000
+              requestTimeoutMilliseconds: 200
+              retry:
+                attempts: 2
+                codes:
+                - 503
+                nonIdempotent: true
+                attemptMilliseconds: 50
+                backoffMilliseconds: 5
+                budgetPercent: 20
+                minPerSecond: 10
+            - rule:
+                directResponse:
+                  statusCode: 410
+                  body: gone
+              connectTimeoutMilliseconds: 1000
+              requestTimeoutMilliseconds: 0
+            ...
+        "#]],
     );
 }
 

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use vicino_crds::contract::{
-    self, CompiledBackend, CompiledPort, CompiledProtocol, CompiledRoute, CompiledRule, DOCUMENT_BYTES_MAX,
+    self, CompiledBackend, CompiledPort, CompiledProtocol, CompiledRetry, CompiledRoute, CompiledRule,
+    DOCUMENT_BYTES_MAX,
 };
 use vicino_crds::mesh::RouteDefaults;
-use vicino_crds::route::{Backend, Timeouts};
+use vicino_crds::route::{Backend, Retry, Timeouts};
 use vicino_crds::{MeshRouteSpec, names};
 
 use super::{MeshVerdict, Outcome, Problem, RouteVerdict, list};
@@ -103,6 +104,18 @@ fn unsigned(value: i32) -> u32 {
     u32::try_from(value).unwrap_or(0)
 }
 
+fn retry(spec: &Retry) -> CompiledRetry {
+    CompiledRetry {
+        attempts: unsigned(spec.attempts),
+        codes: spec.codes.iter().filter_map(|code| u16::try_from(*code).ok()).collect(),
+        non_idempotent: spec.non_idempotent,
+        attempt_milliseconds: spec.attempt_milliseconds.map_or(0, unsigned),
+        backoff_milliseconds: unsigned(spec.backoff_milliseconds),
+        budget_percent: unsigned(spec.budget_percent),
+        min_per_second: unsigned(spec.min_per_second),
+    }
+}
+
 fn timeouts(own: Option<&Timeouts>, defaults: &RouteDefaults) -> Times {
     let connect = own.and_then(|own| own.connect_milliseconds);
     let request = own.and_then(|own| own.request_milliseconds);
@@ -129,6 +142,7 @@ fn compile(
         connect_timeout_milliseconds: times.connect,
         request_timeout_milliseconds: times.request,
         requeues: unsigned(spec.requeues.unwrap_or(defaults.requeues)),
+        retry: spec.retry.as_ref().map(retry),
         rules,
     }
 }

@@ -34,6 +34,7 @@ use crate::hop::node::Nodes;
 use crate::plan::Plans;
 use crate::random::Random;
 use crate::reply::Reason;
+use crate::retry::Budgets;
 use crate::snapshot::Snapshot;
 use crate::table::Table;
 use crate::tally::Tally;
@@ -58,6 +59,7 @@ pub struct Core {
     pub(crate) nodes: Nodes,
     pub(crate) pools: Pools,
     pub(crate) loads: Loads,
+    pub(crate) budgets: Budgets,
     pub(crate) plans: Plans,
     pub(crate) plans_inbound: Plans,
     pub(crate) slots: Slots,
@@ -66,7 +68,7 @@ pub struct Core {
     /// When what is left is cut; None while not draining.
     pub(crate) draining: Option<Time>,
     /// That time has come.
-    is_cut: bool,
+    pub(crate) is_cut: bool,
     events: Vec<Event>,
     /// When buffers are counted next.
     count_at: Time,
@@ -87,6 +89,7 @@ impl Core {
             nodes: Nodes::default(),
             pools: Pools::default(),
             loads: Loads::default(),
+            budgets: Budgets::default(),
             plans: Plans::default(),
             plans_inbound: Plans::default(),
             slots: Slots::default(),
@@ -104,6 +107,7 @@ impl Core {
         self.snapshot = snapshot;
         self.plans.clear();
         self.plans_inbound.clear();
+        self.budgets.update(&self.snapshot);
         for hop in self.nodes.update(&self.snapshot) {
             self.retire_hop(hop);
         }

@@ -137,12 +137,10 @@ pub(crate) struct ResponseSide {
     pub(crate) keep_alive: bool,
 }
 
-/// A rule has a call wait before it is placed.
+/// A call waits before it is placed: a rule delays it, or an attempt has failed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wait {
     pub(crate) until: Time,
-    /// When the call has to be over.
-    pub(crate) due: Time,
     /// What it is answered with then; None: it is placed.
     pub(crate) abort: Option<u16>,
 }
@@ -177,6 +175,12 @@ pub(crate) struct Exchange {
     pub(crate) tried_pods: Vec<SocketAddr>,
     /// How often it may be placed again.
     pub(crate) requeues_left: u32,
+    /// How often it was repeated.
+    pub(crate) retries: u32,
+    /// When there is nowhere else, where it failed before will do.
+    pub(crate) may_try_again: bool,
+    /// When the call has to be over, however often it is repeated.
+    pub(crate) deadline: Time,
     /// It is not placed yet.
     pub(crate) wait: Option<Wait>,
     /// Idle connections have proved dead: take a new one.
@@ -235,19 +239,23 @@ impl Core {
 
     /// The time of a call has come: to be placed after a wait, or to be over.
     pub(crate) fn exchange_due(&mut self, id: ExchangeId) {
-        let wait = self.exchanges.get_mut(id).and_then(|exchange| exchange.wait.take());
-        let Some(wait) = wait.filter(|wait| wait.due > self.now) else {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        let wait = exchange.wait.take();
+        let Some(wait) = wait.filter(|_| exchange.deadline > self.now) else {
             return self.fail(id, Reason::Timeout);
         };
         if let Some(status) = wait.abort {
             return self.fail_with(id, Reason::FaultInjected, Reply::fault(status));
         }
-        self.exchanges.set_due(id, wait.due);
+        self.set_attempt_due(id);
         self.place(id, None);
     }
 
-    /// The call cannot be served: the caller is told, or cut off when a response has begun.
+    /// The call cannot be served: it is repeated when its route says so, else the caller is told, or cut off when a response has begun.
     pub(crate) fn fail(&mut self, id: ExchangeId, reason: Reason) {
+        if self.retry(id, reason.status()) {
+            return;
+        }
         self.fail_with(id, reason, reason.into());
     }
 

@@ -10,6 +10,7 @@
 //! | [`route`] | name and port → Service, port; request head → rule |
 //! | [`rules`] | which rule of a route a request falls under, what it changes or answers |
 //! | `balance` | which backend, which node, which pod |
+//! | [`retry`] | which calls are repeated, and the budget for that |
 //! | [`reply`] | our own answers: one table of reasons and statuses |
 //! | [`tally`] | counters that another thread may read |
 //! | [`deadline`] | time, and lazy deadlines |
@@ -31,6 +32,7 @@ pub mod identify;
 mod plan;
 mod random;
 pub mod reply;
+pub mod retry;
 pub mod route;
 pub mod rules;
 #[cfg(test)]

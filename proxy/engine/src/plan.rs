@@ -8,10 +8,12 @@ use vicino_wire::head::RequestHead;
 use vicino_wire::hop::Destination;
 
 use crate::balance::pick_weighted;
+use crate::deadline::Time;
 use crate::hash::{self, FastMap};
 use crate::hop::node::{NodeIndex, Nodes};
 use crate::random::Random;
 use crate::reply::Reason;
+use crate::retry::{Budgets, Retries, Retry};
 use crate::route::{Route, pick};
 use crate::rules::{Pick, Rule, Rules};
 use crate::snapshot::{Backend, NodeEndpoints, PodSlot, PortEndpoints, ServiceName, Snapshot};
@@ -70,6 +72,7 @@ pub(crate) struct Plan {
     /// None: no limit.
     pub(crate) request_timeout: Option<Duration>,
     pub(crate) requeues: u32,
+    pub(crate) retries: Option<Retries>,
     pub(crate) tally: Arc<ServiceTally>,
     /// The rule that this is the plan of.
     pub(crate) rule: Option<Arc<Rule>>,
@@ -140,23 +143,35 @@ impl Plans {
 }
 
 /// The plan of L1 for a route.
-pub(crate) fn outbound(snapshot: &Snapshot, route: &Route, nodes: &mut Nodes, tally: &Tally) -> Plan {
+pub(crate) fn outbound(
+    snapshot: &Snapshot,
+    route: &Route,
+    (nodes, budgets): (&mut Nodes, &mut Budgets),
+    (tally, now): (&Tally, Time),
+) -> Plan {
     let (service, port) = (&route.service, route.port());
     let tally = tally.service(&service.name, Direction::Outbound);
-    let mut plan = |backends: &[Backend], connect_ns, request_ns, rule: Option<&Arc<Rule>>| Plan {
+    let mut retries = |policy: &Retry| Retries {
+        policy: Rc::new(policy.clone()),
+        budget: budgets.of(&service.name, policy, now),
+    };
+    let mut plan = |backends: &[Backend], (connect_ns, request_ns), retry: Option<&Retry>| Plan {
         choices: backends.iter().map(|backend| choice(snapshot, backend, nodes)).collect(),
         connect_timeout: Duration::from_nanos(connect_ns),
         request_timeout: (request_ns > 0).then(|| Duration::from_nanos(request_ns)),
         requeues: service.requeues,
+        retries: retry.map(&mut retries),
         tally: Arc::clone(&tally),
-        rule: rule.map(Arc::clone),
+        rule: None,
         rules: None,
     };
-    let mut whole = plan(&port.backends, service.connect_timeout_ns, service.request_timeout_ns, None);
+    let times = (service.connect_timeout_ns, service.request_timeout_ns);
+    let mut whole = plan(&port.backends, times, service.retry.as_ref());
     if !service.rules.is_empty() {
         let of_rules = service.rules.list().iter().zip(&port.of_rules);
         let plans = of_rules.map(|(rule, backends)| {
-            Rc::new(plan(backends, rule.connect_timeout_ns, rule.request_timeout_ns, Some(rule)))
+            let times = (rule.connect_timeout_ns, rule.request_timeout_ns);
+            Rc::new(Plan { rule: Some(Arc::clone(rule)), ..plan(backends, times, rule.retry.as_ref()) })
         });
         let plans = plans.collect();
         whole.rules = Some(Box::new(RulePlans { rules: service.rules.clone(), plans }));
@@ -193,6 +208,7 @@ pub(crate) fn inbound(
         requeues: service.map_or(REQUEUES_DEFAULT, |s| s.requeues),
         tally: tally.service(&backend.service, Direction::Inbound),
         choices: vec![choice],
+        retries: None,
         rule: None,
         rules: None,
     })

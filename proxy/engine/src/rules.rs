@@ -9,6 +9,7 @@ use regex::bytes::Regex;
 use vicino_wire::head::{Header, RequestHead};
 
 use crate::random::Random;
+use crate::retry::Retry;
 
 mod edit;
 
@@ -31,6 +32,8 @@ pub struct Rule {
     pub connect_timeout_ns: u64,
     /// Nanoseconds from head to the end of the response; 0 is no limit.
     pub request_timeout_ns: u64,
+    /// Which calls are repeated; None: none.
+    pub retry: Option<Retry>,
     /// Changes to the request's fields.
     pub request: HeaderEdit,
     /// Changes to the response's fields, also of answers that the rule gives itself.

@@ -131,6 +131,7 @@ impl World {
                 request_timeout: Duration::from_secs(30),
                 connect_timeout: Duration::from_secs(1),
                 requeues: 2,
+                retry: None,
             },
             slots: BTreeMap::new(),
         };

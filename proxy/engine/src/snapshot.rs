@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::retry::Retry;
 use crate::rules::Rules;
 
 /// Name of a Service with its namespace.
@@ -54,6 +55,8 @@ pub struct Service {
     pub request_timeout_ns: u64,
     /// How often a call of which nothing was sent to an application may be placed again.
     pub requeues: u32,
+    /// Which calls are repeated; None: none.
+    pub retry: Option<Retry>,
     /// What some of the calls get instead.
     pub rules: Rules,
 }

@@ -139,6 +139,10 @@ pub struct Tally {
     pub requeues: Counter,
     /// Calls placed again because an idle connection had died.
     pub stale_retries: Counter,
+    /// Calls repeated because an attempt failed.
+    pub retries: Counter,
+    /// Calls that would have been repeated, had the budget not been spent.
+    pub retries_denied: Counter,
     /// Callers whose request waits for their being known.
     pub held: Counter,
     /// Own answers by reason, in the order of [`Reason::ALL`].

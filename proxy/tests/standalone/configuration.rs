@@ -108,6 +108,7 @@ impl Configuration {
                 ports: if answers { Vec::new() } else { ports() },
                 connect_timeout_milliseconds: 1000,
                 request_timeout_milliseconds: 0,
+                retry: None,
             }
         });
         let rules: Vec<_> = rules.collect();
@@ -121,6 +122,7 @@ impl Configuration {
             connect_timeout_milliseconds: 1000,
             request_timeout_milliseconds: 0,
             requeues: 1,
+            retry: None,
             rules,
         };
         self.write(&format!("routes/default/{service}.yaml"), &contract::write(&document));

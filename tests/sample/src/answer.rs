@@ -1,7 +1,7 @@
 //! From a request to its answer: which endpoint, and the two headers that say who answered; no connections.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -26,13 +26,15 @@ pub struct Application {
     options: Options,
     client: Client,
     leaving: AtomicBool,
+    /// Calls of `/flaky` so far.
+    flaky: AtomicU64,
 }
 
 impl Application {
     /// Nothing is called yet.
     pub fn new(role: Role, options: Options) -> Arc<Self> {
         let client = Client::new(options.proxy.as_deref());
-        Arc::new(Self { role, options, client, leaving: AtomicBool::new(false) })
+        Arc::new(Self { role, options, client, leaving: AtomicBool::new(false), flaky: AtomicU64::new(0) })
     }
 
     /// From now on `/healthz` says 503, so that no new calls are sent here.
@@ -75,6 +77,14 @@ impl Application {
             "/size" => match number(query("bytes"), SIZE_BYTES_MAX) {
                 Ok(bytes) => Response::new(body::filler(bytes, query("chunked") == Some("true"))),
                 Err(problem) => plain(StatusCode::BAD_REQUEST, format!("bytes: {problem}\n")),
+            },
+            "/flaky" => match number(query("every"), SIZE_BYTES_MAX) {
+                // The first call is well.
+                Ok(every) if (self.flaky.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(every) => {
+                    plain(StatusCode::SERVICE_UNAVAILABLE, "not this time\n")
+                }
+                Ok(_) => plain(StatusCode::OK, "this time\n"),
+                Err(problem) => plain(StatusCode::BAD_REQUEST, format!("every: {problem}\n")),
             },
             "/echo" => echo(request),
             "/headers" => json_answer(StatusCode::OK, &arrived(&request)),

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use vicino_engine::reply::Reason;
+use vicino_engine::retry::Retry;
 use vicino_engine::route::Decision;
 use vicino_engine::rules::{Action, HeaderEdit, Mismatch, PathTest, Rule, Test, ValueTest};
 use vicino_engine::snapshot::{Backend, Snapshot};
@@ -46,6 +47,9 @@ pub(super) struct Explanation {
     pub(super) response: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) limits: Option<Limits>,
+    /// Which failed calls are repeated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) retries: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) backends: Vec<Target>,
     /// Documents that a proxy would not take.
@@ -170,6 +174,7 @@ pub(super) fn of(
                 route.service.request_timeout_ns,
                 route.service.requeues,
             ));
+            all.retries = route.service.retry.as_ref().map(retries);
             all.backends = targets(snapshot, &route.port().backends);
         }
         Ok(Decision { route, pick: Some(pick) }) => {
@@ -178,6 +183,7 @@ pub(super) fn of(
             if rule.action == Action::Forward {
                 all.limits =
                     Some(limits(rule.connect_timeout_ns, rule.request_timeout_ns, route.service.requeues));
+                all.retries = rule.retry.as_ref().map(retries);
                 let backends = route.port().of_rules.get(pick.rule).map(Vec::as_slice);
                 all.backends = targets(snapshot, backends.unwrap_or_default());
             }
@@ -267,6 +273,24 @@ fn limits(connect_ns: u64, request_ns: u64, requeues: u32) -> Limits {
         request_milliseconds: request_ns / NANOSECONDS_PER_MILLISECOND,
         requeues,
     }
+}
+
+fn retries(retry: &Retry) -> String {
+    let codes: Vec<_> = retry.codes.iter().map(u16::to_string).collect();
+    let milliseconds = |ns: u64| format!("{} ms", ns / NANOSECONDS_PER_MILLISECOND);
+    let methods = if retry.is_for_any_method { "any method" } else { "idempotent methods" };
+    let attempt = match retry.attempt_ns {
+        0 => String::new(),
+        ns => format!(", each attempt at most {}", milliseconds(ns)),
+    };
+    format!(
+        "{} at most on {} ({methods}), first after {}{attempt}; budget {} % of the calls and {} per second",
+        retry.attempts,
+        codes.join(", "),
+        milliseconds(retry.backoff_ns),
+        retry.budget_percent,
+        retry.min_per_second
+    )
 }
 
 fn targets(snapshot: &Snapshot, backends: &[Backend]) -> Vec<Target> {

@@ -53,6 +53,7 @@ spec:
     - path: {value: /v2}
     backends: [{name: web, weight: 9}, {name: web-v2}]
     timeouts: {requestMilliseconds: 250}
+    retry: {attempts: 2, codes: [503], attemptMilliseconds: 100}
     urlRewrite: {hostname: inner.example, path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}
     requestHeaderModifier: {set: [{name: x-tier, value: gold}], remove: [cookie]}
     responseHeaderModifier: {add: [{name: x-mesh, value: vicino}]}
@@ -107,45 +108,47 @@ async fn a_call_that_falls_under_a_rule_and_why_not_under_others() {
         &["POST", "http://web.shop/v1/buy?n=1"],
         &["X-Canary: yes"],
         &expect![[r#"
-        POST http://web.shop/v1/buy?n=1, called from the namespace shop
+            POST http://web.shop/v1/buy?n=1, called from the namespace shop
 
-        Service      shop/web, port 80
-        Rule         rules[0] "canary" matches[0]: path begins with /v1, header x-canary is "yes"
-        Passed over  rules[1] matches[0]: not so: path begins with /old
-        Fault        10 of 100 calls wait for 40 ms
-                     1 of 100 calls are answered with 503
-        Request      path becomes /buy?n=1
-                     host becomes inner.example
-                     cookie is removed
-                     x-tier becomes "gold"
-        Response     x-mesh "vicino" is added
-        Limits       250 ms in all, 1000 ms to connect, requeued once at most
-        Backends      90.0 %  web:80, 3 ready: node1 2, node2 1
-                      10.0 %  web-v2:80, no ready endpoint
-    "#]],
+            Service      shop/web, port 80
+            Rule         rules[0] "canary" matches[0]: path begins with /v1, header x-canary is "yes"
+            Passed over  rules[1] matches[0]: not so: path begins with /old
+            Fault        10 of 100 calls wait for 40 ms
+                         1 of 100 calls are answered with 503
+            Request      path becomes /buy?n=1
+                         host becomes inner.example
+                         cookie is removed
+                         x-tier becomes "gold"
+            Response     x-mesh "vicino" is added
+            Limits       250 ms in all, 1000 ms to connect, requeued once at most
+            Retries      2 at most on 503 (idempotent methods), first after 25 ms, each attempt at most 100 ms; budget 20 % of the calls and 10 per second
+            Backends      90.0 %  web:80, 3 ready: node1 2, node2 1
+                          10.0 %  web-v2:80, no ready endpoint
+        "#]],
     )
     .await;
     check(
         &["http://web/v2"],
         &[],
         &expect![[r#"
-        GET http://web/v2, called from the namespace shop
+            GET http://web/v2, called from the namespace shop
 
-        Service      shop/web, port 80
-        Rule         rules[0] "canary" matches[1]: path begins with /v2
-        Passed over  rules[1] matches[0]: not so: path begins with /old
-                     rules[0] "canary" matches[0]: not so: path begins with /v1
-        Fault        10 of 100 calls wait for 40 ms
-                     1 of 100 calls are answered with 503
-        Request      path becomes /
-                     host becomes inner.example
-                     cookie is removed
-                     x-tier becomes "gold"
-        Response     x-mesh "vicino" is added
-        Limits       250 ms in all, 1000 ms to connect, requeued once at most
-        Backends      90.0 %  web:80, 3 ready: node1 2, node2 1
-                      10.0 %  web-v2:80, no ready endpoint
-    "#]],
+            Service      shop/web, port 80
+            Rule         rules[0] "canary" matches[1]: path begins with /v2
+            Passed over  rules[1] matches[0]: not so: path begins with /old
+                         rules[0] "canary" matches[0]: not so: path begins with /v1
+            Fault        10 of 100 calls wait for 40 ms
+                         1 of 100 calls are answered with 503
+            Request      path becomes /
+                         host becomes inner.example
+                         cookie is removed
+                         x-tier becomes "gold"
+            Response     x-mesh "vicino" is added
+            Limits       250 ms in all, 1000 ms to connect, requeued once at most
+            Retries      2 at most on 503 (idempotent methods), first after 25 ms, each attempt at most 100 ms; budget 20 % of the calls and 10 per second
+            Backends      90.0 %  web:80, 3 ready: node1 2, node2 1
+                          10.0 %  web-v2:80, no ready endpoint
+        "#]],
     )
     .await;
 }

@@ -43,6 +43,9 @@ pub(super) fn show(explanation: &Explanation) -> String {
     if let Some(limits) = &explanation.limits {
         out.line("Limits", &said(limits));
     }
+    if let Some(retries) = &explanation.retries {
+        out.line("Retries", retries);
+    }
     out.lines("Backends", explanation.backends.iter().map(target));
     out.0
 }

@@ -4,7 +4,7 @@ use vicino_crds::MeshRouteSpec;
 use vicino_crds::contract::{CompiledRule, CompiledRulePort};
 use vicino_crds::rule::{RouteRule, check_all};
 
-use super::{Times, backends, unsigned};
+use super::{Times, backends, retry, unsigned};
 use crate::validate::Problem;
 use crate::world::{Key, Service, ServicePort, World};
 
@@ -31,9 +31,10 @@ pub(super) fn compile(
         let own = rule.timeouts.clone().unwrap_or_default();
         Ok(CompiledRule {
             // What is compiled is said once.
-            rule: RouteRule { backends: Vec::new(), timeouts: None, ..rule.clone() },
+            rule: RouteRule { backends: Vec::new(), timeouts: None, retry: None, ..rule.clone() },
             ports,
             connect_timeout_milliseconds: own.connect_milliseconds.map_or(times.connect, unsigned),
+            retry: rule.retry.as_ref().or(spec.retry.as_ref()).filter(|_| !answers).map(retry),
             request_timeout_milliseconds: own.request_milliseconds.map_or(times.request, unsigned),
         })
     })

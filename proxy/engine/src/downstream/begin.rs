@@ -116,7 +116,7 @@ impl Core {
 
     /// What an authority comes to for this caller, from the plans of this snapshot or made now.
     pub(super) fn plan(&mut self, id: ConnId, authority: &str) -> Result<Rc<Plan>, Reason> {
-        let Core { net, plans, snapshot, nodes, tally, .. } = self;
+        let Core { net, plans, snapshot, nodes, budgets, tally, now, .. } = self;
         let client = net.client(id).ok_or(Reason::Internal)?;
         let authority = client.tunnel.as_deref().unwrap_or(authority);
         let namespace = client.caller.namespace().ok_or(Reason::NotANeighbour)?;
@@ -125,7 +125,7 @@ impl Core {
             return Ok(Rc::clone(plan));
         }
         let route = route(snapshot, namespace, authority)?;
-        let plan = Rc::new(outbound(snapshot, &route, nodes, tally));
+        let plan = Rc::new(outbound(snapshot, &route, (nodes, budgets), (tally, *now)));
         plans.put(&texts, &plan);
         Ok(plan)
     }
@@ -234,6 +234,9 @@ impl Core {
             tried_nodes: Vec::new(),
             tried_pods: Vec::new(),
             requeues_left: plan.requeues,
+            retries: 0,
+            may_try_again: false,
+            deadline: Time::NEVER,
             is_fresh_only: false,
             wait: None,
             failure: Reason::NoEndpoint,
@@ -242,11 +245,18 @@ impl Core {
     }
 
     /// Takes a call in that has to be over at `due`, and places it when it need not wait.
-    pub(crate) fn start(&mut self, exchange: Exchange, due: Time, fresh: Option<Fresh<'_>>) {
+    pub(crate) fn start(&mut self, mut exchange: Exchange, due: Time, fresh: Option<Fresh<'_>>) {
         exchange.plan.tally.open.add(1);
+        if let Some(retries) = &exchange.plan.retries {
+            retries.count(self.now);
+        }
+        exchange.deadline = due;
         let (origin, wait) = (exchange.origin, exchange.wait);
         let id = self.exchanges.insert(exchange);
-        self.exchanges.set_due(id, wait.map_or(due, |wait| wait.until.min(due)));
+        match wait {
+            Some(wait) => self.exchanges.set_due(id, wait.until.min(due)),
+            None => self.set_attempt_due(id),
+        }
         match origin {
             Origin::Client(client) => {
                 if let Some(client) = self.net.client(client) {

@@ -7,7 +7,6 @@ use vicino_wire::http1::Request;
 
 use super::begin::Way;
 use crate::core::{ConnId, Core};
-use crate::deadline::Time;
 use crate::exchange::Wait;
 use crate::plan::Plan;
 use crate::reply::{DirectReply, Reason, Reply};
@@ -66,8 +65,7 @@ impl Core {
             self.tally.reply(Reason::FaultInjected);
             return self.write_answer(id, Reply::fault(status), request.framing.is_empty());
         }
-        let due = plan.request_timeout.map_or(Time::NEVER, |timeout| self.now + timeout);
-        let wait = delay.map(|delay| Wait { until: self.now + delay, due, abort });
+        let wait = delay.map(|delay| Wait { until: self.now + delay, abort });
         if !rule.edits_request() {
             return self.call(id, (request, way), plan, (request.head, wait));
         }

@@ -97,7 +97,11 @@ impl Core {
                 Origin::Stream(..) => None,
                 Origin::Client(_) => {
                     let failure = exchange.failure;
-                    let Some(place) = self.choose(id, &plan) else { return self.fail(id, failure) };
+                    let place = self.choose(id, &plan);
+                    if place.is_none() && self.may_try_again(id) {
+                        continue;
+                    }
+                    let Some(place) = place else { return self.fail(id, failure) };
                     Some(place)
                 }
             };
@@ -122,6 +126,14 @@ impl Core {
                 return;
             }
         }
+    }
+
+    /// A call that is repeated has nowhere else to go: once, it may go where it has failed.
+    fn may_try_again(&mut self, id: ExchangeId) -> bool {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return false };
+        exchange.tried_pods.clear();
+        exchange.tried_nodes.clear();
+        std::mem::take(&mut exchange.may_try_again)
     }
 
     /// The backend that was drawn, or by weight another one that has a node left; then the node.
@@ -180,8 +192,7 @@ impl Core {
 
     /// Writes the call's REQUEST on a hop that stands, on the stream of that number.
     pub(crate) fn send_on_stream(&mut self, id: ExchangeId, hop: ConnId, stream: u32, window: u32) {
-        let due = self.exchanges.due(id);
-        let deadline_ms = match due {
+        let deadline_ms = match self.exchanges.get(id).map_or(Time::NEVER, |exchange| exchange.deadline) {
             Time::NEVER => DEADLINE_MS_NONE,
             due => u32::try_from(due.since(self.now).as_millis()).unwrap_or(u32::MAX).max(1),
         };

@@ -30,6 +30,13 @@ impl Core {
             }
         }
         if is_final {
+            if self.retry(id, head.status) {
+                return;
+            }
+            self.attempt_is_answered(id);
+        }
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        if is_final {
             exchange.response.status = head.status;
             exchange.response.framing = framing;
             exchange.response.left = if let Framing::Length(n) = framing { n } else { 0 };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{L2_PORT, Listener, World};
+use crate::retry::Retry;
 use crate::rules::Rules;
 use crate::snapshot::{
     Backend, EndpointSet, Neighbour, Node, NodeEndpoints, PodSlot, PortEndpoints, Service, ServiceName,
@@ -37,6 +38,7 @@ pub(crate) struct SnapshotSpec {
     pub(crate) request_timeout: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) requeues: u32,
+    pub(crate) retry: Option<Retry>,
 }
 
 pub(crate) fn node_name(node: usize) -> String {
@@ -76,6 +78,7 @@ fn services(spec: &SnapshotSpec) -> HashMap<Arc<str>, Arc<Service>> {
             name: name(service),
             ports: vec![ServicePort { port: 80, backends: backends(all), of_rules }],
             rules,
+            retry: spec.retry.clone(),
             connect_timeout_ns: spec.connect_timeout.as_nanos() as u64,
             request_timeout_ns: spec.request_timeout.as_nanos() as u64,
             requeues: spec.requeues,

@@ -142,6 +142,15 @@ impl PodConn {
             }
             out
         };
+        let ip = self.address.ip().to_string();
+        // Pods that are ill, and pods that hang, whatever they are asked.
+        if ip.ends_with(".55") {
+            self.out.extend_from_slice(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 3\r\n\r\nill");
+            return;
+        }
+        if ip.ends_with(".56") {
+            return;
+        }
         let answer = match path {
             "/echo" => plain(&call.body),
             "/close" => {

@@ -8,6 +8,7 @@ mod http;
 mod manners;
 mod nearness;
 mod refusals;
+mod retries;
 mod rules;
 mod seeds;
 mod stalls;

@@ -3,11 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use vicino_crds::contract::{CompiledBackend, CompiledNode, CompiledPort, CompiledRoute, CompiledRule};
+use vicino_crds::contract::{
+    CompiledBackend, CompiledNode, CompiledPort, CompiledRetry, CompiledRoute, CompiledRule,
+};
 use vicino_crds::rule::{
     Fault as CrdFault, HeaderField, HeaderModifier, PathMatchType, PathModifier, PathModifierType,
     RequestRedirect, RouteMatch, Scheme, ValueMatchType, matcher,
 };
+use vicino_engine::retry::Retry;
 use vicino_engine::rules::{
     Action, Fault, HeaderEdit, PathEdit, PathTest, Pattern, Redirect, Rule, Rules, Test, ValueTest,
 };
@@ -24,6 +27,7 @@ pub(super) fn service(route: &CompiledRoute) -> Service {
         connect_timeout_ns: u64::from(route.connect_timeout_milliseconds) * NANOSECONDS_PER_MILLISECOND,
         request_timeout_ns: u64::from(route.request_timeout_milliseconds) * NANOSECONDS_PER_MILLISECOND,
         requeues: route.requeues,
+        retry: route.retry.as_ref().map(retry),
         rules: Rules::new(route.rules.iter().map(rule).collect()),
         name,
     }
@@ -74,6 +78,7 @@ fn rule(compiled: &CompiledRule) -> (Rule, Vec<Test>) {
         name: rule.name.as_deref().unwrap_or_default().into(),
         connect_timeout_ns: u64::from(*connect_timeout_milliseconds) * NANOSECONDS_PER_MILLISECOND,
         request_timeout_ns: u64::from(*request_timeout_milliseconds) * NANOSECONDS_PER_MILLISECOND,
+        retry: compiled.retry.as_ref().map(retry),
         request: rule.request_header_modifier.as_ref().map(edit).unwrap_or_default(),
         response: rule.response_header_modifier.as_ref().map(edit).unwrap_or_default(),
         host: rewrite.and_then(|rewrite| rewrite.hostname.as_deref()).map(Into::into),
@@ -82,6 +87,18 @@ fn rule(compiled: &CompiledRule) -> (Rule, Vec<Test>) {
         fault: rule.fault.as_ref().map(fault).unwrap_or_default(),
     };
     (what, rule.matches.iter().map(test).collect())
+}
+
+fn retry(retry: &CompiledRetry) -> Retry {
+    Retry {
+        attempts: retry.attempts,
+        codes: retry.codes.clone(),
+        is_for_any_method: retry.non_idempotent,
+        attempt_ns: u64::from(retry.attempt_milliseconds) * NANOSECONDS_PER_MILLISECOND,
+        backoff_ns: u64::from(retry.backoff_milliseconds) * NANOSECONDS_PER_MILLISECOND,
+        budget_percent: retry.budget_percent,
+        min_per_second: retry.min_per_second,
+    }
 }
 
 fn test(one: &RouteMatch) -> Test {

@@ -43,6 +43,7 @@ fn route(service: &str, generation: i64) -> String {
         node_local: false,
     };
     contract::write(&CompiledRoute {
+        retry: None,
         rules: Vec::new(),
         version: 1,
         namespace: "demo".into(),

@@ -1,0 +1,175 @@
+//! Rules of a MeshRoute, on the whole way of a call: applied with kubectl, tried with curl.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use vicino_e2e::caller::Caller;
+use vicino_e2e::mesh::{programmed, route_says};
+use vicino_e2e::scenario;
+use vicino_e2e::workload::{App, Space};
+
+/// In a split by weight each share of this many calls is as good as certain to be near its weight.
+const SPLIT_CALLS: usize = 400;
+
+const RULES: &str = "
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {name: quotes}
+spec:
+  rules:
+  - name: testers
+    matches:
+    - headers: [{name: x-tester, value: 'yes'}]
+    - queryParams: [{name: tester, value: '1'}]
+    backends: [{name: quotes-v2}]
+  - name: canary
+    matches: [{path: {value: /status}}]
+    backends: [{name: quotes, weight: 3}, {name: quotes-v2}]
+  - name: edited
+    matches: [{path: {value: /api}}]
+    urlRewrite: {hostname: inner.example, path: {type: ReplacePrefixMatch, replacePrefixMatch: /headers}}
+    requestHeaderModifier: {set: [{name: x-tier, value: gold}], add: [{name: x-more, value: '1'}], remove: [x-secret]}
+    responseHeaderModifier: {set: [{name: x-served-by, value: vicino}]}
+  - name: moved
+    matches: [{path: {type: Exact, value: /old}}]
+    requestRedirect: {scheme: https, hostname: new.example, port: 8443, statusCode: 308}
+  - name: teapot
+    matches: [{path: {type: RegularExpression, value: '/te[ae]pot.*'}, method: GET}]
+    directResponse: {statusCode: 418, body: short and stout}
+  - name: broken
+    matches: [{path: {value: /broken}}]
+    fault: {delay: {milliseconds: 300}, abort: {statusCode: 507}}
+  - name: saved
+    matches: [{path: {value: /flaky}}]
+    retry: {codes: [503], attempts: 2, backoffMilliseconds: 5, budgetPercent: 100, minPerSecond: 100}
+  - name: quick
+    matches: [{path: {value: /slow}}]
+    timeouts: {requestMilliseconds: 300}
+";
+
+#[test]
+fn calls_get_what_their_rule_says() {
+    scenario("rules", async |fixture| {
+        let nodes = fixture.nodes();
+        let (here, there) = (&nodes[0], &nodes[1]);
+        // Pods of both nodes: what rules do must not depend on whether there is a hop.
+        let apps = [App::new("quotes", 1).on(there), App::new("quotes-v2", 1).on(here)];
+        let space = Space::new(fixture, "rules", &apps).await?;
+        space.apply(RULES).await?;
+        programmed(fixture, &space.name, "quotes").await?;
+        let caller = space.caller(here);
+        calls_go_where_they_should(caller, here, there).await?;
+        heads_are_edited(caller).await?;
+        rules_answer(caller).await?;
+        retries_save_calls(caller).await?;
+        what_is_wrong_is_said_and_changes_nothing(fixture, &space, caller).await?;
+        space.leave().await
+    });
+}
+
+async fn calls_go_where_they_should(caller: &Caller, here: &str, there: &str) -> Result<()> {
+    for headers in [&[("x-tester", "yes")][..], &[]] {
+        let url = if headers.is_empty() { "http://quotes/headers?tester=1" } else { "http://quotes/headers" };
+        let answer = caller.get_with(url, headers).await?;
+        ensure!(
+            answer.status() == 200 && answer.headers()["x-node"] == here,
+            "{url} {headers:?}: {answer:?}"
+        );
+    }
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for _ in 0..SPLIT_CALLS {
+        let answer = caller.get("http://quotes/status?code=204").await?;
+        ensure!(answer.status() == 204, "{answer:?}");
+        *counts.entry(answer.headers()["x-node"].to_str()?.to_owned()).or_default() += 1;
+    }
+    let canary = counts.get(here).copied().unwrap_or(0);
+    // A quarter of 400, give or take more than five standard deviations.
+    ensure!((55..=145).contains(&canary), "of {SPLIT_CALLS} calls a quarter goes to the canary: {counts:?}");
+    ensure!(canary + counts.get(there).copied().unwrap_or(0) == SPLIT_CALLS, "{counts:?}");
+    Ok(())
+}
+
+async fn heads_are_edited(caller: &Caller) -> Result<()> {
+    let proxy = format!("http://{}", caller.proxy);
+    let answer = caller
+        .curl(&[
+            "--proxy",
+            &proxy,
+            "--header",
+            "x-secret: 1",
+            "--header",
+            "x-tier: tin",
+            "http://quotes/api?a=b",
+        ])
+        .await?;
+    ensure!(answer.status == 200 && answer.header("x-served-by") == Some("vicino"), "{answer}");
+    let arrived: Value = serde_json::from_slice(&answer.body).with_context(|| format!("{answer}"))?;
+    ensure!(arrived["target"] == "/headers?a=b", "{arrived}");
+    let text = arrived.to_string();
+    for (part, is_there) in
+        [("inner.example", true), ("gold", true), ("x-more", true), ("x-secret", false), ("tin", false)]
+    {
+        ensure!(text.contains(part) == is_there, "{part} in {text}");
+    }
+    Ok(())
+}
+
+async fn rules_answer(caller: &Caller) -> Result<()> {
+    let proxy = format!("http://{}", caller.proxy);
+    let curl =
+        async |arguments: &[&str]| caller.curl(&[&["--proxy", proxy.as_str()], arguments].concat()).await;
+    let moved = curl(&["http://quotes/old?q"]).await?;
+    let location = moved.header("location");
+    ensure!(moved.status == 308 && location == Some("https://new.example:8443/old?q"), "{moved}");
+    let teapot = curl(&["http://quotes/teapot/x"]).await?;
+    ensure!(teapot.status == 418 && teapot.body == b"short and stout", "{teapot}");
+    for (url, method, status, reason) in [
+        ("http://quotes/teapot", "POST", 404, "no-matching-rule"),
+        ("http://quotes/", "GET", 404, "no-matching-rule"),
+        ("http://quotes/broken", "GET", 507, "fault-injected"),
+        ("http://quotes/slow?ms=5000", "GET", 504, "timeout"),
+    ] {
+        let answer = curl(&["--request", method, url]).await?;
+        ensure!(
+            answer.status == status && answer.header("vicino-error") == Some(reason),
+            "{method} {url}: {answer}"
+        );
+    }
+    Ok(())
+}
+
+/// Every second call fails at the application, and none at the caller; where there are no retries, the caller sees it.
+async fn retries_save_calls(caller: &Caller) -> Result<()> {
+    for _ in 0..20 {
+        let answer = caller.get("http://quotes/flaky?every=2").await?;
+        ensure!(answer.status() == 200, "{answer:?}");
+    }
+    let mut failed = 0;
+    for _ in 0..10 {
+        let answer = caller.get("http://quotes/flaky?every=2&tester=1").await?;
+        failed += usize::from(answer.status() == 503);
+    }
+    ensure!(failed == 5, "of ten calls without retries {failed} failed");
+    Ok(())
+}
+
+/// A flaw is a condition that names its field, and the rules that are in force stay.
+async fn what_is_wrong_is_said_and_changes_nothing(
+    fixture: &vicino_e2e::Fixture,
+    space: &Space<'_>,
+    caller: &Caller,
+) -> Result<()> {
+    let refused = RULES.replace("statusCode: 418", "statusCode: 1418");
+    let said = space.apply(&refused).await.err().map(|error| format!("{error:#}")).unwrap_or_default();
+    ensure!(said.contains("spec.rules[4].directResponse.statusCode"), "the schema says where: {said}");
+    let wrong = RULES.replace("/te[ae]pot.*", "/te[ae");
+    space.apply(&wrong).await?;
+    let part = "spec.rules[4].matches[0].path.value";
+    let condition = route_says(fixture, (&space.name, "quotes"), ("Accepted", "False"), part).await?;
+    ensure!(condition.reason == "InvalidRule", "{condition:?}");
+    let answer = caller.get("http://quotes/teapot").await?;
+    ensure!(answer.status() == 418, "the rules in force stay: {answer:?}");
+    space.apply(RULES).await?;
+    programmed(fixture, &space.name, "quotes").await
+}
