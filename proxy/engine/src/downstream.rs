@@ -14,6 +14,7 @@ use vicino_wire::http1::{Body, BodyDecoder, Reject, parse_request};
 
 use crate::connection::Kind;
 use crate::core::{ConnId, Core, Event};
+use crate::deadline::Time;
 use crate::exchange::ExchangeId;
 use crate::identify::Caller;
 use crate::reply::{DirectReply, Manner, Reason, Reply, write_direct, write_reply};
@@ -319,6 +320,15 @@ impl Core {
         client.exchange = None;
         self.net.set_due(id, self.now + self.config.linger_timeout);
         self.net.shutdown_write(id);
+        self.net.resume(id);
+    }
+
+    /// The application has switched protocols: what the caller sends is passed through from now on, what it sent already too.
+    pub(crate) fn client_switches(&mut self, id: ConnId) {
+        let Some(client) = self.net.client(id) else { return };
+        client.state = ClientState::Opaque;
+        client.keep_alive = false;
+        self.net.set_due(id, Time::NEVER);
         self.net.resume(id);
     }
 

@@ -147,6 +147,7 @@ pub(crate) struct Wait {
 
 /// One call.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent fact about a call")]
 pub(crate) struct Exchange {
     pub(crate) origin: Origin,
     pub(crate) target: Target,
@@ -156,6 +157,8 @@ pub(crate) struct Exchange {
     /// The choice that the kept REQUEST is addressed to.
     pub(crate) addressed_to: usize,
     pub(crate) kind: Kind,
+    /// The caller asked to switch protocols; once the application has, `kind` is opaque.
+    pub(crate) is_upgrade: bool,
     pub(crate) method: Method,
     /// The x of the caller's HTTP/1.x.
     pub(crate) minor: u8,
@@ -219,7 +222,8 @@ impl Core {
     /// Both halves are through: the call is over.
     pub(crate) fn complete(&mut self, id: ExchangeId) {
         let Some(exchange) = self.exchanges.get(id) else { return };
-        let status = if exchange.kind == Kind::Http { exchange.response.status } else { 0 };
+        let is_http = exchange.kind == Kind::Http || exchange.is_upgrade;
+        let status = if is_http { exchange.response.status } else { 0 };
         let Some(exchange) = self.conclude(id, status, Reset::Cancelled) else { return };
         match exchange.origin {
             Origin::Client(client) if exchange.kind == Kind::Http => {

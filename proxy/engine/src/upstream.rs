@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use vicino_wire::head::{Framing, Headers, ResponseHead};
+use vicino_wire::head::{Framing, Header, Headers, ResponseHead, UPGRADE_FIELD};
 use vicino_wire::hop::Kind as StreamKind;
-use vicino_wire::http1::{Body, BodyDecoder, parse_response};
+use vicino_wire::http1::{Body, BodyDecoder, Response, parse_response, parse_upgrade_response};
 
 use crate::connection::Kind;
 use crate::core::{ConnId, Core, Event};
@@ -232,10 +232,21 @@ impl Core {
         let Some(pod) = self.net.pod(id) else { return buf.len() };
         pod.has_answered = true;
         let Some(exchange) = pod.exchange else { return buf.len() };
-        let method = self.exchanges.get(exchange).map_or(Method::Other, |e| e.method);
+        let (method, is_upgrade) =
+            self.exchanges.get(exchange).map_or((Method::Other, false), |e| (e.method, e.is_upgrade));
         let mut slots = std::mem::take(&mut self.slots);
-        let used = match parse_response(buf, &mut slots, method.for_response()) {
+        let parse = if is_upgrade { parse_upgrade_response } else { parse_response };
+        let used = match parse(buf, &mut slots, method.for_response()) {
             Ok(None) => 0,
+            Ok(Some(Response { head, upgrade: Some(upgrade), len, .. })) => {
+                pod.state = PodState::Opaque;
+                pod.keep_alive = false;
+                let field = Header { name: UPGRADE_FIELD.as_bytes(), value: upgrade };
+                let fields: Vec<_> = head.headers.iter().chain([field]).collect();
+                let head = ResponseHead { headers: fields[..].into(), ..head };
+                self.respond_head(exchange, &head, Framing::UntilClose);
+                len
+            }
             Ok(Some(response)) => {
                 if !response.head.is_interim() {
                     pod.keep_alive = response.keep_alive;

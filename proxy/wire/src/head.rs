@@ -16,6 +16,10 @@ pub const HEADER_NAME_BYTES_MAX: usize = 255;
 /// Longest method, in bytes.
 pub const METHOD_BYTES_MAX: usize = 32;
 
+/// The field in which a head says on the hop which protocol a caller wants to switch to, or an application has switched to (RFC 9110 §7.8).
+/// On the wires of HTTP/1.1 it is `Upgrade`, with `Connection`.
+pub const UPGRADE_FIELD: &str = "vicino-upgrade";
+
 /// A request head without anything that belongs to one connection only.
 ///
 /// `headers` are end to end: `Connection` and what it nominates, `Keep-Alive`, `Proxy-Connection`, `TE`, `Transfer-Encoding`, `Upgrade`,
@@ -42,7 +46,7 @@ pub struct RequestHead<'a> {
 /// A response head without anything that belongs to one connection only; the same fields as in [`RequestHead`] are taken out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResponseHead<'a> {
-    /// 100 to 999; below 200 is an interim response, another head follows. Never 101: `Upgrade` is not forwarded.
+    /// 100 to 999; below 200 is an interim response, another head follows, but for 101: what follows is another protocol.
     pub status: u16,
     /// Reason phrase: visible ASCII, blanks, obs-text; may be empty.
     pub reason: &'a [u8],
@@ -58,7 +62,7 @@ pub struct ResponseHead<'a> {
 impl ResponseHead<'_> {
     /// Whether another head follows this one (1xx).
     pub fn is_interim(&self) -> bool {
-        self.status < 200
+        self.status < 200 && self.status != 101
     }
 }
 
@@ -71,7 +75,7 @@ pub enum Framing {
     Length(u64),
     /// `Transfer-Encoding: chunked`; trailers may follow.
     Chunked,
-    /// All bytes until the sender closes. HTTP/1: responses only. Hop: opaque streams too, both ways.
+    /// All bytes until the sender closes. HTTP/1: responses only. Hop: opaque streams too, both ways, and calls that want to switch protocols.
     UntilClose,
 }
 

@@ -14,7 +14,7 @@ mod write;
 pub use body::{Body, BodyDecoder, CHUNK_OVERHEAD_BYTES_MAX, TRAILER_BYTES_MAX};
 pub use reject::{BadResponse, Reject};
 pub use request::{Request, parse_request};
-pub use response::{Response, parse_response};
+pub use response::{Response, parse_response, parse_upgrade_response};
 pub use write::{
     CHUNK_END, write_chunk, write_chunk_start, write_last_chunk, write_request_head, write_response_head,
 };

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use futures::{SinkExt, StreamExt};
 use hyper::Response;
 use hyper::body::Bytes;
 use k8s_openapi::api::core::v1::Pod;
@@ -14,6 +15,8 @@ use kube::ResourceExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use vicino_cluster::load::{self, Load, Report};
 use vicino_crds::names::PORT_L1;
 use vicino_sample::client::{CallError, Client};
@@ -193,6 +196,31 @@ impl Caller {
         });
         let answer = exchange.await?.context("the exchange takes too long")?.context("talk to L1")?;
         Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+
+    /// Opens a WebSocket through L1 with a library that is not ours, says each message and hears what comes back, then closes it properly.
+    pub async fn websocket(&self, url: &str, messages: Vec<Message>) -> Result<Vec<Message>> {
+        let (proxy, request) = (self.proxy, url.into_client_request()?);
+        let talk = netns::inside(&self.netns, async move || {
+            timeout(RAW_SECONDS_MAX, async {
+                let stream = TcpStream::connect(proxy).await?;
+                let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await?;
+                let mut heard = Vec::new();
+                for message in messages {
+                    socket.send(message).await?;
+                    heard.extend(socket.next().await.transpose()?);
+                }
+                socket.close(None).await?;
+                while let Some(message) = socket.next().await.transpose()? {
+                    ensure!(message.is_close(), "after the close came {message:?}");
+                }
+                anyhow::Ok(heard)
+            })
+            .await
+        });
+        talk.await?
+            .context("the WebSocket takes too long")?
+            .with_context(|| format!("{} talks to {url}", self.node))
     }
 
     /// Sends a load through L1.

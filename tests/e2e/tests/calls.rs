@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use tokio_tungstenite::tungstenite::Message;
 use vicino_e2e::caller::{Caller, CurlAnswer};
 use vicino_e2e::scenario;
 use vicino_e2e::workload::{App, Space, service};
@@ -149,6 +150,7 @@ fn bodies_stream_both_ways_and_headers_are_handled_as_rfc_9110_says() {
             twenty_megabytes_come_back(caller, name).await?;
             trailers_come_back(caller, name).await?;
             headers_are_handled(caller, name).await?;
+            websockets_talk(caller, name).await?;
         }
         what_smuggles_is_refused(caller).await?;
         space.leave().await
@@ -184,6 +186,17 @@ async fn trailers_come_back(caller: &Caller, name: &str) -> Result<()> {
     let answer = caller.raw(request.as_bytes(), Duration::from_secs(5)).await?;
     ensure!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("5\r\nhello\r\n"), "{answer}");
     ensure!(answer.to_lowercase().contains("0\r\nx-sum: 5\r\n"), "the trailer is lost: {answer}");
+    Ok(())
+}
+
+/// A WebSocket library at both ends, messages of every size, a proper close; without the key the application refuses as ever.
+async fn websockets_talk(caller: &Caller, name: &str) -> Result<()> {
+    let mut messages = vec![Message::text("hello"), Message::text(""), Message::binary(vec![7; 1_000_000])];
+    messages.extend((0..200).map(|i| Message::text(format!("message {i}"))));
+    let heard = caller.websocket(&format!("ws://{name}/ws"), messages.clone()).await?;
+    ensure!(heard == messages, "{name}: {} messages came back", heard.len());
+    let refused = caller.get(&format!("http://{name}/ws")).await?;
+    ensure!(refused.status() == 400, "{refused:?}");
     Ok(())
 }
 

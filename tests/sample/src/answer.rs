@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use serde_json::json;
+use tokio_util::task::TaskTracker;
 
 use crate::body::{self, AnyBody};
 use crate::client::Client;
@@ -28,13 +29,22 @@ pub struct Application {
     leaving: AtomicBool,
     /// Calls of `/flaky` so far.
     flaky: AtomicU64,
+    /// WebSockets, which outlive the connections that they began on; they end with the process.
+    sockets: TaskTracker,
 }
 
 impl Application {
     /// Nothing is called yet.
     pub fn new(role: Role, options: Options) -> Arc<Self> {
         let client = Client::new(options.proxy.as_deref());
-        Arc::new(Self { role, options, client, leaving: AtomicBool::new(false), flaky: AtomicU64::new(0) })
+        Arc::new(Self {
+            role,
+            options,
+            client,
+            leaving: AtomicBool::new(false),
+            flaky: AtomicU64::new(0),
+            sockets: TaskTracker::new(),
+        })
     }
 
     /// From now on `/healthz` says 503, so that no new calls are sent here.
@@ -86,6 +96,8 @@ impl Application {
                 Ok(_) => plain(StatusCode::OK, "this time\n"),
                 Err(problem) => plain(StatusCode::BAD_REQUEST, format!("every: {problem}\n")),
             },
+            "/ws" => crate::websocket::echo(request, &self.sockets)
+                .unwrap_or_else(|problem| plain(StatusCode::BAD_REQUEST, problem)),
             "/echo" => echo(request),
             "/headers" => json_answer(StatusCode::OK, &arrived(&request)),
             "/status" => {

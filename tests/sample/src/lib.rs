@@ -2,7 +2,7 @@
 //! the mesh but the `http_proxy` variable that any HTTP client knows.
 //!
 //! Reading order: [`options`] says who it is, [`serve`] owns the listener and an orderly end, [`answer`] picks the
-//! endpoint, [`role`] is what `/` says, [`client`] makes the calls, [`body`] are the streams.
+//! endpoint, [`role`] is what `/` says, [`client`] makes the calls, [`body`] are the streams, `websocket` is the one that goes both ways.
 //! [`calls`] is the other thing that the binary can do: call, and sum up.
 
 pub mod answer;
@@ -12,3 +12,4 @@ pub mod client;
 pub mod options;
 pub mod role;
 pub mod serve;
+mod websocket;

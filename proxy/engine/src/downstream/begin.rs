@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use vicino_wire::head::{Framing, Header, Headers, RequestHead};
+use vicino_wire::head::{Framing, Header, Headers, RequestHead, UPGRADE_FIELD};
 use vicino_wire::hop::{DEADLINE_MS_NONE, Kind, ReceiveCredit, RequestFrame, SendCredit, encode_request};
 use vicino_wire::http1::{BodyDecoder, Request};
 
@@ -147,7 +147,7 @@ impl Core {
             (true, false) => format!("for={peer}"),
             (true, true) => format!("for=\"[{peer}]\""),
         };
-        let mut extra = [Header { name: b"", value: b"" }; 4];
+        let mut extra = [Header { name: b"", value: b"" }; 5];
         let mut count = 0;
         let mut add = |name, value| {
             extra[count] = Header { name, value };
@@ -161,6 +161,9 @@ impl Core {
         if request.wants_path {
             add(b"vicino-debug", b"path");
         }
+        if let Some(upgrade) = request.upgrade {
+            add(UPGRADE_FIELD.as_bytes(), upgrade);
+        }
         let extra = &extra[..count];
         let choice = plan.draw(&mut self.random);
         let frame = RequestFrame {
@@ -170,7 +173,7 @@ impl Core {
             hops: way.hops + 1,
             caller: Some(peer),
             head,
-            framing: request.framing,
+            framing: if request.upgrade.is_some() { Framing::UntilClose } else { request.framing },
         };
         let mut kept = self.net.buffers.take();
         if encode_request(&mut kept, 1, &frame, extra).is_err() {
@@ -203,6 +206,7 @@ impl Core {
             choice,
             addressed_to: choice,
             kind: frame.kind,
+            is_upgrade: frame.kind == Kind::Http && frame.framing == Framing::UntilClose,
             method: Method::of(frame.head.method),
             minor: frame.head.minor,
             wants_path: false,

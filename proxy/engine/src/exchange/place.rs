@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use vicino_wire::head::{Framing, Header};
+use vicino_wire::head::Header;
 use vicino_wire::hop::{
     DEADLINE_MS_NONE, Frame, Kind, RequestFrame, Reset, SendCredit, decode, encode_request,
     encode_request_again,
@@ -325,7 +325,6 @@ fn write_head(out: &mut Vec<u8>, kept: &[u8], fresh: Option<Fresh<'_>>) {
         return write_request_head(out, &frame.head, frame.framing, extra, true);
     }
     if let Ok(Some((Frame::Request { request, .. }, _))) = decode(kept) {
-        debug_assert!(request.framing != Framing::UntilClose, "only opaque streams end so");
         write_request_head(out, &request.head, request.framing, &[], true);
     }
 }

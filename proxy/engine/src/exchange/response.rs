@@ -7,6 +7,7 @@ use vicino_wire::http1::{write_chunk, write_last_chunk, write_response_head};
 use super::place::pod_address;
 use super::{ExchangeId, Origin};
 use crate::core::{ConnId, Core};
+use crate::deadline::Time;
 use crate::reply::Reason;
 
 /// What L1 adds to every response.
@@ -34,6 +35,9 @@ impl Core {
                 return;
             }
             self.attempt_is_answered(id);
+            if !self.settle_upgrade(id, head.status) {
+                return self.fail(id, Reason::BadResponse);
+            }
         }
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         if is_final {
@@ -53,6 +57,30 @@ impl Core {
         }
     }
 
+    /// The final head of a call that asked to switch protocols says whether that happens. False: it does although nobody asked.
+    fn settle_upgrade(&mut self, id: ExchangeId, status: u16) -> bool {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return true };
+        let origin = exchange.origin;
+        match (status, exchange.is_upgrade) {
+            (101, false) => return false,
+            (101, true) => {
+                exchange.kind = Kind::Opaque;
+                exchange.deadline = Time::NEVER;
+                self.exchanges.set_due(id, Time::NEVER);
+                if let Origin::Client(client) = origin {
+                    self.client_switches(client);
+                }
+            }
+            // An ordinary call without a body, after all.
+            (_, true) => {
+                exchange.request.is_ended = true;
+                exchange.request.is_sent = true;
+            }
+            (_, false) => {}
+        }
+        true
+    }
+
     fn respond_head_to_client(
         &mut self,
         id: ExchangeId,
@@ -61,7 +89,7 @@ impl Core {
         framing: Framing,
     ) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        if exchange.kind == Kind::Opaque {
+        if exchange.kind == Kind::Opaque && head.status != 101 {
             return;
         }
         if head.is_interim() {
@@ -72,7 +100,9 @@ impl Core {
             }
             return;
         }
+        let is_switch = head.status == 101;
         let framing = match framing {
+            Framing::UntilClose if is_switch => Framing::UntilClose,
             Framing::Chunked | Framing::UntilClose if exchange.minor > 0 => Framing::Chunked,
             Framing::Chunked | Framing::UntilClose => Framing::UntilClose,
             framing => framing,

@@ -132,6 +132,16 @@ impl PodConn {
         Some(request.len)
     }
 
+    /// Pods that are ill, and pods that hang, whatever they are asked.
+    fn is_out_of_order(&mut self) -> bool {
+        let ip = self.address.ip().to_string();
+        let is_ill = ip.ends_with(".55");
+        if is_ill {
+            self.out.extend_from_slice(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 3\r\n\r\nill");
+        }
+        is_ill || ip.ends_with(".56")
+    }
+
     fn answer(&mut self, call: &Seen, now: Time) {
         let path = call.head.split(' ').nth(1).unwrap_or("");
         let number = |prefix: &str| path.strip_prefix(prefix).and_then(|n| n.parse::<usize>().ok());
@@ -142,16 +152,17 @@ impl PodConn {
             }
             out
         };
-        let ip = self.address.ip().to_string();
-        // Pods that are ill, and pods that hang, whatever they are asked.
-        if ip.ends_with(".55") {
-            self.out.extend_from_slice(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 3\r\n\r\nill");
+        if self.is_out_of_order() {
             return;
         }
-        if ip.ends_with(".56") {
-            return;
-        }
+        let switched =
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nsec-websocket-accept: x\r\n\r\n";
         let answer = match path {
+            "/ws" if call.head.contains("\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n") => {
+                self.is_echo = true;
+                switched.to_vec()
+            }
+            "/unasked" => switched.to_vec(),
             "/echo" => plain(&call.body),
             "/close" => {
                 self.closes = true;

@@ -14,6 +14,7 @@ mod seeds;
 mod stalls;
 mod streaming;
 mod tunnels;
+mod upgrades;
 
 use super::*;
 

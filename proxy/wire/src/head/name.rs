@@ -11,6 +11,7 @@ pub(crate) enum Name {
     Connection,
     Te,
     Expect,
+    Upgrade,
     /// Belongs to this connection alone and says nothing that a proxy needs.
     HopByHop,
     /// `vicino-*`: only proxies say it.
@@ -27,7 +28,7 @@ pub(crate) fn classify(name: &[u8]) -> Name {
         (2, Some(b't')) if is("te") => Name::Te,
         (4, Some(b'h')) if is("host") => Name::Host,
         (6, Some(b'e')) if is("expect") => Name::Expect,
-        (7, Some(b'u')) if is("upgrade") => Name::HopByHop,
+        (7, Some(b'u')) if is("upgrade") => Name::Upgrade,
         (10, Some(b'c')) if is("connection") => Name::Connection,
         (10, Some(b'k')) if is("keep-alive") => Name::HopByHop,
         (14, Some(b'c')) if is("content-length") => Name::ContentLength,

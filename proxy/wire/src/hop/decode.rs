@@ -9,7 +9,7 @@ use super::{
     payload::Payload,
 };
 use crate::head::{
-    Authority, Framing, METHOD_BYTES_MAX, RequestHead, ResponseHead,
+    Authority, Framing, METHOD_BYTES_MAX, RequestHead, ResponseHead, UPGRADE_FIELD,
     name::{Name, classify},
     text::{is_path, is_text, is_token},
 };
@@ -181,10 +181,7 @@ fn request_head(
     accepts_trailers: bool,
 ) -> Result<(RequestHead<'_>, Framing), HopError> {
     let minor = minor(payload.u8()?)?;
-    let framing = match framing(&mut payload)? {
-        (Framing::UntilClose, _) | (_, Some(_)) => return Err(HopError::BadValue),
-        (framing, None) => framing,
-    };
+    let (framing, None) = framing(&mut payload)? else { return Err(HopError::BadValue) };
     let method = payload.short()?;
     if !is_token(method) || method.len() > METHOD_BYTES_MAX || method == b"CONNECT" {
         return Err(HopError::BadText);
@@ -194,12 +191,15 @@ fn request_head(
         return Err(HopError::BadText);
     }
     let headers = payload.fields(check_field)?;
+    if (framing == Framing::UntilClose) != headers.get(UPGRADE_FIELD).is_some_and(|value| !value.is_empty()) {
+        return Err(HopError::BadValue);
+    }
     Ok((RequestHead { method, authority, path, minor, accepts_trailers, headers }, framing))
 }
 
 fn response(stream: u32, end: bool, mut payload: Payload<'_>) -> Result<Frame<'_>, HopError> {
     let status = payload.u16()?;
-    if !(100..1000).contains(&status) || status == 101 {
+    if !(100..1000).contains(&status) {
         return Err(HopError::BadValue);
     }
     let minor = minor(payload.u8()?)?;
@@ -211,6 +211,10 @@ fn response(stream: u32, end: bool, mut payload: Payload<'_>) -> Result<Frame<'_
     let headers = payload.fields(check_field)?;
     let head = ResponseHead { status, reason, minor, declared_length, headers };
     let is_framed_right = match status {
+        101 => {
+            framing == Framing::UntilClose
+                && headers.get(UPGRADE_FIELD).is_some_and(|value| !value.is_empty())
+        }
         100..200 | 204 => framing == Framing::None && declared_length.is_none(),
         304 => framing == Framing::None,
         _ => true,
@@ -252,6 +256,7 @@ fn check_field(name: &[u8], value: &[u8]) -> Result<(), HopError> {
         | Name::TransferEncoding
         | Name::Connection
         | Name::Te
+        | Name::Upgrade
         | Name::HopByHop => Err(HopError::ForbiddenHeader),
     }
 }

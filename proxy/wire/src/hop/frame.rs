@@ -204,7 +204,7 @@ pub struct RequestFrame<'a> {
     pub caller: Option<IpAddr>,
     /// The request's head.
     pub head: RequestHead<'a>,
-    /// With [`Kind::Http`]: `None`, `Length` or `Chunked`.
+    /// With [`Kind::Http`]: `None`, `Length` or `Chunked`; `UntilClose` when the call wants to switch protocols.
     pub framing: Framing,
 }
 

@@ -43,10 +43,23 @@ pub(super) struct Said<'a> {
     pub(super) accepts_trailers: bool,
     pub(super) expect_continue: bool,
     pub(super) wants_path: bool,
+    /// `Connection` names `Upgrade`.
+    switches: bool,
+    upgrade: Option<&'a [u8]>,
     options: usize,
 }
 
-impl Said<'_> {
+impl<'a> Said<'a> {
+    /// The one protocol that the sender wants to switch to, or has. What is spoken on the connection itself (HTTP/2, TLS) is not
+    /// passed on.
+    pub(super) fn upgrade(&self) -> Option<&'a [u8]> {
+        let value = self.upgrade.filter(|_| self.switches)?;
+        let mut parts = value.splitn(2, |b| *b == b'/');
+        let name = parts.next().filter(|name| is_token(name))?;
+        let is_ours = name.eq_ignore_ascii_case(b"h2c") || name.eq_ignore_ascii_case(b"tls");
+        (!is_ours && parts.next().is_none_or(is_token)).then_some(value)
+    }
+
     /// Whether the sender keeps the connection, in HTTP/1.`minor`.
     pub(super) fn persists(&self, minor: u8) -> bool {
         !self.close && (minor == 1 || self.keep_alive)
@@ -115,6 +128,8 @@ impl<'a> Said<'a> {
         match classify(name) {
             Name::EndToEnd => return Ok(true),
             Name::HopByHop | Name::ClientCert => {}
+            // Two of them are a choice, which is not ours to make: none is passed on.
+            Name::Upgrade => self.upgrade = Some(if self.upgrade.is_some() { b"" } else { value }),
             Name::Ours => self.wants_path |= name.eq_ignore_ascii_case(b"vicino-debug") && value == b"path",
             Name::Host if self.host.is_some() => return Err(Reject::DuplicateHost),
             Name::Host => self.host = Some(value),
@@ -148,6 +163,8 @@ impl<'a> Said<'a> {
                 self.close = true;
             } else if option.eq_ignore_ascii_case(b"keep-alive") {
                 self.keep_alive = true;
+            } else if option.eq_ignore_ascii_case(b"upgrade") {
+                self.switches = true;
             } else if matches!(classify(option), Name::EndToEnd | Name::Expect) {
                 storage.nominated.push((place(head, option), option.len() as u16));
             }

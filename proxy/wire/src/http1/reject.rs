@@ -98,7 +98,7 @@ pub enum Reject {
     /// Response: no `version SP status`.
     #[error("the status line is not: version, one space, three digits, reason")]
     BadStatusLine,
-    /// Response: 101 although no `Upgrade` is forwarded.
+    /// Response: 101 although no `Upgrade` went with the request, or 101 that does not say to what.
     #[error("the protocol was switched although nobody asked for it")]
     UnaskedUpgrade,
     /// Body: no hexadecimal number of at most 16 digits.

@@ -26,6 +26,8 @@ pub struct Request<'a> {
     pub absolute_form: bool,
     /// The caller said `Vicino-Debug: path` (which does not travel on): it wants to know which way its call went.
     pub wants_path: bool,
+    /// The protocol that the caller wants to switch to: one, and no body comes before. [`crate::head::UPGRADE_FIELD`] carries it on.
+    pub upgrade: Option<&'a [u8]>,
     /// How many bytes of the buffer the head takes, a tolerated empty line before it included; the body begins there.
     pub len: usize,
 }
@@ -167,6 +169,7 @@ fn assemble<'a>(
         expect_continue: said.expect_continue && line.minor == 1,
         absolute_form: matches!(target, Target::Absolute { .. }),
         wants_path: said.wants_path,
+        upgrade: said.upgrade().filter(|_| line.minor == 1 && framing.is_empty() && line.method != "CONNECT"),
         len: said.end,
     })
 }

@@ -16,6 +16,8 @@ pub struct Response<'a> {
     pub framing: Framing,
     /// Whether the connection can take another request once the body has ended (false with [`Framing::UntilClose`]).
     pub keep_alive: bool,
+    /// With status 101: what was switched to.
+    pub upgrade: Option<&'a [u8]>,
     /// How many bytes of the buffer the head takes; the body begins there.
     pub len: usize,
 }
@@ -28,8 +30,30 @@ pub fn parse_response<'a>(
     slots: &'a mut Slots,
     to_method: &str,
 ) -> Result<Option<Response<'a>>, BadResponse> {
+    parse(buf, slots, to_method, false)
+}
+
+/// The same for a request that went with `Upgrade`: the answer may be 101, with the framing [`Framing::UntilClose`] and what was switched to.
+pub fn parse_upgrade_response<'a>(
+    buf: &'a [u8],
+    slots: &'a mut Slots,
+    to_method: &str,
+) -> Result<Option<Response<'a>>, BadResponse> {
+    parse(buf, slots, to_method, true)
+}
+
+fn parse<'a>(
+    buf: &'a [u8],
+    slots: &'a mut Slots,
+    to_method: &str,
+    may_switch: bool,
+) -> Result<Option<Response<'a>>, BadResponse> {
     let head = &buf[..buf.len().min(HEAD_BYTES_MAX)];
-    let complete = match status_line(head)? {
+    let line = status_line(head)?;
+    if line.as_ref().is_some_and(|line| line.status == 101 && !may_switch) {
+        return Err(Reject::UnaskedUpgrade.into());
+    }
+    let complete = match line {
         Some(line) => read_fields(head, line.next, line.minor, Sender::Application, &mut slots.fields)?
             .map(|said| (line, said)),
         None => None,
@@ -37,7 +61,12 @@ pub fn parse_response<'a>(
     let Some((line, said)) = complete else {
         return if head.len() == HEAD_BYTES_MAX { Err(Reject::HeadTooLong.into()) } else { Ok(None) };
     };
-    let (framing, declared_length) = frame_body(line.status, to_method, &said);
+    let upgrade = said.upgrade().filter(|_| line.status == 101);
+    let (framing, declared_length) = match (line.status, upgrade) {
+        (101, None) => return Err(Reject::UnaskedUpgrade.into()),
+        (101, Some(_)) => (Framing::UntilClose, None),
+        (status, _) => frame_body(status, to_method, &said),
+    };
     Ok(Some(Response {
         head: ResponseHead {
             status: line.status,
@@ -48,6 +77,7 @@ pub fn parse_response<'a>(
         },
         framing,
         keep_alive: framing != Framing::UntilClose && said.persists(line.minor),
+        upgrade,
         len: said.end,
     }))
 }
@@ -92,9 +122,6 @@ fn status_line(head: &[u8]) -> Result<Option<StatusLine<'_>>, Reject> {
         return Err(Reject::BadStatusLine);
     };
     let status = [hundreds, tens, ones].iter().fold(0, |status, digit| status * 10 + u16::from(digit - b'0'));
-    if status == 101 {
-        return Err(Reject::UnaskedUpgrade);
-    }
     let (reason, end) = match rest.first() {
         Some(b' ') => {
             let reason = &rest[1..];

@@ -3,7 +3,7 @@
 //! Whoever makes a head by hand answers for it: names are tokens and values have no CR, LF or NUL (asserted in debug builds).
 
 use crate::head::{
-    Framing, Header, Headers, RequestHead, ResponseHead,
+    Framing, Header, Headers, RequestHead, ResponseHead, UPGRADE_FIELD,
     text::{is_text, is_token},
 };
 
@@ -11,7 +11,8 @@ use crate::head::{
 pub const CHUNK_END: &[u8] = b"\r\n";
 
 /// Appends a request head: origin-form (authority-form for CONNECT), `Host`, the head's fields, `extra`, framing, `TE: trailers` when the
-/// caller takes trailers, `Connection: close` unless `keep_alive`. Always says HTTP/1.1. `framing` must not be [`Framing::UntilClose`].
+/// caller takes trailers, `Connection: close` unless `keep_alive`. Always says HTTP/1.1. With [`Framing::UntilClose`] it asks to switch to the protocol in
+/// [`UPGRADE_FIELD`], which must be there.
 pub fn write_request_head(
     out: &mut Vec<u8>,
     head: &RequestHead<'_>,
@@ -19,10 +20,12 @@ pub fn write_request_head(
     extra: &[Header<'_>],
     keep_alive: bool,
 ) {
-    debug_assert!(framing != Framing::UntilClose, "a request cannot end with the connection");
     let target = if head.method == "CONNECT" { head.authority } else { head.path };
     push(out, &[head.method.as_bytes(), b" ", target.as_bytes(), b" HTTP/1.1\r\nHost: "]);
     push(out, &[head.authority.as_bytes(), b"\r\n"]);
+    if framing == Framing::UntilClose {
+        return push_switch(out, head.headers, extra);
+    }
     push_fields(out, head.headers, extra);
     push_framing(out, framing);
     out.extend_from_slice(match (head.accepts_trailers, keep_alive) {
@@ -34,7 +37,7 @@ pub fn write_request_head(
 }
 
 /// Appends a response head: status line, the head's fields, `extra`, framing, `Connection: close` unless `keep_alive` (never in an interim
-/// one). Always says HTTP/1.1.
+/// one). Always says HTTP/1.1. With status 101 it says to have switched to the protocol in [`UPGRADE_FIELD`], which must be there.
 ///
 /// [`Framing::UntilClose`] needs `keep_alive == false`. An HTTP/1.0 caller understands no chunks (use `UntilClose`) and takes
 /// a connection for kept only when `extra` says `Connection: keep-alive`.
@@ -45,10 +48,16 @@ pub fn write_response_head(
     extra: &[Header<'_>],
     keep_alive: bool,
 ) {
-    debug_assert!(framing != Framing::UntilClose || !keep_alive, "only closing ends such a body");
+    debug_assert!(
+        framing != Framing::UntilClose || !keep_alive || head.status == 101,
+        "only closing ends such a body"
+    );
     debug_assert!((100..1000).contains(&head.status) && is_text(head.reason), "no status line: {head:?}");
     let digit = |unit: u16| b'0' + (head.status / unit % 10) as u8;
     push(out, &[b"HTTP/1.1 ", &[digit(100), digit(10), digit(1), b' '], head.reason, b"\r\n"]);
+    if head.status == 101 {
+        return push_switch(out, head.headers, extra);
+    }
     push_fields(out, head.headers, extra);
     match head.declared_length {
         Some(length) if framing == Framing::None => push_framing(out, Framing::Length(length)),
@@ -93,6 +102,15 @@ fn push_fields(out: &mut Vec<u8>, headers: Headers<'_>, extra: &[Header<'_>]) {
         debug_assert!(is_token(name) && is_text(value), "no field: {:?}", Header { name, value });
         push(out, &[name, b": ", value, b"\r\n"]);
     }
+}
+
+/// The fields, `Upgrade` in place of the one that carries it, and the end of the head.
+fn push_switch(out: &mut Vec<u8>, headers: Headers<'_>, extra: &[Header<'_>]) {
+    for Header { name, value } in headers.iter().chain(extra.iter().copied()) {
+        let is_it = name.eq_ignore_ascii_case(UPGRADE_FIELD.as_bytes());
+        push(out, &[if is_it { b"Connection: Upgrade\r\nUpgrade" } else { name }, b": ", value, b"\r\n"]);
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 fn push_framing(out: &mut Vec<u8>, framing: Framing) {
