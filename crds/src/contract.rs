@@ -71,6 +71,9 @@ pub struct CompiledRoute {
     pub request_timeout_milliseconds: u32,
     /// How often a call of which nothing was sent to an application may go to another endpoint.
     pub requeues: u32,
+    /// How many calls each pod takes. A proxy that does not know this field sends as many as come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<CompiledConcurrency>,
     /// Which failed calls are repeated. A proxy that does not know this field repeats none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<CompiledRetry>,
@@ -108,6 +111,18 @@ pub struct CompiledRule {
     /// As the route's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<CompiledRetry>,
+}
+
+/// How many calls each pod of the Service takes at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CompiledConcurrency {
+    /// At least 1.
+    pub per_pod: u32,
+    /// Calls that wait on one node for one port.
+    pub queue_length: u32,
+    /// Milliseconds that a call waits.
+    pub queue_timeout_milliseconds: u32,
 }
 
 /// Which failed calls are repeated.
@@ -259,6 +274,12 @@ impl Document for CompiledRoute {
                     "must have a backend with a weight above 0",
                 ));
             }
+        }
+        if self.concurrency.as_ref().is_some_and(|concurrency| concurrency.per_pod == 0) {
+            return Err(invalid(
+                "concurrency.perPod".to_owned(),
+                "must be at least 1, or no call would ever be served",
+            ));
         }
         let rules: Vec<_> = self.rules.iter().map(|compiled| compiled.rule.clone()).collect();
         check_all(&rules)

@@ -51,6 +51,9 @@ pub struct MeshRouteSpec {
     /// How long things may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
+    /// How many calls the pods of this Service take at a time, and how the others wait. Absent: as many as come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<Concurrency>,
     /// Which failed calls are repeated. Absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
@@ -93,6 +96,46 @@ pub struct Timeouts {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 86_400_000))]
     pub request_milliseconds: Option<i32>,
+}
+
+/// How many calls a pod takes at a time. The proxy of the pod's node knows exactly how many there are, since all calls of the mesh come through it; whoever comes when all of its pods are
+/// at the limit waits there in one line and gets the first pod that is free. Whichever route leads to the Service, this limit holds.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Concurrency {
+    /// Calls that one pod has at most.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub per_pod: i32,
+    /// How calls wait.
+    #[serde(default)]
+    pub queue: Queue,
+}
+
+/// How calls wait for a pod, on each node that has some.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Queue {
+    /// Calls that wait on one node for one port. The next one goes to another node, or is answered with 503 `queue-full`.
+    #[serde(default = "queue_length")]
+    #[schemars(range(min = 0, max = 100_000))]
+    pub length: i32,
+    /// Milliseconds that a call waits; then it goes to another node, or is answered with 503 `queue-timeout`.
+    #[serde(default = "queue_timeout")]
+    #[schemars(range(min = 1, max = 60_000))]
+    pub timeout_milliseconds: i32,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { length: queue_length(), timeout_milliseconds: queue_timeout() }
+    }
+}
+
+fn queue_length() -> i32 {
+    100
+}
+fn queue_timeout() -> i32 {
+    1000
 }
 
 /// Which failed calls are repeated. A call is repeated only while nothing of its response has been passed on, its request is still at hand (bodies up to 64 KiB), its

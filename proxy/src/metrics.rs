@@ -143,6 +143,11 @@ fn calls(tallies: &[Arc<Tally>], out: &mut Out<'_>) -> fmt::Result {
     out.gauge("streams_open", "Calls over hops, open now", &sum(|t| t.streams_open.get()))?;
     out.counter("requeues", "Calls placed again at another endpoint", sum(|t| t.requeues.get()))?;
     out.counter("retries", "Calls repeated because an attempt failed", sum(|t| t.retries.get()))?;
+    out.gauge(
+        "queued",
+        "Calls that wait for a pod, all of which are at their limit",
+        &sum(|t| t.queued.get()),
+    )?;
     out.counter(
         "retries_denied",
         "Calls not repeated because their Service's retry budget was spent",

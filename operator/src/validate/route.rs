@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use vicino_crds::contract::{
-    self, CompiledBackend, CompiledPort, CompiledProtocol, CompiledRetry, CompiledRoute, CompiledRule,
-    DOCUMENT_BYTES_MAX,
+    self, CompiledBackend, CompiledConcurrency, CompiledPort, CompiledProtocol, CompiledRetry, CompiledRoute,
+    CompiledRule, DOCUMENT_BYTES_MAX,
 };
 use vicino_crds::mesh::RouteDefaults;
 use vicino_crds::route::{Backend, Retry, Timeouts};
@@ -142,6 +142,11 @@ fn compile(
         connect_timeout_milliseconds: times.connect,
         request_timeout_milliseconds: times.request,
         requeues: unsigned(spec.requeues.unwrap_or(defaults.requeues)),
+        concurrency: spec.concurrency.as_ref().map(|concurrency| CompiledConcurrency {
+            per_pod: unsigned(concurrency.per_pod),
+            queue_length: unsigned(concurrency.queue.length),
+            queue_timeout_milliseconds: unsigned(concurrency.queue.timeout_milliseconds),
+        }),
         retry: spec.retry.as_ref().map(retry),
         rules,
     }

@@ -32,6 +32,7 @@ use crate::deadline::Time;
 use crate::exchange::{Exchange, ExchangeId, Loads, Origin};
 use crate::hop::node::Nodes;
 use crate::plan::Plans;
+use crate::queue::Mailbox;
 use crate::random::Random;
 use crate::reply::Reason;
 use crate::retry::Budgets;
@@ -60,6 +61,7 @@ pub struct Core {
     pub(crate) pools: Pools,
     pub(crate) loads: Loads,
     pub(crate) budgets: Budgets,
+    pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) plans: Plans,
     pub(crate) plans_inbound: Plans,
     pub(crate) slots: Slots,
@@ -90,6 +92,7 @@ impl Core {
             pools: Pools::default(),
             loads: Loads::default(),
             budgets: Budgets::default(),
+            mailbox: Arc::default(),
             plans: Plans::default(),
             plans_inbound: Plans::default(),
             slots: Slots::default(),
@@ -108,6 +111,7 @@ impl Core {
         self.plans.clear();
         self.plans_inbound.clear();
         self.budgets.update(&self.snapshot);
+        self.serve_queues();
         for hop in self.nodes.update(&self.snapshot) {
             self.retire_hop(hop);
         }
@@ -393,9 +397,15 @@ impl Core {
     }
 
     /// Looks at the input of all connections that may go on, until none is left.
-    fn settle(&mut self) {
-        while let Some(id) = self.net.next_ready() {
-            self.pump(id);
+    pub(crate) fn settle(&mut self) {
+        loop {
+            while let Some(id) = self.net.next_ready() {
+                self.pump(id);
+            }
+            if !self.mailbox.has_mail() {
+                return;
+            }
+            self.read_mail();
         }
     }
 

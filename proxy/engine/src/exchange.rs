@@ -15,6 +15,7 @@ use crate::core::{ConnId, Core};
 use crate::deadline::Time;
 use crate::hop::node::NodeIndex;
 use crate::plan::Plan;
+use crate::queue::Queue;
 use crate::reply::{Reason, Reply};
 use crate::snapshot::PodSlot;
 use crate::table::Id;
@@ -186,6 +187,8 @@ pub(crate) struct Exchange {
     pub(crate) deadline: Time,
     /// It is not placed yet.
     pub(crate) wait: Option<Wait>,
+    /// It waits there for a pod.
+    pub(crate) queued: Option<Arc<Queue>>,
     /// Idle connections have proved dead: take a new one.
     pub(crate) is_fresh_only: bool,
     /// Why it was not served where it was placed last.
@@ -244,6 +247,9 @@ impl Core {
     /// The time of a call has come: to be placed after a wait, or to be over.
     pub(crate) fn exchange_due(&mut self, id: ExchangeId) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        if exchange.queued.is_some() {
+            return self.queue_due(id);
+        }
         let wait = exchange.wait.take();
         let Some(wait) = wait.filter(|_| exchange.deadline > self.now) else {
             return self.fail(id, Reason::Timeout);
@@ -316,13 +322,18 @@ impl Core {
 
     /// Takes a call away from where it was placed.
     pub(crate) fn detach(&mut self, id: ExchangeId, reset: Reset) {
+        self.leave_queue(id);
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         let is_clean = exchange.request.is_sent && exchange.response.is_ended;
         let target = std::mem::replace(&mut exchange.target, Target::None);
         let counted = exchange.counted.take();
-        let key = exchange.plan.choices[exchange.choice].key;
+        let choice = &exchange.plan.choices[exchange.choice];
+        let key = choice.key;
         if let Some(pod) = exchange.pod.take() {
             pod.release();
+            if let Some(limit) = &choice.limit {
+                limit.freed(&pod, &self.mailbox);
+            }
         }
         if let Some(node) = counted {
             self.loads.release(key, node);

@@ -10,6 +10,7 @@
 //! | [`route`] | name and port → Service, port; request head → rule |
 //! | [`rules`] | which rule of a route a request falls under, what it changes or answers |
 //! | `balance` | which backend, which node, which pod |
+//! | [`queue`] | calls that wait for a pod with a limit |
 //! | [`retry`] | which calls are repeated, and the budget for that |
 //! | [`reply`] | our own answers: one table of reasons and statuses |
 //! | [`tally`] | counters that another thread may read |
@@ -30,6 +31,7 @@ mod hash;
 mod hop;
 pub mod identify;
 mod plan;
+pub mod queue;
 mod random;
 pub mod reply;
 pub mod retry;

@@ -11,6 +11,7 @@ use crate::balance::pick_weighted;
 use crate::deadline::Time;
 use crate::hash::{self, FastMap};
 use crate::hop::node::{NodeIndex, Nodes};
+use crate::queue::Limit;
 use crate::random::Random;
 use crate::reply::Reason;
 use crate::retry::{Budgets, Retries, Retry};
@@ -50,6 +51,8 @@ pub(crate) struct Choice {
     /// Sums of the near shares' pods, up to each.
     pub(crate) cumulative: Vec<u32>,
     pub(crate) pods: Vec<Arc<PodSlot>>,
+    /// How many calls each of them takes.
+    pub(crate) limit: Option<Limit>,
 }
 
 impl Choice {
@@ -214,6 +217,12 @@ pub(crate) fn inbound(
     })
 }
 
+/// The limit that the Service's own route sets, whichever route leads to it.
+fn limit(snapshot: &Snapshot, service: &ServiceName, endpoints: &PortEndpoints) -> Option<Limit> {
+    let concurrency = snapshot.service(&service.namespace, &service.name)?.concurrency?;
+    Some(Limit { concurrency, queue: Arc::clone(&endpoints.queue) })
+}
+
 fn choice(snapshot: &Snapshot, backend: &Backend, nodes: &mut Nodes) -> Choice {
     let Backend { service, port, port_name, weight, is_node_local } = backend;
     let none = PortEndpoints::default();
@@ -242,5 +251,6 @@ fn choice(snapshot: &Snapshot, backend: &Backend, nodes: &mut Nodes) -> Choice {
         shares: shares.collect(),
         cumulative,
         pods: endpoints.local.clone(),
+        limit: limit(snapshot, service, endpoints),
     }
 }

@@ -65,6 +65,10 @@ reasons! {
     NoEndpoint = 503 "no-endpoint" "the Service has no ready endpoint",
     /// No endpoint took a connection.
     ConnectFailed = 503 "connect-failed" "no endpoint of the Service took a connection",
+    /// All pods are at their limit, and so is the line of those who wait.
+    QueueFull = 503 "queue-full" "every pod has as many calls as it takes, and as many wait as may",
+    /// No pod was free in time.
+    QueueTimeout = 503 "queue-timeout" "every pod had as many calls as it takes, for as long as a call may wait",
     /// A limit was reached.
     Overloaded = 503 "overloaded" "a limit of the proxy is reached",
     /// The proxy shuts down.
@@ -104,7 +108,7 @@ impl Reason {
             Reason::UpstreamClosed => Reset::UpstreamClosed,
             Reason::BadResponse => Reset::BadResponse,
             Reason::Timeout => Reset::DeadlineExpired,
-            Reason::Overloaded => Reset::Overloaded,
+            Reason::Overloaded | Reason::QueueFull | Reason::QueueTimeout => Reset::Overloaded,
             Reason::Draining => Reset::Draining,
             Reason::Cancelled => Reset::Cancelled,
             Reason::HopProtocol => Reset::Protocol,

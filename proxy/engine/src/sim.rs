@@ -20,6 +20,7 @@ pub(crate) use self::pod::{PodConn, Seen};
 use crate::CoreConfig;
 use crate::core::{Command, ConnId, Core, Event, Role};
 use crate::deadline::Time;
+use crate::queue::Queue;
 use crate::random::Random;
 use crate::snapshot::PodSlot;
 
@@ -98,6 +99,8 @@ pub(crate) struct World {
     news: u64,
     pub(crate) snapshot: SnapshotSpec,
     slots: BTreeMap<SocketAddr, Arc<PodSlot>>,
+    /// Lines by node and Service.
+    queues: BTreeMap<(usize, String), Arc<Queue>>,
 }
 
 impl World {
@@ -127,13 +130,16 @@ impl World {
                 near: BTreeMap::new(),
                 node_local: BTreeSet::new(),
                 not_ready: BTreeSet::new(),
+                twins: BTreeMap::new(),
                 l2_ports: BTreeMap::new(),
                 request_timeout: Duration::from_secs(30),
                 connect_timeout: Duration::from_secs(1),
                 requeues: 2,
                 retry: None,
+                concurrency: None,
             },
             slots: BTreeMap::new(),
+            queues: BTreeMap::new(),
         };
         for node in 0..nodes {
             let mut config = config.clone();
@@ -213,7 +219,8 @@ impl World {
                 })
             });
         let writers = clients.map(|_| self.now).chain(blocked.map(|_| self.now));
-        let pipes = pipes.chain(writers);
+        let bells = self.nodes.iter().filter(|node| node.core.mailbox.has_mail()).map(|_| self.now);
+        let pipes = pipes.chain(writers).chain(bells);
         pipes.chain(connects).chain(deadlines).chain(pods).min().map(|next| next.max(self.now))
     }
 
@@ -323,6 +330,10 @@ impl World {
     pub(crate) fn turn(&mut self, node: usize) {
         if self.nodes[node].is_frozen {
             return;
+        }
+        if self.nodes[node].core.mailbox.has_mail() {
+            let now = self.now;
+            self.nodes[node].core.granted(now);
         }
         let now = self.now;
         self.accept(node);
@@ -470,6 +481,7 @@ impl World {
             assert!(node.core.loads.is_empty(), "node {i} counts calls in flight");
             assert_eq!(node.core.tally().streams_open.get(), 0, "node {i} has streams");
             assert_eq!(node.core.tally().held.get(), 0, "node {i} holds callers");
+            assert_eq!(node.core.tally().queued.get(), 0, "node {i} has calls in line");
             for service in node.core.tally().services() {
                 assert_eq!(service.open.get(), 0, "node {i}: {service:?}");
             }

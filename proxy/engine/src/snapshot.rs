@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::queue::Queue;
 use crate::retry::Retry;
 use crate::rules::Rules;
 
@@ -57,8 +58,21 @@ pub struct Service {
     pub requeues: u32,
     /// Which calls are repeated; None: none.
     pub retry: Option<Retry>,
+    /// How many calls its pods take at a time; None: as many as come.
+    pub concurrency: Option<Concurrency>,
     /// What some of the calls get instead.
     pub rules: Rules,
+}
+
+/// How many calls a pod takes at a time, and how the others wait, on the pod's node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Concurrency {
+    /// Calls that one pod has at most.
+    pub per_pod: u32,
+    /// Calls that wait on one node for one port of the Service.
+    pub queue_length: u32,
+    /// Nanoseconds that a call waits there.
+    pub queue_timeout_ns: u64,
 }
 
 /// A port of a Service.
@@ -104,6 +118,8 @@ pub struct PortEndpoints {
     pub local: Vec<Arc<PodSlot>>,
     /// All endpoints that the slices list, for error messages.
     pub listed: u32,
+    /// Calls that wait for one of the local pods, when these have a limit. The same object while the port lives.
+    pub queue: Arc<Queue>,
 }
 
 /// How many usable pods a node has.
@@ -137,17 +153,23 @@ impl PodSlot {
 
     /// Calls in flight now.
     pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        self.in_flight.load(Ordering::SeqCst)
     }
 
     /// Counts a call in; the caller owes one [`PodSlot::release`].
     pub fn acquire(&self) {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Counts a call in when fewer than `limit` are. False: it was not counted.
+    pub fn acquire_below(&self, limit: u32) -> bool {
+        let more = |count: u32| (count < limit).then_some(count + 1);
+        self.in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
     }
 
     /// Counts a call out.
     pub fn release(&self) {
-        let before = self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let before = self.in_flight.fetch_sub(1, Ordering::SeqCst);
         debug_assert!(before > 0, "every release follows an acquire");
     }
 }

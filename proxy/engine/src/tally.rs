@@ -143,6 +143,8 @@ pub struct Tally {
     pub retries: Counter,
     /// Calls that would have been repeated, had the budget not been spent.
     pub retries_denied: Counter,
+    /// Calls that wait for a pod with a limit.
+    pub queued: Counter,
     /// Callers whose request waits for their being known.
     pub held: Counter,
     /// Own answers by reason, in the order of [`Reason::ALL`].

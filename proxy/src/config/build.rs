@@ -123,7 +123,10 @@ fn endpoints(inputs: &Inputs, previous: &Built, built: &mut Built, snapshot: &mu
             }
             _ => {
                 let here = endpoints::Here { node: &inputs.identity().node, zone: &built.zone };
-                let (set, without_node) = endpoints::of_service(slices, here, &mut built.slots);
+                let (mut set, without_node) = endpoints::of_service(slices, here, &mut built.slots);
+                if let Some(before) = previous.endpoints.get(key) {
+                    keep_queues(&mut set, &before.set);
+                }
                 MadeEndpoints { from: slices.clone(), set: Arc::new(set), without_node }
             }
         };
@@ -131,6 +134,15 @@ fn endpoints(inputs: &Inputs, previous: &Built, built: &mut Built, snapshot: &mu
         let (namespace, name) = known_names(snapshot, key);
         snapshot.endpoints.entry(namespace).or_default().insert(name, made.set.clone());
         built.endpoints.insert(key.clone(), made);
+    }
+}
+
+/// Whoever waits in line goes on waiting there.
+fn keep_queues(set: &mut EndpointSet, before: &EndpointSet) {
+    for (name, port) in &mut set.ports {
+        if let Some(before) = before.ports.get(name) {
+            port.queue = Arc::clone(&before.queue);
+        }
     }
 }
 

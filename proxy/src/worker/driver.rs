@@ -107,7 +107,7 @@ pub(super) fn run(runtime: &LocalRuntime, setting: Setting, tell: &SyncSender<io
 impl Driver {
     fn new(setting: Setting) -> io::Result<Self> {
         let Setting { worker, core, snapshot, l1, l2, desk, news } = setting;
-        let core = Core::new(core, RandomState::new().hash_one(worker));
+        let mut core = Core::new(core, RandomState::new().hash_one(worker));
         let ready = ReadyList::default();
         let mut listening = Vec::new();
         for ((role, listener), number) in [(Role::L1, l1), (Role::L2, l2)].into_iter().zip(LISTENERS) {
@@ -123,6 +123,7 @@ impl Driver {
         }
         let bell = ready.token(BELL);
         desk.hang_bell(Waker::from(bell.clone()));
+        core.hang_bell(Waker::from(bell.clone()));
         bell.wake_by_ref();
         let now = Instant::now();
         let mut driver = Self {
@@ -166,6 +167,7 @@ impl Driver {
     /// False: end now.
     fn obey_orders(&mut self) -> bool {
         self.bell.taken();
+        self.core.granted(self.time());
         let orders = self.desk.take();
         if let Some(snapshot) = orders.serve {
             self.serve(snapshot);

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use tempfile::TempDir;
 use vicino_crds::contract::{
-    self, Bootstrap, CompiledBackend, CompiledNode, CompiledPort, CompiledProtocol, CompiledRoute,
-    CompiledRule, CompiledRulePort,
+    self, Bootstrap, CompiledBackend, CompiledConcurrency, CompiledNode, CompiledPort, CompiledProtocol,
+    CompiledRoute, CompiledRule, CompiledRulePort,
 };
 use vicino_crds::rule::RouteRule;
 
@@ -90,6 +90,17 @@ impl Configuration {
         self.route_with(service, generation, &[]);
     }
 
+    /// With a limit for each pod.
+    pub(crate) fn route_limited(&self, service: &str, generation: i64, per_pod: u32) {
+        self.route(service, generation);
+        let path = self.path().join(format!("routes/default/{service}.yaml"));
+        let text = std::fs::read_to_string(path).unwrap();
+        let mut document = contract::read::<CompiledRoute>(text.as_bytes()).unwrap().document;
+        document.concurrency =
+            Some(CompiledConcurrency { per_pod, queue_length: 1000, queue_timeout_milliseconds: 20_000 });
+        self.write(&format!("routes/default/{service}.yaml"), &contract::write(&document));
+    }
+
     /// With rules, as a MeshRoute has them.
     pub(crate) fn route_with(&self, service: &str, generation: i64, rules: &[&str]) {
         let backend = CompiledBackend {
@@ -122,6 +133,7 @@ impl Configuration {
             connect_timeout_milliseconds: 1000,
             request_timeout_milliseconds: 0,
             requeues: 1,
+            concurrency: None,
             retry: None,
             rules,
         };

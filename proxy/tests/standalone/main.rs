@@ -127,6 +127,37 @@ fn rules_of_a_document_are_served() {
 }
 
 #[test]
+fn workers_wake_each_other_for_a_pod_with_a_limit() {
+    let world = World::start(&["b"]);
+    for configuration in &world.configurations {
+        configuration.route_limited("web", 2, 1);
+    }
+    // Only then does a second call wait.
+    let route = || get(world.b.admin(), "admin", "/snapshot").map(|a| a.body).unwrap_or_default();
+    eventually("the limit is in force", || route().contains("\"perPod\": 1"));
+    let l1 = world.a.l1();
+    let mut held = Client::connect(l1).unwrap();
+    held.send("web.default", "/hold");
+    eventually("a call is held", || world.pods[1].holds_one());
+    // Each on a connection of its own, so that both workers have some, on both nodes.
+    let callers: Vec<_> = (0..40)
+        .map(|i| {
+            std::thread::spawn(move || get(l1, "web.default", &format!("/{i}")).map(|answer| answer.status))
+        })
+        .collect();
+    eventually("all wait", || {
+        get(world.b.metrics(), "m", "/metrics").is_ok_and(|m| m.body.contains("vicino_proxy_queued 40"))
+    });
+    world.pods[1].let_go();
+    assert_eq!(held.receive().unwrap().status, 200);
+    for caller in callers {
+        assert_eq!(caller.join().unwrap().unwrap(), 200);
+    }
+    let metrics = get(world.b.metrics(), "m", "/metrics").unwrap().body;
+    assert!(metrics.contains("vicino_proxy_queued 0"), "{metrics}");
+}
+
+#[test]
 fn a_proxy_serves_by_what_it_kept_while_its_source_is_away() {
     let pod = Backend::start("a");
     let configuration = Configuration::new("a");

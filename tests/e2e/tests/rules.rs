@@ -154,6 +154,52 @@ async fn retries_save_calls(caller: &Caller) -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn calls_wait_for_pods_with_a_limit() {
+    scenario("concurrency", async |fixture| {
+        let nodes = fixture.nodes();
+        let (here, there) = (&nodes[0], &nodes[1]);
+        let apps = [App::new("near", 1).on(here), App::new("far", 1).on(there)];
+        let space = Space::new(fixture, "limits", &apps).await?;
+        for name in ["near", "far"] {
+            limit(&space, name, 30).await?;
+            programmed(fixture, &space.name, name).await?;
+            let caller = space.caller(here);
+            let statuses = at_once(caller, name, 8).await?;
+            ensure!(statuses == [200; 8], "{name}: all wait for their turn: {statuses:?}");
+            limit(&space, name, 2).await?;
+            programmed(fixture, &space.name, name).await?;
+            let mut statuses = at_once(caller, name, 8).await?;
+            statuses.sort_unstable();
+            ensure!(
+                statuses == [200, 200, 200, 503, 503, 503, 503, 503],
+                "{name}: one is served, two wait: {statuses:?}"
+            );
+        }
+        space.leave().await
+    });
+}
+
+async fn limit(space: &Space<'_>, name: &str, length: u32) -> Result<()> {
+    let route = format!(
+        "
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {{name: {name}}}
+spec: {{requeues: 0, concurrency: {{perPod: 1, queue: {{length: {length}, timeoutMilliseconds: 30000}}}}}}
+"
+    );
+    space.apply(&route).await.map(drop)
+}
+
+/// The statuses of calls that are made at the same time.
+async fn at_once(caller: &Caller, name: &str, count: usize) -> Result<Vec<u16>> {
+    let url = format!("http://{name}/slow?ms=400");
+    let calls = (0..count).map(|_| caller.get(&url));
+    let answers = futures::future::try_join_all(calls).await?;
+    Ok(answers.iter().map(|answer| answer.status().as_u16()).collect())
+}
+
 /// A flaw is a condition that names its field, and the rules that are in force stay.
 async fn what_is_wrong_is_said_and_changes_nothing(
     fixture: &vicino_e2e::Fixture,

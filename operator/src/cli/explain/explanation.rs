@@ -115,6 +115,9 @@ pub(super) struct Target {
     /// Of a thousand calls.
     pub(super) per_mille: u64,
     pub(super) node_local: bool,
+    /// Calls that each of its pods takes at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) per_pod: Option<u32>,
     /// Nodes with ready pods, and how many.
     pub(super) nodes: Vec<(String, u32)>,
 }
@@ -304,6 +307,10 @@ fn targets(snapshot: &Snapshot, backends: &[Backend]) -> Vec<Target> {
             port: *port,
             per_mille: u64::from(*weight) * 1000 / sum.max(1),
             node_local: *is_node_local,
+            per_pod: snapshot
+                .service(&service.namespace, &service.name)
+                .and_then(|service| service.concurrency)
+                .map(|concurrency| concurrency.per_pod),
             nodes: nodes.iter().map(|node| (node.node.to_string(), node.pods)).collect(),
         }
     };

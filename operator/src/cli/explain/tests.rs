@@ -45,6 +45,7 @@ apiVersion: vicino.dev/v1alpha1
 kind: MeshRoute
 metadata: {name: web, namespace: shop}
 spec:
+  concurrency: {perPod: 20}
   rules:
   - name: canary
     matches:
@@ -122,7 +123,7 @@ async fn a_call_that_falls_under_a_rule_and_why_not_under_others() {
             Response     x-mesh "vicino" is added
             Limits       250 ms in all, 1000 ms to connect, requeued once at most
             Retries      2 at most on 503 (idempotent methods), first after 25 ms, each attempt at most 100 ms; budget 20 % of the calls and 10 per second
-            Backends      90.0 %  web:80, 3 ready: node1 2, node2 1
+            Backends      90.0 %  web:80, 3 ready: node1 2, node2 1, 20 calls at a time each
                           10.0 %  web-v2:80, no ready endpoint
         "#]],
     )
@@ -146,7 +147,7 @@ async fn a_call_that_falls_under_a_rule_and_why_not_under_others() {
             Response     x-mesh "vicino" is added
             Limits       250 ms in all, 1000 ms to connect, requeued once at most
             Retries      2 at most on 503 (idempotent methods), first after 25 ms, each attempt at most 100 ms; budget 20 % of the calls and 10 per second
-            Backends      90.0 %  web:80, 3 ready: node1 2, node2 1
+            Backends      90.0 %  web:80, 3 ready: node1 2, node2 1, 20 calls at a time each
                           10.0 %  web-v2:80, no ready endpoint
         "#]],
     )

@@ -105,5 +105,6 @@ fn target(target: &Target) -> String {
         }
     };
     let local = if target.node_local { ", those of the caller's node only" } else { "" };
-    format!("{share:>7}  {service}:{port}, {where_}{local}")
+    let limit = target.per_pod.map(|limit| format!(", {limit} calls at a time each")).unwrap_or_default();
+    format!("{share:>7}  {service}:{port}, {where_}{limit}{local}")
 }

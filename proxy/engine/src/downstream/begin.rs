@@ -243,6 +243,7 @@ impl Core {
             deadline: Time::NEVER,
             is_fresh_only: false,
             wait: None,
+            queued: None,
             failure: Reason::NoEndpoint,
             started: self.now,
         }

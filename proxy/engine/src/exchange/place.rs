@@ -18,6 +18,7 @@ use crate::deadline::Time;
 use crate::hash::FastMap;
 use crate::hop::node::{NodeIndex, Nodes};
 use crate::plan::{Choice, Plan, Share};
+use crate::queue::Found;
 use crate::reply::Reason;
 use crate::snapshot::PodSlot;
 
@@ -73,6 +74,9 @@ const GRADE_BEST: u8 = 3;
 fn grade(exchange: &Exchange, choice: usize, share: Share, nodes: &Nodes, now: Time) -> u8 {
     let good = if share.is_near { GRADE_BEST } else { GRADE_FAR };
     if share.is_own {
+        if exchange.tried_nodes.contains(&(choice, share.node)) {
+            return GRADE_NEVER;
+        }
         let pods = &exchange.plan.choices[choice].pods;
         let is_left = pods.iter().any(|pod| !exchange.tried_pods.contains(&pod.address));
         return if is_left { good } else { GRADE_NEVER };
@@ -112,6 +116,9 @@ impl Core {
                 Some(Place { choice, share }) => {
                     let is_placed = self.place_on_pod(id, &plan, choice, fresh);
                     self.count_own(id, share.node);
+                    if !is_placed && let Some(exchange) = self.exchanges.get_mut(id) {
+                        exchange.tried_nodes.push((choice, share.node));
+                    }
                     is_placed
                 }
                 None => {
@@ -213,8 +220,23 @@ impl Core {
         self.flush_request(id);
     }
 
-    /// Least in flight among the pods of the own node that were not tried. False when there is none.
+    /// Least in flight among the pods of the own node that were not tried, or a place in line for them. False when there is neither.
     fn place_on_pod(&mut self, id: ExchangeId, plan: &Plan, choice: usize, fresh: Option<Fresh<'_>>) -> bool {
+        if let Some(limit) = &plan.choices[choice].limit {
+            return match self.find_slot(id, choice, limit) {
+                Found::Waits => true,
+                Found::Slot(slot) => {
+                    self.choose_pod(id, choice, &slot, fresh);
+                    true
+                }
+                Found::Nothing(reason) => {
+                    if let Some(exchange) = self.exchanges.get_mut(id) {
+                        exchange.failure = reason;
+                    }
+                    false
+                }
+            };
+        }
         let Some(exchange) = self.exchanges.get(id) else { return true };
         let pods = &plan.choices[choice].pods;
         let loads = pods.iter().map(|pod| {
@@ -223,21 +245,35 @@ impl Core {
         });
         let Some(picked) = pick_pod(loads, &mut self.random) else { return false };
         let slot = Arc::clone(&pods[picked]);
-        if self.is_own_listener(slot.address) {
-            self.fail(id, Reason::SelfCall);
-            return true;
+        slot.acquire();
+        self.choose_pod(id, choice, &slot, fresh);
+        true
+    }
+
+    fn choose_pod(&mut self, id: ExchangeId, choice: usize, slot: &Arc<PodSlot>, fresh: Option<Fresh<'_>>) {
+        if let Some(exchange) = self.exchanges.get_mut(id) {
+            exchange.choice = choice;
         }
+        self.deliver(id, slot, fresh);
+    }
+
+    /// Gives a call to a pod in which it has been counted.
+    pub(crate) fn deliver(&mut self, id: ExchangeId, slot: &Arc<PodSlot>, fresh: Option<Fresh<'_>>) {
+        let is_own = self.is_own_listener(slot.address);
+        let Some(exchange) = self.exchanges.get_mut(id) else { return slot.release() };
+        exchange.pod = Some(Arc::clone(slot));
+        if is_own {
+            return self.fail(id, Reason::SelfCall);
+        }
+        let connect_timeout = exchange.plan.connect_timeout;
         let idle_max = match () {
             () if exchange.kind == Kind::Opaque || exchange.is_fresh_only => None,
             // It cannot be sent again should the pod be closing the connection just now.
             () if exchange.method == Method::Other => Some(self.config.pool_idle_once),
             () => Some(self.config.pool_idle_timeout),
         };
-        let pod = self.pod_connection(&slot, id, idle_max, plan.connect_timeout);
-        let Some(exchange) = self.exchanges.get_mut(id) else { return true };
-        exchange.choice = choice;
-        slot.acquire();
-        exchange.pod = Some(slot);
+        let pod = self.pod_connection(slot, id, idle_max, connect_timeout);
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
         exchange.target = Target::Pod(pod);
         exchange.request.sent_to = exchange.request.body_at;
         exchange.request.is_sent = exchange.kind == Kind::Http && exchange.request.framing.is_empty();
@@ -247,13 +283,12 @@ impl Core {
             write_head(out, &exchange.request.kept[..exchange.request.body_at], fresh);
         }
         self.flush_request(id);
-        true
     }
 
     /// Counts a call in that went to a pod of the own node without a hop: for the choice of nodes it is a node like others.
     fn count_own(&mut self, id: ExchangeId, node: NodeIndex) {
         if let Some(exchange) = self.exchanges.get_mut(id)
-            && exchange.pod.is_some()
+            && (exchange.pod.is_some() || exchange.queued.is_some())
             && exchange.counted.is_none()
         {
             exchange.counted = Some(node);

@@ -86,6 +86,9 @@ impl World {
         self.clients[client].is_closed = true;
         self.links[link].pipes[0].reset();
         self.links[link].ends[0] = End::Nobody;
+        if let End::Core(node, _) = self.links[link].ends[1] {
+            self.turn(node);
+        }
     }
 
     pub(crate) fn text(&self, client: usize) -> String {

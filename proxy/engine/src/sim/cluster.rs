@@ -9,8 +9,8 @@ use super::{L2_PORT, Listener, World};
 use crate::retry::Retry;
 use crate::rules::Rules;
 use crate::snapshot::{
-    Backend, EndpointSet, Neighbour, Node, NodeEndpoints, PodSlot, PortEndpoints, Service, ServiceName,
-    ServicePort, Snapshot,
+    Backend, Concurrency, EndpointSet, Neighbour, Node, NodeEndpoints, PodSlot, PortEndpoints, Service,
+    ServiceName, ServicePort, Snapshot,
 };
 
 /// Services and their weights.
@@ -33,12 +33,15 @@ pub(crate) struct SnapshotSpec {
     pub(crate) near: BTreeMap<String, BTreeSet<usize>>,
     /// Services with `internalTrafficPolicy: Local`.
     pub(crate) node_local: BTreeSet<String>,
+    /// Cores that are workers of another node's proxy: they share its pods and their counts.
+    pub(crate) twins: BTreeMap<usize, usize>,
     /// Nodes whose L2 listens elsewhere.
     pub(crate) l2_ports: BTreeMap<usize, u16>,
     pub(crate) request_timeout: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) requeues: u32,
     pub(crate) retry: Option<Retry>,
+    pub(crate) concurrency: Option<Concurrency>,
 }
 
 pub(crate) fn node_name(node: usize) -> String {
@@ -79,6 +82,7 @@ fn services(spec: &SnapshotSpec) -> HashMap<Arc<str>, Arc<Service>> {
             ports: vec![ServicePort { port: 80, backends: backends(all), of_rules }],
             rules,
             retry: spec.retry.clone(),
+            concurrency: spec.concurrency,
             connect_timeout_ns: spec.connect_timeout.as_nanos() as u64,
             request_timeout_ns: spec.request_timeout.as_nanos() as u64,
             requeues: spec.requeues,
@@ -118,17 +122,20 @@ impl World {
     fn snapshot_of(&mut self, own: usize) -> Snapshot {
         let spec = self.snapshot.clone();
         let namespace: Arc<str> = "demo".into();
+        let place = spec.twins.get(&own).copied().unwrap_or(own);
         let mut snapshot = Snapshot {
             version: spec.version,
-            node: node_name(own).into(),
-            node_addresses: vec![node_ip(own)],
+            node: node_name(place).into(),
+            node_addresses: vec![node_ip(place)],
             cluster_domain: "cluster.local".into(),
             ..Snapshot::default()
         };
         snapshot.services.insert(Arc::clone(&namespace), services(&spec));
         let sets = snapshot.endpoints.entry(namespace).or_default();
         for (service, pods) in &spec.endpoints {
-            let mut port = PortEndpoints { listed: pods.len() as u32, ..PortEndpoints::default() };
+            let queue = self.queues.entry((place, service.clone())).or_default();
+            let queue = Arc::clone(queue);
+            let mut port = PortEndpoints { listed: pods.len() as u32, queue, ..PortEndpoints::default() };
             for node in 0..self.nodes.len() {
                 let count = pods.iter().filter(|(n, _)| *n == node).count() as u32;
                 if count > 0 {
@@ -137,7 +144,7 @@ impl World {
                     port.nodes.push(NodeEndpoints { node: node_name(node).into(), pods: count, near });
                 }
             }
-            for (_, address) in pods.iter().filter(|(node, _)| *node == own) {
+            for (_, address) in pods.iter().filter(|(node, _)| *node == place) {
                 let new = || Arc::new(PodSlot::new(*address, "".into()));
                 port.local.push(Arc::clone(self.slots.entry(*address).or_insert_with(new)));
             }
@@ -154,7 +161,7 @@ impl World {
             let name: Arc<str> = node_name(node).into();
             let known = Node { name: Arc::clone(&name), addresses, zone: "".into(), ready };
             snapshot.nodes.insert(Arc::clone(&name), Arc::new(known));
-            if node != own {
+            if node != place {
                 snapshot.foreign_addresses.insert(ip, name);
             }
         }

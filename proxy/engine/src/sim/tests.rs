@@ -7,6 +7,7 @@ mod hop;
 mod http;
 mod manners;
 mod nearness;
+mod queues;
 mod refusals;
 mod retries;
 mod rules;

@@ -145,5 +145,5 @@ fn of_port(pods: HashMap<PodKey, Candidate>, here: Here<'_>, slots: &mut Slots) 
     }
     local.sort_by_key(|slot| slot.address);
     let nodes = nodes.into_iter().map(|(node, (pods, near))| NodeEndpoints { node, pods, near });
-    PortEndpoints { nodes: nodes.collect(), local, listed }
+    PortEndpoints { nodes: nodes.collect(), local, listed, ..PortEndpoints::default() }
 }

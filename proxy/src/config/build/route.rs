@@ -14,7 +14,7 @@ use vicino_engine::retry::Retry;
 use vicino_engine::rules::{
     Action, Fault, HeaderEdit, PathEdit, PathTest, Pattern, Redirect, Rule, Rules, Test, ValueTest,
 };
-use vicino_engine::snapshot::{Backend, Node, Service, ServiceName, ServicePort};
+use vicino_engine::snapshot::{Backend, Concurrency, Node, Service, ServiceName, ServicePort};
 
 const NANOSECONDS_PER_MILLISECOND: u64 = 1_000_000;
 
@@ -28,6 +28,11 @@ pub(super) fn service(route: &CompiledRoute) -> Service {
         request_timeout_ns: u64::from(route.request_timeout_milliseconds) * NANOSECONDS_PER_MILLISECOND,
         requeues: route.requeues,
         retry: route.retry.as_ref().map(retry),
+        concurrency: route.concurrency.as_ref().map(|concurrency| Concurrency {
+            per_pod: concurrency.per_pod,
+            queue_length: concurrency.queue_length,
+            queue_timeout_ns: u64::from(concurrency.queue_timeout_milliseconds) * NANOSECONDS_PER_MILLISECOND,
+        }),
         rules: Rules::new(route.rules.iter().map(rule).collect()),
         name,
     }

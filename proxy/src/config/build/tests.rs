@@ -43,6 +43,7 @@ fn route(service: &str, generation: i64) -> String {
         node_local: false,
     };
     contract::write(&CompiledRoute {
+        concurrency: None,
         retry: None,
         rules: Vec::new(),
         version: 1,
@@ -345,6 +346,8 @@ fn what_did_not_change_is_taken_over_as_it_is() {
     assert!(Arc::ptr_eq(&set(before, "api"), &set(after, "api")));
     let slot = |s: &Arc<Snapshot>| s.endpoints("demo", "web", "").unwrap().local[0].clone();
     assert!(Arc::ptr_eq(&slot(before), &slot(after)), "the pod lives on, and its counter with it");
+    let queue = |s: &Arc<Snapshot>| s.endpoints("demo", "web", "").unwrap().queue.clone();
+    assert!(Arc::ptr_eq(&queue(before), &queue(after)), "whoever waits in line goes on waiting there");
 }
 
 #[test]

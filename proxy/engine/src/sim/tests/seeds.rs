@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::retry::Retry;
+use crate::snapshot::Concurrency;
 
 #[derive(Clone, Copy, Debug)]
 enum Fault {
@@ -32,6 +34,20 @@ fn fault() -> impl Strategy<Value = Fault> {
         (0_u8..6).prop_map(Fault::ResetCaller),
         Just(Fault::Drain),
     ]
+}
+
+fn retry() -> impl Strategy<Value = Retry> {
+    (1_u32..4, any::<bool>(), 0_u64..3000, 0_u64..500).prop_map(
+        |(attempts, is_any, attempt_ms, backoff_ms)| Retry {
+            attempts,
+            codes: vec![502, 503, 504],
+            is_for_any_method: is_any,
+            attempt_ns: attempt_ms * 1_000_000,
+            backoff_ns: backoff_ms * 1_000_000,
+            budget_percent: 100,
+            min_per_second: 100,
+        },
+    )
 }
 
 fn request(kind: u8, len: usize, name: &str) -> Vec<u8> {
@@ -122,12 +138,21 @@ proptest! {
         segment_max in prop_oneof![Just(0_usize), 1_usize..40, 100_usize..5000],
         calls in prop::collection::vec((0_u8..4, prop_oneof![0_usize..300, 60_000_usize..200_000]), 6),
         faults in prop::collection::vec((0_u64..60, fault()), 0..8),
+        limits in (prop::option::of(1_u32..3), 0_u32..4, 1_u64..3000),
+        retry in prop::option::of(retry()),
     ) {
         let calls: Vec<(u8, usize)> =
             calls.into_iter().map(|(k, len)| (k, if segment_max > 0 && segment_max < 100 { len % 5000 } else { len })).collect();
         let mut world = World::new(3, seed);
         world.net.segment_max = segment_max;
         world.snapshot.request_timeout = Duration::from_secs(8);
+        let (per_pod, queue_length, wait_ms) = limits;
+        world.snapshot.concurrency = per_pod.map(|per_pod| Concurrency {
+            per_pod,
+            queue_length,
+            queue_timeout_ns: wait_ms * 1_000_000,
+        });
+        world.snapshot.retry = retry;
         for i in 1..=4 {
             world.pod("web", usize::from(i - 1) % 3, i);
         }

@@ -1,0 +1,258 @@
+//! Calls that wait for a pod with a limit: one line for each port of a Service, shared by the workers of a proxy; who is first is served first.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::Waker;
+
+use crate::core::Core;
+use crate::exchange::{ExchangeId, Origin};
+use crate::reply::Reason;
+use crate::snapshot::{Concurrency, PodSlot};
+
+/// How often a free pod is looked for again after another worker was faster, before the call lines up.
+const RACES_MAX: u32 = 16;
+
+/// The line in front of one port of a Service. The same object lives on through snapshots while the port does.
+#[derive(Debug, Default)]
+pub struct Queue {
+    /// As many as there are in line, to be read without the lock.
+    waiting: AtomicU32,
+    line: Mutex<VecDeque<Waiter>>,
+}
+
+/// A call in line, of whichever worker.
+#[derive(Debug)]
+struct Waiter {
+    mailbox: Arc<Mailbox>,
+    exchange: ExchangeId,
+}
+
+/// A slot that was taken for a call.
+#[derive(Debug)]
+struct Grant {
+    exchange: ExchangeId,
+    slot: Arc<PodSlot>,
+    limit: Limit,
+}
+
+/// Where a worker finds the slots that others took for its calls.
+#[derive(Debug, Default)]
+pub(crate) struct Mailbox {
+    has_mail: AtomicBool,
+    grants: Mutex<Vec<Grant>>,
+    bell: OnceLock<Waker>,
+}
+
+/// A limit, and the line of those who wait because of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Limit {
+    pub(crate) concurrency: Concurrency,
+    pub(crate) queue: Arc<Queue>,
+}
+
+/// All lines are alike: what waits is no part of what was configured.
+impl PartialEq for Queue {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Queue {
+    /// Calls in line now.
+    pub fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    fn line(&self) -> std::sync::MutexGuard<'_, VecDeque<Waiter>> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lines a call up; false when the line is as long as it may be.
+    fn push(&self, waiter: Waiter, length_max: u32) -> bool {
+        let mut line = self.line();
+        let has_room = line.len() < length_max as usize;
+        if has_room {
+            line.push_back(waiter);
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+        }
+        has_room
+    }
+
+    /// Takes a call out of the line; false when it is not there: a slot was taken for it.
+    fn remove(&self, mailbox: &Arc<Mailbox>, exchange: ExchangeId) -> bool {
+        let mut line = self.line();
+        let is_it = |waiter: &Waiter| waiter.exchange == exchange && Arc::ptr_eq(&waiter.mailbox, mailbox);
+        let found = line.iter().position(is_it);
+        if let Some(at) = found {
+            line.remove(at);
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
+        found.is_some()
+    }
+
+    /// Takes slots of `pods` for those in line, while there are both. Whoever frees a slot calls this after it, and whoever lines up
+    /// after that: whichever is later sees what the other did.
+    fn serve(self: &Arc<Self>, pods: &[Arc<PodSlot>], concurrency: Concurrency, own: &Arc<Mailbox>) {
+        if self.waiting() == 0 {
+            return;
+        }
+        let mut line = self.line();
+        while !line.is_empty() {
+            let free = pods.iter().filter(|pod| pod.in_flight() < concurrency.per_pod);
+            let Some(slot) = free.min_by_key(|pod| pod.in_flight()) else { return };
+            if !slot.acquire_below(concurrency.per_pod) {
+                continue;
+            }
+            let Some(Waiter { mailbox, exchange }) = line.pop_front() else { return slot.release() };
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+            let limit = Limit { concurrency, queue: Arc::clone(self) };
+            mailbox.post(Grant { exchange, slot: Arc::clone(slot), limit }, own);
+        }
+    }
+}
+
+impl Mailbox {
+    /// Puts a grant in, and rings when that is another worker's.
+    fn post(self: &Arc<Self>, grant: Grant, own: &Arc<Mailbox>) {
+        self.grants.lock().unwrap_or_else(PoisonError::into_inner).push(grant);
+        self.has_mail.store(true, Ordering::SeqCst);
+        if !Arc::ptr_eq(self, own)
+            && let Some(bell) = self.bell.get()
+        {
+            bell.wake_by_ref();
+        }
+    }
+
+    #[inline]
+    pub(crate) fn has_mail(&self) -> bool {
+        self.has_mail.load(Ordering::SeqCst)
+    }
+
+    fn take(&self) -> Vec<Grant> {
+        self.has_mail.store(false, Ordering::SeqCst);
+        std::mem::take(&mut *self.grants.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Limit {
+    /// A slot was given back: the first in line gets it.
+    pub(crate) fn freed(&self, slot: &Arc<PodSlot>, own: &Arc<Mailbox>) {
+        self.queue.serve(std::slice::from_ref(slot), self.concurrency, own);
+    }
+}
+
+/// What came of looking for a slot.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// This one was taken.
+    Slot(Arc<PodSlot>),
+    /// The call is in line.
+    Waits,
+    /// Neither.
+    Nothing(Reason),
+}
+
+impl Core {
+    /// Rings when another worker has taken a slot for a call of this one; [`Core::granted`] is to be called then.
+    pub fn hang_bell(&mut self, bell: Waker) {
+        // A second bell would be a second driver.
+        let _ = self.mailbox.bell.set(bell);
+    }
+
+    /// Slots were taken for calls that wait here.
+    pub fn granted(&mut self, now: crate::deadline::Time) {
+        self.now = now;
+        self.settle();
+    }
+
+    /// Gives calls what was taken for them.
+    pub(crate) fn read_mail(&mut self) {
+        for Grant { exchange: id, slot, limit } in self.mailbox.take() {
+            let Some(exchange) = self.exchanges.get_mut(id).filter(|exchange| exchange.queued.is_some())
+            else {
+                slot.release();
+                limit.freed(&slot, &self.mailbox);
+                continue;
+            };
+            exchange.queued = None;
+            self.tally.queued.sub(1);
+            self.set_attempt_due(id);
+            self.deliver(id, &slot, None);
+        }
+    }
+
+    /// A slot of the least busy pod that is below its limit, or a place in line. Nobody passes those who are in line.
+    pub(crate) fn find_slot(&mut self, id: ExchangeId, choice: usize, limit: &Limit) -> Found {
+        let Some(exchange) = self.exchanges.get(id) else { return Found::Waits };
+        let plan = std::rc::Rc::clone(&exchange.plan);
+        let pods = &plan.choices[choice].pods;
+        let Limit { concurrency, queue } = limit;
+        let mut races = 0;
+        while queue.waiting() == 0 && races < RACES_MAX {
+            let Some(exchange) = self.exchanges.get(id) else { return Found::Waits };
+            let loads = pods.iter().map(|pod| {
+                let is_tried = exchange.tried_pods.contains(&pod.address);
+                Some(pod.in_flight()).filter(|load| !is_tried && *load < concurrency.per_pod)
+            });
+            let Some(picked) = crate::balance::pick_pod(loads, &mut self.random) else { break };
+            if pods[picked].acquire_below(concurrency.per_pod) {
+                return Found::Slot(Arc::clone(&pods[picked]));
+            }
+            races += 1;
+        }
+        // A call that failed at one pod may not be given that one: it does not line up.
+        let Some(exchange) = self.exchanges.get_mut(id) else { return Found::Waits };
+        if pods.is_empty() || !exchange.tried_pods.is_empty() {
+            return Found::Nothing(if pods.is_empty() { Reason::NoEndpoint } else { exchange.failure });
+        }
+        let length_max = concurrency.queue_length;
+        let waiter = Waiter { mailbox: Arc::clone(&self.mailbox), exchange: id };
+        exchange.choice = choice;
+        exchange.queued = Some(Arc::clone(queue));
+        let due =
+            exchange.deadline.min(self.now + std::time::Duration::from_nanos(concurrency.queue_timeout_ns));
+        if !queue.push(waiter, length_max) {
+            exchange.queued = None;
+            return Found::Nothing(Reason::QueueFull);
+        }
+        self.tally.queued.add(1);
+        self.exchanges.set_due(id, due);
+        queue.serve(pods, *concurrency, &self.mailbox);
+        Found::Waits
+    }
+
+    /// A call leaves the line without a slot.
+    pub(crate) fn leave_queue(&mut self, id: ExchangeId) {
+        let queue = self.exchanges.get_mut(id).and_then(|exchange| exchange.queued.take());
+        if let Some(queue) = queue {
+            self.tally.queued.sub(1);
+            // When a slot was taken for it just now, that is found in the mailbox and goes to the next.
+            queue.remove(&self.mailbox, id);
+        }
+    }
+
+    /// A call has waited as long as it may: another node may take it when it came from a caller, else whoever sent it is told.
+    pub(crate) fn queue_due(&mut self, id: ExchangeId) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        match exchange.origin {
+            _ if exchange.deadline <= self.now => self.fail(id, Reason::Timeout),
+            Origin::Client(_) => self.requeue(id, Reason::QueueTimeout, true),
+            Origin::Stream(..) => self.fail(id, Reason::QueueTimeout),
+        }
+    }
+
+    /// Another configuration: there may be pods now for those who wait, or no limit any more.
+    pub(crate) fn serve_queues(&mut self) {
+        for (namespace, sets) in &self.snapshot.endpoints {
+            for (name, set) in sets {
+                for port in set.ports.values().filter(|port| port.queue.waiting() > 0) {
+                    let service = self.snapshot.service(namespace, name);
+                    let unlimited = Concurrency { per_pod: u32::MAX, ..Concurrency::default() };
+                    let concurrency = service.and_then(|service| service.concurrency).unwrap_or(unlimited);
+                    port.queue.serve(&port.local, concurrency, &self.mailbox);
+                }
+            }
+        }
+    }
+}

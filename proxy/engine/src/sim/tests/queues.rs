@@ -1,0 +1,218 @@
+//! Pods with a limit: it is never passed, those who wait are served in their order, nobody is forgotten, and what does not fit is told or goes elsewhere.
+
+use super::*;
+use crate::snapshot::Concurrency;
+
+fn limited(per_pod: u32, queue_length: u32, timeout_ms: u64) -> Concurrency {
+    Concurrency { per_pod, queue_length, queue_timeout_ns: timeout_ms * 1_000_000 }
+}
+
+/// Callers on node 0, pods of `web` on the nodes given, each with this limit.
+fn world_with(nodes: &[usize], concurrency: Concurrency, seed: u64) -> World {
+    let mut world = web_on(nodes, seed);
+    world.snapshot.concurrency = Some(concurrency);
+    world.snapshot.request_timeout = Duration::from_mins(1);
+    world.publish();
+    world
+}
+
+/// Requests that a pod has and has not answered.
+fn open_at(world: &World, pod: SocketAddr) -> usize {
+    world.slots[&pod].in_flight() as usize
+}
+
+fn queued(world: &World) -> u64 {
+    world.nodes.iter().map(|node| node.core.tally().queued.get()).sum()
+}
+
+/// Sends so many calls at once; runs until all are answered; returns the most that a pod had at a time, and the statuses.
+fn burst(world: &mut World, count: usize, path: &str, pods: &[SocketAddr]) -> (usize, Vec<u16>) {
+    let clients: Vec<usize> = (0..count).map(|_| world.client(0)).collect();
+    for client in &clients {
+        world.send(*client, &get(path));
+    }
+    let mut most = 0;
+    let mut is_done = false;
+    while !is_done {
+        assert!(world.step(), "nothing more happens");
+        most = most.max(pods.iter().map(|pod| open_at(world, *pod)).max().unwrap_or(0));
+        is_done = clients.iter().all(|client| !world.answers(*client).is_empty());
+    }
+    (most, clients.iter().map(|client| world.answers(*client)[0].status).collect())
+}
+
+#[test]
+fn a_limit_holds_and_everybody_is_served_in_turn() {
+    for nodes in [&[0][..], &[1], &[1, 1, 1], &[0, 0]] {
+        let mut world = world_with(nodes, limited(2, 100, 60_000), 1);
+        let pods: Vec<_> =
+            nodes.iter().enumerate().map(|(i, node)| pod_address(*node, i as u8 + 1)).collect();
+        let (most, statuses) = burst(&mut world, 40, "/slow/100", &pods);
+        assert_eq!(most, 2, "{nodes:?}");
+        assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+        // 40 calls of 100 ms on so many pods that take two at a time: no slot was idle while calls waited.
+        let took = world.now.since(Time(1_000_000_000));
+        let ideal = Duration::from_millis(100 * 40 / (2 * nodes.len() as u64));
+        assert!(took < ideal + Duration::from_millis(150), "{nodes:?}: {took:?}, at best {ideal:?}");
+        world.assert_nothing_left();
+    }
+}
+
+#[test]
+fn workers_of_one_proxy_share_the_limit_and_wake_each_other() {
+    // Node 2 is a second worker of node 1.
+    let mut world = World::new(3, 2);
+    world.snapshot.twins.insert(2, 1);
+    let pod = world.pod("web", 1, 1);
+    world.snapshot.concurrency = Some(limited(1, 100, 60_000));
+    world.publish();
+    let clients: Vec<usize> = (0..30).map(|i| world.client(1 + i % 2)).collect();
+    for client in &clients {
+        world.send(*client, &get("/slow/20"));
+    }
+    let mut most = 0;
+    while world.seen.len() < 30 || open_at(&world, pod) > 0 {
+        assert!(world.step());
+        most = most.max(open_at(&world, pod));
+    }
+    assert_eq!(most, 1);
+    world.run(Duration::from_millis(50));
+    assert!(clients.iter().all(|client| world.answers(*client)[0].status == 200));
+    let took = world.now.since(Time(1_000_000_000));
+    assert!(
+        took < Duration::from_millis(30 * 22 + 100),
+        "{took:?}: a slot that one worker frees is the other's at once"
+    );
+    world.assert_nothing_left();
+}
+
+#[test]
+fn a_full_line_is_told_and_so_is_a_wait_that_is_too_long() {
+    for node in [0, 1] {
+        let mut world = world_with(&[node], limited(1, 3, 60_000), 3);
+        let (_, statuses) = burst(&mut world, 10, "/slow/50", &[]);
+        assert_eq!(
+            statuses.iter().filter(|status| **status == 200).count(),
+            4,
+            "one is served, three wait: {statuses:?}"
+        );
+        assert!(statuses.iter().all(|status| [200, 503].contains(status)));
+        world.assert_nothing_left();
+
+        let mut world = world_with(&[node], limited(1, 100, 120), 4);
+        let started = world.now;
+        let (_, statuses) = burst(&mut world, 10, "/slow/50", &[]);
+        let served = statuses.iter().filter(|status| **status == 200).count();
+        assert!((2..=4).contains(&served), "those whose turn came within 120 ms: {statuses:?}");
+        assert!(world.now.since(started) < Duration::from_millis(300));
+        world.assert_nothing_left();
+    }
+    let mut world = world_with(&[0], limited(1, 0, 1000), 5);
+    let clients = [world.client(0), world.client(0)];
+    world.send(clients[0], &get("/slow/100"));
+    world.run(Duration::from_millis(10));
+    let answer = world.ask(clients[1], &get("/"));
+    assert_eq!((answer.status, answer.field("vicino-error")), (503, Some("queue-full")));
+}
+
+#[test]
+fn what_does_not_fit_on_one_node_goes_to_another() {
+    // The line of each node has room for two; together they have for all.
+    let mut world = world_with(&[0, 1, 2], limited(2, 2, 60_000), 6);
+    let (_, statuses) = burst(&mut world, 12, "/slow/50", &[]);
+    let served = statuses.iter().filter(|status| **status == 200).count();
+    assert!(served >= 11, "{statuses:?}");
+    world.assert_nothing_left();
+}
+
+#[test]
+fn nobody_passes_those_who_wait() {
+    for node in [0, 1] {
+        let mut world = world_with(&[node], limited(1, 100, 60_000), 7);
+        let mut order = Vec::new();
+        for i in 0..12 {
+            let client = world.client(0);
+            world.send(client, &get(&format!("/slow/{}", 30 + i)));
+            order.push(format!("GET /slow/{} ", 30 + i));
+            world.run(Duration::from_millis(3));
+        }
+        world.until("all are served", |w| w.seen.len() == 12);
+        let served: Vec<_> = world.seen.iter().map(|seen| seen.head.clone()).collect();
+        for (seen, asked) in served.iter().zip(&order) {
+            assert!(seen.starts_with(asked.as_str()), "{asked} was passed by {seen}");
+        }
+        world.run(Duration::from_secs(1));
+        world.assert_nothing_left();
+    }
+}
+
+#[test]
+fn callers_that_go_and_pods_that_die_free_their_places() {
+    for node in [0, 1] {
+        let mut world = world_with(&[node], limited(1, 100, 60_000), 8);
+        let clients: Vec<usize> = (0..6).map(|_| world.client(0)).collect();
+        for client in &clients {
+            world.send(*client, &get("/hang"));
+        }
+        world.run(Duration::from_millis(100));
+        assert_eq!((world.seen.len(), queued(&world)), (1, 5));
+        // One goes: if it was in line, the line is shorter; if it was served, the next one is.
+        world.reset_client(clients[3]);
+        world.run(Duration::from_millis(100));
+        assert_eq!((queued(&world), open_at(&world, pod_address(node, 1))), (4, 1));
+        // A call that its pod cuts is answered, and the next one is served.
+        let seen = world.seen.len();
+        let hanging = world.pods.iter().rposition(|pod| pod.served > 0).unwrap();
+        world.pods[hanging].close();
+        world.until("the next is served", |w| w.seen.len() == seen + 1);
+        assert_eq!(queued(&world), 3);
+        for client in clients {
+            if !world.clients[client].is_closed {
+                world.reset_client(client);
+            }
+        }
+        world.run(Duration::from_secs(1));
+        world.assert_nothing_left();
+    }
+}
+
+#[test]
+fn another_configuration_serves_those_who_wait() {
+    for node in [0, 1] {
+        // A pod comes.
+        let mut world = world_with(&[node], limited(1, 100, 60_000), 9);
+        for _ in 0..5 {
+            let client = world.client(0);
+            world.send(client, &get("/hang"));
+        }
+        world.run(Duration::from_millis(100));
+        assert_eq!((world.seen.len(), queued(&world)), (1, 4));
+        world.pod("web", node, 9);
+        world.publish();
+        world.run(Duration::from_millis(100));
+        assert_eq!((world.seen.len(), queued(&world)), (2, 3));
+        // The limit goes.
+        world.snapshot.concurrency = None;
+        world.publish();
+        world.run(Duration::from_millis(100));
+        assert_eq!((world.seen.len(), queued(&world)), (5, 0));
+    }
+}
+
+#[test]
+fn the_time_of_the_call_goes_on_in_line() {
+    for node in [0, 1] {
+        let mut world = world_with(&[node], limited(1, 100, 60_000), 10);
+        let clients = [world.client(0), world.client(0)];
+        world.send(clients[0], &get("/slow/1000"));
+        world.run(Duration::from_millis(5));
+        world.snapshot.request_timeout = Duration::from_millis(200);
+        world.publish();
+        let started = world.now;
+        let answer = world.ask(clients[1], &get("/"));
+        assert_eq!((answer.status, answer.field("vicino-error")), (504, Some("timeout")));
+        assert!(world.now.since(started) < Duration::from_millis(210));
+        world.run(Duration::from_secs(1));
+        world.assert_nothing_left();
+    }
+}
