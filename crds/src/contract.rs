@@ -24,7 +24,7 @@ use crate::rule::{RouteRule, check_all};
 pub const CONTRACT_VERSION: i32 = 2;
 /// The version that a route without rules, and every other document, is written with.
 pub const VERSION_PLAIN: i32 = 1;
-/// The version of a route with rules: who does not know them would send calls elsewhere.
+/// The version of a route with rules, or with a port of another protocol: who does not know them would do something else with calls.
 const VERSION_RULES: i32 = 2;
 
 /// One document longer than this is refused, in bytes.
@@ -83,9 +83,10 @@ pub struct CompiledRoute {
 }
 
 impl CompiledRoute {
-    /// The version that a route has to say, with rules or without.
-    pub fn version_of(rules: &[CompiledRule]) -> i32 {
-        if rules.is_empty() { VERSION_PLAIN } else { VERSION_RULES }
+    /// The version that a route with these ports and rules has to say.
+    pub fn version_of(ports: &[CompiledPort], rules: &[CompiledRule]) -> i32 {
+        let is_plain = rules.is_empty() && ports.iter().all(|port| port.protocol == CompiledProtocol::Http);
+        if is_plain { VERSION_PLAIN } else { VERSION_RULES }
     }
 
     /// Every backend of every port and rule.
@@ -171,9 +172,22 @@ pub struct CompiledPort {
 /// What is spoken on a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CompiledProtocol {
-    /// HTTP/1.1.
+    /// HTTP/1.1, or in a tunnel whatever the first bytes say.
     #[serde(rename = "HTTP")]
     Http,
+    /// Bytes that are not looked at: a tunnel to it is passed through at once, whoever speaks first. Needs version 2.
+    #[serde(rename = "TCP")]
+    Tcp,
+}
+
+impl CompiledProtocol {
+    /// The word in documents and statuses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "HTTP",
+            Self::Tcp => "TCP",
+        }
+    }
 }
 
 /// Endpoints that calls go to: the pods behind one port of one Service of the same namespace.
@@ -287,8 +301,11 @@ impl Document for CompiledRoute {
         for (i, compiled) in self.rules.iter().enumerate() {
             check_ports(&format!("rules[{i}].ports"), compiled, &self.ports)?;
         }
-        if self.version < Self::version_of(&self.rules) {
-            return Err(invalid("version".to_owned(), "must be 2 or above, since there are rules"));
+        if self.version < Self::version_of(&self.ports, &self.rules) {
+            return Err(invalid(
+                "version".to_owned(),
+                "must be 2 or above, since there are rules, or ports of another protocol than HTTP",
+            ));
         }
         Ok(())
     }

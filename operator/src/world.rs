@@ -120,6 +120,8 @@ pub struct ServicePort {
     pub port: u16,
     /// Its name; empty for an only port.
     pub name: String,
+    /// Whether its `appProtocol`, or else its name, says that it speaks no HTTP.
+    pub opaque: bool,
 }
 
 /// An EndpointSlice, as far as the ENDPOINTS column needs it; proxies watch slices themselves.

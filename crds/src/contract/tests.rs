@@ -63,7 +63,7 @@ requestHeaderModifier: {set: [{name: x-tier, value: canary}]}
         retry: None,
     };
     route.rules = vec![compiled, answer];
-    route.version = CompiledRoute::version_of(&route.rules);
+    route.version = CompiledRoute::version_of(&route.ports, &route.rules);
     route
 }
 
@@ -184,7 +184,9 @@ fn rules_need_their_version_and_backends_for_every_port() {
     let text = write(&with_rules());
     refused(
         &text.replace("version: 2", "version: 1"),
-        &expect!["version: must be 2 or above, since there are rules"],
+        &expect![
+            "version: must be 2 or above, since there are rules, or ports of another protocol than HTTP"
+        ],
     );
     let mut route = with_rules();
     route.rules[0].ports[0].port = 81;

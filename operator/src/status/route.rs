@@ -33,7 +33,7 @@ pub(super) fn status(context: &Context<'_>, key: &Key, route: &Route, now: &Time
         observed_generation: Some(route.generation),
         conditions: condition::merge(&route.status.conditions, &conditions, route.generation, now),
         mesh: verdict.mesh.clone().filter(|_| verdict.wanted),
-        protocol: in_force.as_ref().map(|_| "HTTP".to_owned()),
+        protocol: in_force.as_ref().map(protocols),
         backends: in_force.as_ref().map(backends),
         endpoints: in_force.as_ref().map(|route| endpoints(context, route)),
         programmed: verdict.wanted.then(|| Tally::new(serving, ready)),
@@ -124,6 +124,17 @@ fn conditions(problem: Option<&Problem>, programmed: Wanted) -> Vec<Wanted> {
         reason => reconciling(reason, &programmed.message),
     };
     vec![ready, accepted, programmed, state]
+}
+
+/// Each once, in the order of the ports.
+fn protocols(route: &CompiledRoute) -> String {
+    let mut words: Vec<&str> = Vec::new();
+    for word in route.ports.iter().map(|port| port.protocol.as_str()) {
+        if !words.contains(&word) {
+            words.push(word);
+        }
+    }
+    words.join(",")
 }
 
 fn backends(route: &CompiledRoute) -> String {

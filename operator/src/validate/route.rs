@@ -133,7 +133,7 @@ fn compile(
 ) -> CompiledRoute {
     let times = timeouts(spec.timeouts.as_ref(), defaults);
     CompiledRoute {
-        version: CompiledRoute::version_of(&rules),
+        version: CompiledRoute::version_of(&ports, &rules),
         namespace: key.namespace.clone(),
         service: key.name.clone(),
         generation,
@@ -176,7 +176,8 @@ fn ports(
 ) -> Result<Vec<CompiledPort>, Problem> {
     let port = |port: &ServicePort| {
         let backends = backends(world, key, (service, port), ("spec", &spec.backends))?;
-        Ok(CompiledPort { port: port.port, protocol: CompiledProtocol::Http, backends })
+        let protocol = if port.opaque { CompiledProtocol::Tcp } else { CompiledProtocol::Http };
+        Ok(CompiledPort { port: port.port, protocol, backends })
     };
     service.ports.iter().map(port).collect()
 }

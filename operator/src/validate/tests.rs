@@ -358,3 +358,27 @@ fn a_rule_that_cannot_be_says_which_field_and_the_route_stays_as_it_was() {
         check(&route("web", &format!("{{rules: {rules}}}")), &expected);
     }
 }
+
+#[test]
+fn a_port_that_says_so_speaks_no_http() {
+    let service = "
+apiVersion: v1
+kind: Service
+metadata: {name: mixed, namespace: shop}
+spec:
+  ports:
+  - {name: http, port: 80}
+  - {name: mysql-primary, port: 3306}
+  - {name: web-tcp, port: 81}
+  - {name: other, port: 82, appProtocol: TLS}
+  - {name: redis, port: 83, appProtocol: http}
+  - {name: h2c, port: 84, appProtocol: kubernetes.io/h2c}
+  - {name: wss, port: 85, appProtocol: kubernetes.io/wss}
+";
+    let verdict = &validate(&shop_with(service)).routes[&Key::new("shop", "mixed")];
+    let Outcome::Compiled(route) = &verdict.outcome else { panic!("{:?}", verdict.outcome) };
+    let spoken: Vec<_> = route.ports.iter().map(|port| (port.port, port.protocol.as_str())).collect();
+    let expected =
+        [(80, "HTTP"), (3306, "TCP"), (81, "HTTP"), (82, "TCP"), (83, "HTTP"), (84, "HTTP"), (85, "TCP")];
+    assert_eq!((route.version, spoken.as_slice()), (2, &expected[..]));
+}

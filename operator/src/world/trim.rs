@@ -108,6 +108,42 @@ pub(crate) fn namespace(object: &core::Namespace) -> Namespace {
     }
 }
 
+/// What is no HTTP: names of the IANA registry as `appProtocol` has them (KEP-1507), and the prefixes of port names that meshes go by (`mysql-primary`).
+const OPAQUE: [&str; 24] = [
+    "amqp",
+    "amqps",
+    "cassandra",
+    "ftp",
+    "https",
+    "imap",
+    "kafka",
+    "ldap",
+    "ldaps",
+    "memcached",
+    "mongo",
+    "mongodb",
+    "mqtt",
+    "mysql",
+    "nats",
+    "pop3",
+    "postgres",
+    "postgresql",
+    "redis",
+    "smtp",
+    "ssh",
+    "tcp",
+    "tls",
+    "wss",
+];
+
+fn is_opaque(app_protocol: Option<&str>, name: &str) -> bool {
+    let said = match app_protocol {
+        Some(protocol) => protocol.strip_prefix("kubernetes.io/").unwrap_or(protocol),
+        None => name.split('-').next().unwrap_or_default(),
+    };
+    OPAQUE.contains(&said.to_ascii_lowercase().as_str())
+}
+
 pub(crate) fn service(object: &core::Service) -> Service {
     let meta = &object.metadata;
     let spec = object.spec.as_ref();
@@ -119,7 +155,8 @@ pub(crate) fn service(object: &core::Service) -> Service {
             .filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP")
             .filter_map(|port| {
                 let name = port.name.clone().unwrap_or_default();
-                u16::try_from(port.port).ok().map(|port| ServicePort { port, name })
+                let opaque = is_opaque(port.app_protocol.as_deref(), &name);
+                u16::try_from(port.port).ok().map(|port| ServicePort { port, name, opaque })
             })
             .collect(),
         cluster_ips: ips

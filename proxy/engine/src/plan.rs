@@ -75,6 +75,8 @@ pub(crate) struct Plan {
     /// None: no limit.
     pub(crate) request_timeout: Option<Duration>,
     pub(crate) requeues: u32,
+    /// What is spoken is no HTTP.
+    pub(crate) is_opaque: bool,
     pub(crate) retries: Option<Retries>,
     pub(crate) tally: Arc<ServiceTally>,
     /// The rule that this is the plan of.
@@ -163,6 +165,7 @@ pub(crate) fn outbound(
         connect_timeout: Duration::from_nanos(connect_ns),
         request_timeout: (request_ns > 0).then(|| Duration::from_nanos(request_ns)),
         requeues: service.requeues,
+        is_opaque: port.is_opaque,
         retries: retry.map(&mut retries),
         tally: Arc::clone(&tally),
         rule: None,
@@ -211,6 +214,7 @@ pub(crate) fn inbound(
         requeues: service.map_or(REQUEUES_DEFAULT, |s| s.requeues),
         tally: tally.service(&backend.service, Direction::Inbound),
         choices: vec![choice],
+        is_opaque: false,
         retries: None,
         rule: None,
         rules: None,

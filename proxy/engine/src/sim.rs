@@ -128,6 +128,7 @@ impl World {
                 endpoints: BTreeMap::new(),
                 callers: (0..nodes).map(|node| (node, caller_ip(node))).collect(),
                 near: BTreeMap::new(),
+                opaque: BTreeSet::new(),
                 node_local: BTreeSet::new(),
                 not_ready: BTreeSet::new(),
                 twins: BTreeMap::new(),

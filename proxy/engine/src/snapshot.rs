@@ -80,6 +80,8 @@ pub struct Concurrency {
 pub struct ServicePort {
     /// The Service's port number.
     pub port: u16,
+    /// What is spoken on it is no HTTP: a tunnel to it is passed through without a look at its first bytes.
+    pub is_opaque: bool,
     /// Where calls go; weights not all 0.
     pub backends: Vec<Backend>,
     /// Where calls that fall under a rule go, for each rule of the route; empty when the rule answers by itself.

@@ -124,7 +124,7 @@ impl Configuration {
         });
         let rules: Vec<_> = rules.collect();
         let document = CompiledRoute {
-            version: CompiledRoute::version_of(&rules),
+            version: CompiledRoute::version_of(&[], &rules),
             namespace: "default".into(),
             service: service.into(),
             generation,

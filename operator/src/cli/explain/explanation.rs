@@ -26,6 +26,9 @@ pub(super) struct Explanation {
     pub(super) service: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) port: Option<u16>,
+    /// What is spoken on the port, when it is no HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) protocol: Option<&'static str>,
     /// Why its MeshRoute is not in force as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) problem: Option<String>,
@@ -158,6 +161,7 @@ pub(super) fn of(
         let name = &route.service.name;
         all.service = Some(format!("{}/{}", name.namespace, name.name));
         all.port = Some(route.port().port);
+        all.protocol = route.port().is_opaque.then_some("TCP");
         all.problem = problem(validated, &Key::new(&name.namespace, &name.name));
         passed_over(&mut all, &route.service.rules, head, decision);
     } else {

@@ -14,6 +14,14 @@ pub(super) fn show(explanation: &Explanation) -> String {
     if let (Some(service), Some(port)) = (&explanation.service, explanation.port) {
         out.line("Service", &format!("{service}, port {port}"));
     }
+    if let Some(protocol) = explanation.protocol {
+        out.line(
+            "Protocol",
+            &format!(
+                "{protocol}: tunnels (CONNECT) to it are passed through without a look at what is in them"
+            ),
+        );
+    }
     if let Some(problem) = &explanation.problem {
         let instead = if explanation.service.is_some() { ", an earlier version is in force" } else { "" };
         out.line("Problem", &format!("the MeshRoute is not accepted{instead}: {problem}"));

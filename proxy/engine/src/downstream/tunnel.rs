@@ -1,4 +1,4 @@
-//! CONNECT to a mesh Service: what is spoken inside is found out from the first bytes; HTTP is then served as ever, all else is passed through.
+//! CONNECT to a mesh Service: what is spoken inside the port says, or is found out from the first bytes; HTTP is then served as ever, all else is passed through.
 
 use vicino_wire::head::{Framing, RequestHead};
 use vicino_wire::hop::{DEADLINE_MS_NONE, Kind, RequestFrame, encode_request};
@@ -51,15 +51,20 @@ impl Core {
     pub(super) fn connect(&mut self, id: ConnId, request: &Request<'_>) {
         let is_nested = self.net.client(id).is_some_and(|client| client.tunnel.is_some());
         let planned = if is_nested { Err(Reason::NotInMesh) } else { self.plan(id, request.head.authority) };
-        if let Err(reason) = planned {
-            return self.answer(id, reason, true);
-        }
+        let plan = match planned {
+            Ok(plan) => plan,
+            Err(reason) => return self.answer(id, reason, true),
+        };
         let Some(client) = self.net.client(id) else { return };
         client.tunnel = Some(request.head.authority.into());
         client.state = ClientState::Detect;
         self.net.set_due(id, self.now + self.config.detect_timeout);
         if let Some(out) = self.net.out(id) {
             out.extend_from_slice(ESTABLISHED);
+        }
+        // Nothing to find out: whoever speaks first is heard at once.
+        if plan.is_opaque {
+            self.open_tunnel(id);
         }
     }
 

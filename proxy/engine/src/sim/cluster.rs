@@ -31,6 +31,8 @@ pub(crate) struct SnapshotSpec {
     pub(crate) not_ready: BTreeSet<usize>,
     /// Services whose endpoints are meant for callers of these nodes; of others, all are meant for all.
     pub(crate) near: BTreeMap<String, BTreeSet<usize>>,
+    /// Services that speak no HTTP.
+    pub(crate) opaque: BTreeSet<String>,
     /// Services with `internalTrafficPolicy: Local`.
     pub(crate) node_local: BTreeSet<String>,
     /// Cores that are workers of another node's proxy: they share its pods and their counts.
@@ -79,7 +81,12 @@ fn services(spec: &SnapshotSpec) -> HashMap<Arc<str>, Arc<Service>> {
         let of_rules = of_rules.iter().map(|all| backends(all)).collect();
         let service = Service {
             name: name(service),
-            ports: vec![ServicePort { port: 80, backends: backends(all), of_rules }],
+            ports: vec![ServicePort {
+                port: 80,
+                is_opaque: spec.opaque.contains(service),
+                backends: backends(all),
+                of_rules,
+            }],
             rules,
             retry: spec.retry.clone(),
             concurrency: spec.concurrency,

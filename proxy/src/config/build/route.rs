@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use vicino_crds::contract::{
-    CompiledBackend, CompiledNode, CompiledPort, CompiledRetry, CompiledRoute, CompiledRule,
+    CompiledBackend, CompiledNode, CompiledPort, CompiledProtocol, CompiledRetry, CompiledRoute, CompiledRule,
 };
 use vicino_crds::rule::{
     Fault as CrdFault, HeaderField, HeaderModifier, PathMatchType, PathModifier, PathModifierType,
@@ -48,6 +48,7 @@ fn service_port(
     };
     ServicePort {
         port: port.port,
+        is_opaque: port.protocol == CompiledProtocol::Tcp,
         backends: backends(&port.backends, owner),
         of_rules: route.rules.iter().map(of_rule).collect(),
     }

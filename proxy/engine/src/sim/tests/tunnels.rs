@@ -54,6 +54,25 @@ fn other_bytes_pass_both_ways_and_each_half_ends_by_itself() {
 }
 
 #[test]
+fn where_the_port_says_what_is_spoken_nobody_waits() {
+    for node in [0, 1] {
+        let mut world = echo_on(node, 4);
+        world.snapshot.opaque.insert("echo".into());
+        world.publish();
+        let client = connect(&mut world, "echo");
+        world.run(Duration::from_millis(10));
+        assert_eq!(world.pods.len(), 1, "the pod may speak before the caller has said anything");
+        // What looks like HTTP is passed through as it is, too.
+        world.send(client, b"GET / HTTP/1.1\r\nHost: nope\r\n\r\n");
+        world.until("the echo", |w| w.clients[client].got == b"GET / HTTP/1.1\r\nHost: nope\r\n\r\n");
+        assert!(world.seen.is_empty());
+        world.shut(client);
+        world.until("the end", |w| w.clients[client].is_closed);
+        world.assert_nothing_left();
+    }
+}
+
+#[test]
 fn when_the_server_speaks_first_the_wait_is_short() {
     for node in [0, 1] {
         let mut world = echo_on(node, 3);
