@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::route::{Affinity, AffinityType};
 use crate::rule::{RouteRule, check_all};
 
 /// The highest version that this code reads. A document is written with the lowest version that has everything it says, so
@@ -71,6 +72,9 @@ pub struct CompiledRoute {
     pub request_timeout_milliseconds: u32,
     /// How often a call of which nothing was sent to an application may go to another endpoint.
     pub requeues: u32,
+    /// Which calls go to the same pod. A proxy that does not know this field sends each where there is room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
     /// How many calls each pod takes. A proxy that does not know this field sends as many as come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<CompiledConcurrency>,
@@ -288,6 +292,16 @@ impl Document for CompiledRoute {
                     "must have a backend with a weight above 0",
                 ));
             }
+        }
+        if self
+            .affinity
+            .as_ref()
+            .is_some_and(|affinity| (affinity.kind == AffinityType::Source) != affinity.name.is_none())
+        {
+            return Err(invalid(
+                "affinity.name".to_owned(),
+                "must say which header, cookie or query parameter, and be absent with the type Source",
+            ));
         }
         if self.concurrency.as_ref().is_some_and(|concurrency| concurrency.per_pod == 0) {
             return Err(invalid(

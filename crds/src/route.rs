@@ -2,6 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::mesh::Tally;
@@ -51,6 +52,9 @@ pub struct MeshRouteSpec {
     /// How long things may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
+    /// Which calls go to the same pod, for applications that keep something in it. Absent: each call goes where there is room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
     /// How many calls the pods of this Service take at a time, and how the others wait. Absent: as many as come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<Concurrency>,
@@ -96,6 +100,35 @@ pub struct Timeouts {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 86_400_000))]
     pub request_milliseconds: Option<i32>,
+}
+
+/// Calls with the same key go to the same pod while it is ready and below its limit; when pods come or go, only the keys that led to those move. A call without the key goes where there is room.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.type == 'Source' ? !has(self.name) : has(self.name)").message("name says which header, cookie or query parameter; type Source has no name")
+)]
+pub struct Affinity {
+    /// What the key is.
+    #[serde(rename = "type")]
+    pub kind: AffinityType,
+    /// Name of the header field, cookie or query parameter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub name: Option<String>,
+}
+
+/// What calls that belong together have in common.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AffinityType {
+    /// The value of a header field.
+    Header,
+    /// A cookie.
+    Cookie,
+    /// A query parameter.
+    QueryParam,
+    /// The address of the calling pod.
+    Source,
 }
 
 /// How many calls a pod takes at a time. The proxy of the pod's node knows exactly how many there are, since all calls of the mesh come through it; whoever comes when all of its pods are

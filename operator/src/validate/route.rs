@@ -142,6 +142,7 @@ fn compile(
         connect_timeout_milliseconds: times.connect,
         request_timeout_milliseconds: times.request,
         requeues: unsigned(spec.requeues.unwrap_or(defaults.requeues)),
+        affinity: spec.affinity.clone(),
         concurrency: spec.concurrency.as_ref().map(|concurrency| CompiledConcurrency {
             per_pod: unsigned(concurrency.per_pod),
             queue_length: unsigned(concurrency.queue.length),

@@ -185,6 +185,8 @@ pub(crate) struct Exchange {
     pub(crate) may_try_again: bool,
     /// When the call has to be over, however often it is repeated.
     pub(crate) deadline: Time,
+    /// Calls with the same one go to the same pod.
+    pub(crate) affinity: Option<u64>,
     /// It is not placed yet.
     pub(crate) wait: Option<Wait>,
     /// It waits there for a pod.

@@ -9,6 +9,7 @@
 //! | [`identify`] | who calls, from the address |
 //! | [`route`] | name and port → Service, port; request head → rule |
 //! | [`rules`] | which rule of a route a request falls under, what it changes or answers |
+//! | [`affinity`] | which calls belong together, and which pod they lead to |
 //! | `balance` | which backend, which node, which pod |
 //! | [`queue`] | calls that wait for a pod with a limit |
 //! | [`retry`] | which calls are repeated, and the budget for that |
@@ -19,6 +20,7 @@
 //! Inside, not public: connections of callers (`downstream`), of pods (`upstream`), of other neighbourhoods (`hop`), and the
 //! calls that join two of them (`exchange`).
 
+pub mod affinity;
 mod balance;
 pub mod config;
 mod connection;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use vicino_wire::head::RequestHead;
 use vicino_wire::hop::Destination;
 
+use crate::affinity::{self, Affinity};
 use crate::balance::pick_weighted;
 use crate::deadline::Time;
 use crate::hash::{self, FastMap};
@@ -31,6 +32,8 @@ const REQUEUES_DEFAULT: u32 = 1;
 pub(crate) struct Share {
     pub(crate) node: NodeIndex,
     pub(crate) pods: u32,
+    /// What tells the node from others, on every proxy alike.
+    pub(crate) place: u64,
     /// Whether it is the own node.
     pub(crate) is_own: bool,
     /// Whether these are pods that calls from here are meant for; the others are asked when none of those can be.
@@ -77,6 +80,8 @@ pub(crate) struct Plan {
     pub(crate) requeues: u32,
     /// What is spoken is no HTTP.
     pub(crate) is_opaque: bool,
+    /// Which calls go to the same pod.
+    pub(crate) affinity: Option<Affinity>,
     pub(crate) retries: Option<Retries>,
     pub(crate) tally: Arc<ServiceTally>,
     /// The rule that this is the plan of.
@@ -108,11 +113,15 @@ impl Plan {
         Ok((pick.map_or(self, |pick| &of_rules.plans[pick.rule]), pick))
     }
 
-    /// A choice by weight, whether it has endpoints or not.
+    /// A choice by weight, whether it has endpoints or not; of calls with the same key, the same one.
     #[inline]
-    pub(crate) fn draw(&self, random: &mut Random) -> usize {
+    pub(crate) fn draw(&self, key: Option<u64>, random: &mut Random) -> usize {
         match &self.choices[..] {
             [_] => 0,
+            choices if key.is_some() => {
+                let places = choices.iter().map(|choice| Some((choice.key, choice.weight)));
+                key.and_then(|key| affinity::pick(key, places)).unwrap_or(0)
+            }
             choices => pick_weighted(choices.iter().map(|c| u64::from(c.weight)), random).unwrap_or(0),
         }
     }
@@ -166,6 +175,7 @@ pub(crate) fn outbound(
         request_timeout: (request_ns > 0).then(|| Duration::from_nanos(request_ns)),
         requeues: service.requeues,
         is_opaque: port.is_opaque,
+        affinity: service.affinity.clone(),
         retries: retry.map(&mut retries),
         tally: Arc::clone(&tally),
         rule: None,
@@ -215,6 +225,7 @@ pub(crate) fn inbound(
         tally: tally.service(&backend.service, Direction::Inbound),
         choices: vec![choice],
         is_opaque: false,
+        affinity: service.and_then(|service| service.affinity.clone()),
         retries: None,
         rule: None,
         rules: None,
@@ -243,6 +254,7 @@ fn choice(snapshot: &Snapshot, backend: &Backend, nodes: &mut Nodes) -> Choice {
     let shares = near.into_iter().chain(far).map(|n| Share {
         node: nodes.index(&n.node),
         pods: if n.near > 0 { n.near } else { n.pods },
+        place: hash::of_texts(&[&n.node]),
         is_own: n.node == snapshot.node,
         is_near: n.near > 0,
     });

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
 
+use crate::affinity;
 use crate::core::Core;
 use crate::exchange::{ExchangeId, Origin};
 use crate::reply::Reason;
@@ -188,6 +189,20 @@ impl Core {
         let plan = std::rc::Rc::clone(&exchange.plan);
         let pods = &plan.choices[choice].pods;
         let Limit { concurrency, queue } = limit;
+        // Calls that belong together stay together as long as their pod has room.
+        if let Some(key) = exchange.affinity
+            && queue.waiting() == 0
+        {
+            let places = pods.iter().map(|pod| {
+                let is_left = !exchange.tried_pods.contains(&pod.address);
+                is_left.then(|| (affinity::of_pod(pod.address), 1))
+            });
+            if let Some(picked) = affinity::pick(key, places)
+                && pods[picked].acquire_below(concurrency.per_pod)
+            {
+                return Found::Slot(Arc::clone(&pods[picked]));
+            }
+        }
         let mut races = 0;
         while queue.waiting() == 0 && races < RACES_MAX {
             let Some(exchange) = self.exchanges.get(id) else { return Found::Waits };

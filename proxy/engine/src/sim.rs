@@ -138,6 +138,7 @@ impl World {
                 requeues: 2,
                 retry: None,
                 concurrency: None,
+                affinity: None,
             },
             slots: BTreeMap::new(),
             queues: BTreeMap::new(),

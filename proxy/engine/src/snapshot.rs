@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::affinity::Affinity;
 use crate::queue::Queue;
 use crate::retry::Retry;
 use crate::rules::Rules;
@@ -58,6 +59,8 @@ pub struct Service {
     pub requeues: u32,
     /// Which calls are repeated; None: none.
     pub retry: Option<Retry>,
+    /// Which calls go to the same pod; None: each goes where there is room.
+    pub affinity: Option<Affinity>,
     /// How many calls its pods take at a time; None: as many as come.
     pub concurrency: Option<Concurrency>,
     /// What some of the calls get instead.

@@ -133,6 +133,7 @@ impl Configuration {
             connect_timeout_milliseconds: 1000,
             request_timeout_milliseconds: 0,
             requeues: 1,
+            affinity: None,
             concurrency: None,
             retry: None,
             rules,

@@ -180,6 +180,34 @@ fn calls_wait_for_pods_with_a_limit() {
     });
 }
 
+#[test]
+fn calls_that_belong_together_stay_together() {
+    scenario("affinity", async |fixture| {
+        let nodes = fixture.nodes();
+        let space = Space::new(fixture, "affinity", &[App::new("sticky", 4)]).await?;
+        let route = "
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {name: sticky}
+spec: {affinity: {type: QueryParam, name: user}}
+";
+        space.apply(route).await?;
+        programmed(fixture, &space.name, "sticky").await?;
+        let mut pods = std::collections::BTreeSet::new();
+        for user in 0..20 {
+            let mut of_user = std::collections::BTreeSet::new();
+            for node in &nodes {
+                let answer = space.caller(node).get(&format!("http://sticky/headers?user={user}")).await?;
+                of_user.insert(answer.headers()["x-pod"].to_str()?.to_owned());
+            }
+            ensure!(of_user.len() == 1, "user {user} was sent to {of_user:?}");
+            pods.extend(of_user);
+        }
+        ensure!(pods.len() > 1, "20 users are at more than one pod: {pods:?}");
+        space.leave().await
+    });
+}
+
 async fn limit(space: &Space<'_>, name: &str, length: u32) -> Result<()> {
     let route = format!(
         "

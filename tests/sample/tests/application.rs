@@ -158,3 +158,35 @@ async fn echo_gives_the_body_and_its_trailers_back() {
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     assert!(answer.ends_with("5\r\nhello\r\n0\r\nx-sum: 5\r\n\r\n"), "{answer}");
 }
+
+/// Says messages of every size over a stream and hears the same; returns once the close was answered.
+async fn say_and_hear(stream: TcpStream) {
+    use futures::{SinkExt, StreamExt};
+    use tokio_tungstenite::tungstenite::Message;
+
+    let (mut socket, _) = tokio_tungstenite::client_async("ws://web/ws", stream).await.unwrap();
+    let mut messages = vec![Message::text("hello"), Message::text(""), Message::binary(vec![7; 1_000_000])];
+    messages.extend((0..200).map(|i| Message::text(format!("message {i}"))));
+    for message in messages {
+        socket.send(message.clone()).await.unwrap();
+        assert_eq!(socket.next().await.unwrap().unwrap(), message);
+    }
+    socket.close(None).await.unwrap();
+    let mut is_closed = false;
+    while let Some(message) = socket.next().await {
+        is_closed |= message.unwrap().is_close();
+    }
+    assert!(is_closed);
+}
+
+#[tokio::test]
+async fn a_websocket_says_everything_back_and_closes_properly() {
+    let nowhere = "127.0.0.1:1".parse().unwrap();
+    let web = start("web", nowhere).await;
+    for _ in 0..20 {
+        let stream = TcpStream::connect(web.address).await.unwrap();
+        tokio::time::timeout(PATIENCE, say_and_hear(stream)).await.unwrap();
+    }
+    web.stop.cancel();
+    tokio::time::timeout(PATIENCE, web.tasks.wait()).await.unwrap();
+}

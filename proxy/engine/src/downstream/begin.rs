@@ -165,7 +165,8 @@ impl Core {
             add(UPGRADE_FIELD.as_bytes(), upgrade);
         }
         let extra = &extra[..count];
-        let choice = plan.draw(&mut self.random);
+        let key = plan.affinity.as_ref().and_then(|affinity| affinity.key(&head, Some(peer)));
+        let choice = plan.draw(key, &mut self.random);
         let frame = RequestFrame {
             to: plan.choices[choice].destination(),
             kind: Kind::Http,
@@ -242,6 +243,7 @@ impl Core {
             may_try_again: false,
             deadline: Time::NEVER,
             is_fresh_only: false,
+            affinity: plan.affinity.as_ref().and_then(|affinity| affinity.key(&frame.head, frame.caller)),
             wait: None,
             queued: None,
             failure: Reason::NoEndpoint,

@@ -92,13 +92,15 @@ impl Core {
         client.state = ClientState::Opaque;
         self.net.set_due(id, Time::NEVER);
         let Ok(plan) = planned else { return self.net.close_flushed(id) };
+        let head = RequestHead::opaque();
+        let key = plan.affinity.as_ref().and_then(|affinity| affinity.key(&head, Some(peer)));
         let frame = RequestFrame {
-            to: plan.choices[plan.draw(&mut self.random)].destination(),
+            to: plan.choices[plan.draw(key, &mut self.random)].destination(),
             kind: Kind::Opaque,
             deadline_ms: DEADLINE_MS_NONE,
             hops: 1,
             caller: Some(peer),
-            head: RequestHead::opaque(),
+            head,
             framing: Framing::UntilClose,
         };
         let mut kept = self.net.buffers.take();

@@ -12,6 +12,7 @@ use vicino_wire::hop::{
 use vicino_wire::http1::write_request_head;
 
 use super::{Exchange, ExchangeId, Method, Origin, RequestSide, Target};
+use crate::affinity::{self, of_pod};
 use crate::balance::{Candidate, draw_node, pick_node, pick_pod, pick_weighted};
 use crate::core::{ConnId, Core};
 use crate::deadline::Time;
@@ -162,6 +163,13 @@ impl Core {
             pick_weighted((0..plan.choices.len()).map(weight), random)?
         };
         let of = &plan.choices[choice];
+        if let Some(key) = exchange.affinity {
+            let best = candidates(choice).map(|c| c.grade).max().unwrap_or(GRADE_NEVER);
+            let place =
+                |(share, c): (&Share, Candidate)| (c.grade == best).then_some((share.place, share.pods));
+            let node = affinity::pick(key, of.shares.iter().zip(candidates(choice)).map(place))?;
+            return Some(Place { choice, share: of.shares[node] });
+        }
         let load = |i: usize| loads.get(of.key, of.shares[i].node);
         let is_best = |i: usize| grade(exchange, choice, of.shares[i], nodes, now) == GRADE_BEST;
         let drawn = draw_node(&of.cumulative, is_best, load, random);
@@ -239,11 +247,14 @@ impl Core {
         }
         let Some(exchange) = self.exchanges.get(id) else { return true };
         let pods = &plan.choices[choice].pods;
-        let loads = pods.iter().map(|pod| {
-            let is_tried = exchange.tried_pods.contains(&pod.address);
-            (!is_tried).then(|| pod.in_flight())
-        });
-        let Some(picked) = pick_pod(loads, &mut self.random) else { return false };
+        let is_left = |pod: &Arc<PodSlot>| !exchange.tried_pods.contains(&pod.address);
+        let picked = match exchange.affinity {
+            Some(key) => {
+                affinity::pick(key, pods.iter().map(|pod| is_left(pod).then(|| (of_pod(pod.address), 1))))
+            }
+            None => pick_pod(pods.iter().map(|pod| is_left(pod).then(|| pod.in_flight())), &mut self.random),
+        };
+        let Some(picked) = picked else { return false };
         let slot = Arc::clone(&pods[picked]);
         slot.acquire();
         self.choose_pod(id, choice, &slot, fresh);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{L2_PORT, Listener, World};
+use crate::affinity::Affinity;
 use crate::retry::Retry;
 use crate::rules::Rules;
 use crate::snapshot::{
@@ -44,6 +45,7 @@ pub(crate) struct SnapshotSpec {
     pub(crate) requeues: u32,
     pub(crate) retry: Option<Retry>,
     pub(crate) concurrency: Option<Concurrency>,
+    pub(crate) affinity: Option<Affinity>,
 }
 
 pub(crate) fn node_name(node: usize) -> String {
@@ -90,6 +92,7 @@ fn services(spec: &SnapshotSpec) -> HashMap<Arc<str>, Arc<Service>> {
             rules,
             retry: spec.retry.clone(),
             concurrency: spec.concurrency,
+            affinity: spec.affinity.clone(),
             connect_timeout_ns: spec.connect_timeout.as_nanos() as u64,
             request_timeout_ns: spec.request_timeout.as_nanos() as u64,
             requeues: spec.requeues,

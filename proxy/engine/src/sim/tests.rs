@@ -1,5 +1,6 @@
 //! What the data path promises, on whole simulated clusters.
 
+mod affinity;
 mod deadlines;
 mod drain;
 mod faults;

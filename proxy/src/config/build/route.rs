@@ -6,10 +6,12 @@ use std::sync::Arc;
 use vicino_crds::contract::{
     CompiledBackend, CompiledNode, CompiledPort, CompiledProtocol, CompiledRetry, CompiledRoute, CompiledRule,
 };
+use vicino_crds::route::{Affinity as CrdAffinity, AffinityType};
 use vicino_crds::rule::{
     Fault as CrdFault, HeaderField, HeaderModifier, PathMatchType, PathModifier, PathModifierType,
     RequestRedirect, RouteMatch, Scheme, ValueMatchType, matcher,
 };
+use vicino_engine::affinity::Affinity;
 use vicino_engine::retry::Retry;
 use vicino_engine::rules::{
     Action, Fault, HeaderEdit, PathEdit, PathTest, Pattern, Redirect, Rule, Rules, Test, ValueTest,
@@ -28,6 +30,7 @@ pub(super) fn service(route: &CompiledRoute) -> Service {
         request_timeout_ns: u64::from(route.request_timeout_milliseconds) * NANOSECONDS_PER_MILLISECOND,
         requeues: route.requeues,
         retry: route.retry.as_ref().map(retry),
+        affinity: route.affinity.as_ref().map(affinity),
         concurrency: route.concurrency.as_ref().map(|concurrency| Concurrency {
             per_pod: concurrency.per_pod,
             queue_length: concurrency.queue_length,
@@ -93,6 +96,16 @@ fn rule(compiled: &CompiledRule) -> (Rule, Vec<Test>) {
         fault: rule.fault.as_ref().map(fault).unwrap_or_default(),
     };
     (what, rule.matches.iter().map(test).collect())
+}
+
+fn affinity(affinity: &CrdAffinity) -> Affinity {
+    let name = affinity.name.as_deref().unwrap_or_default().into();
+    match affinity.kind {
+        AffinityType::Header => Affinity::Header(name),
+        AffinityType::Cookie => Affinity::Cookie(name),
+        AffinityType::QueryParam => Affinity::Query(name),
+        AffinityType::Source => Affinity::Source,
+    }
 }
 
 fn retry(retry: &CompiledRetry) -> Retry {

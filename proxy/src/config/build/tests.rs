@@ -43,6 +43,7 @@ fn route(service: &str, generation: i64) -> String {
         node_local: false,
     };
     contract::write(&CompiledRoute {
+        affinity: None,
         concurrency: None,
         retry: None,
         rules: Vec::new(),

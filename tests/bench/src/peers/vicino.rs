@@ -91,6 +91,7 @@ fn route() -> CompiledRoute {
         connect_timeout_milliseconds: 2000,
         request_timeout_milliseconds: 0,
         requeues: 1,
+        affinity: None,
         concurrency: None,
         retry: None,
         rules: Vec::new(),
