@@ -22,6 +22,9 @@ spec:
     matches:
     - headers: [{name: x-tester, value: 'yes'}]
     - queryParams: [{name: tester, value: '1'}]
+    # As specific a path as that of the rule with retries, and a parameter more.
+    - path: {value: /flaky}
+      queryParams: [{name: tester, value: '1'}]
     backends: [{name: quotes-v2}]
   - name: canary
     matches: [{path: {value: /status}}]
