@@ -7,6 +7,7 @@ use vicino_wire::head::RequestHead;
 
 use crate::hash::Fast;
 use crate::random::Random;
+use crate::rules::{parameter, split_query};
 
 /// What calls that belong together have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,9 +36,7 @@ impl Affinity {
                 pairs.find_map(value)
             }
             Affinity::Query(name) => {
-                let query = head.path.split_once('?')?.1;
-                let (_, value) = form_urlencoded::parse(query.as_bytes()).find(|(key, _)| *key == **name)?;
-                Some(of_bytes(value.as_bytes()))
+                parameter(split_query(head.path).1, name).map(|value| of_bytes(value.as_bytes()))
             }
             Affinity::Source => caller.map(of_address),
         }

@@ -155,9 +155,7 @@ impl Core {
                 0
             }
             Err(reject) => {
-                let text = Reason::BadRequest.text();
-                self.tally.reply(Reason::BadRequest);
-                self.write_answer(id, Reply { status: reject.status(), word: reject.reason(), text }, false);
+                self.answer_as(id, Reason::BadRequest, reject.into(), false);
                 buf.len()
             }
         };
@@ -216,9 +214,7 @@ impl Core {
         if is_begun {
             return self.client_cut(id);
         }
-        let text = Reason::BadRequest.text();
-        self.tally.reply(Reason::BadRequest);
-        self.write_answer(id, Reply { status: reject.status(), word: reject.reason(), text }, false);
+        self.answer_as(id, Reason::BadRequest, reject.into(), false);
     }
 
     fn discarded(&mut self, id: ConnId, used: usize, is_end: bool) {
@@ -262,11 +258,12 @@ impl Core {
 
     /// An answer of our own to the request that is served.
     pub(crate) fn answer(&mut self, id: ConnId, reason: Reason, is_request_ended: bool) {
-        self.tally.reply(reason);
-        self.write_answer(id, reason.into(), is_request_ended);
+        self.answer_as(id, reason, reason.into(), is_request_ended);
     }
 
-    pub(crate) fn write_answer(&mut self, id: ConnId, reply: Reply, is_request_ended: bool) {
+    /// The same in other words.
+    pub(crate) fn answer_as(&mut self, id: ConnId, reason: Reason, reply: Reply, is_request_ended: bool) {
+        self.tally.reply(reason);
         let Some(manner) = self.manner(id, is_request_ended) else { return };
         let Some(peer) = self.net.get(id).map(|conn| conn.peer.ip()) else { return };
         if let Some(out) = self.net.out(id) {

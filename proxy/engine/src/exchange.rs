@@ -11,6 +11,7 @@ use std::sync::Arc;
 use vicino_wire::head::Framing;
 use vicino_wire::hop::{Kind, ReceiveCredit, Reset, SendCredit, encode_reset};
 
+use crate::affinity;
 use crate::core::{ConnId, Core};
 use crate::deadline::Time;
 use crate::hop::node::NodeIndex;
@@ -217,6 +218,27 @@ impl Exchange {
         if let Origin::Client(client) = self.origin { Some(client) } else { None }
     }
 
+    /// Whether it has failed at this pod.
+    pub(crate) fn has_tried(&self, pod: &PodSlot) -> bool {
+        self.tried_pods.contains(&pod.address)
+    }
+
+    /// The pod that its key leads to among those that it has not tried; None without a key, too.
+    pub(crate) fn home(&self, pods: &[Arc<PodSlot>]) -> Option<usize> {
+        let places =
+            pods.iter().map(|pod| (!self.has_tried(pod)).then(|| (affinity::of_pod(pod.address), 1)));
+        affinity::pick(self.affinity?, places)
+    }
+
+    /// Where it is, it has failed: the pod, or else the node.
+    pub(crate) fn note_tried(&mut self) {
+        match (&self.pod, self.counted) {
+            (Some(pod), _) => self.tried_pods.push(pod.address),
+            (None, Some(node)) => self.tried_nodes.push((self.choice, node)),
+            (None, None) => {}
+        }
+    }
+
     /// Nothing of a response has been passed on, and all of the request is still here.
     pub(crate) fn is_replayable(&self) -> bool {
         self.response.status == 0 && self.request.is_kept
@@ -278,8 +300,7 @@ impl Core {
         let Some(exchange) = self.conclude(id, status, Reset::Cancelled) else { return };
         match exchange.origin {
             Origin::Client(client) if begun == 0 && exchange.kind == Kind::Http => {
-                self.tally.reply(reason);
-                self.write_answer(client, reply, exchange.request.is_ended);
+                self.answer_as(client, reason, reply, exchange.request.is_ended);
             }
             Origin::Client(client) => {
                 self.client_cut(client);

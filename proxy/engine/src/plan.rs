@@ -1,5 +1,6 @@
 //! What a route comes to on this worker: backends with node numbers and counters looked up once for each snapshot, not for each call.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,6 +112,12 @@ impl Plan {
         let Some(of_rules) = &self.rules else { return Ok((self, None)) };
         let pick = pick(&of_rules.rules, head)?;
         Ok((pick.map_or(self, |pick| &of_rules.plans[pick.rule]), pick))
+    }
+
+    /// The key of a call; None when calls of this plan do not belong together, or this one has none.
+    #[inline]
+    pub(crate) fn key(&self, head: &RequestHead<'_>, caller: Option<IpAddr>) -> Option<u64> {
+        self.affinity.as_ref()?.key(head, caller)
     }
 
     /// A choice by weight, whether it has endpoints or not; of calls with the same key, the same one.

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
 
-use crate::affinity;
 use crate::core::Core;
 use crate::exchange::{ExchangeId, Origin};
 use crate::reply::Reason;
@@ -184,30 +183,25 @@ impl Core {
     }
 
     /// A slot of the least busy pod that is below its limit, or a place in line. Nobody passes those who are in line.
-    pub(crate) fn find_slot(&mut self, id: ExchangeId, choice: usize, limit: &Limit) -> Found {
+    pub(crate) fn find_slot(
+        &mut self,
+        id: ExchangeId,
+        choice: usize,
+        (limit, pods): (&Limit, &[Arc<PodSlot>]),
+    ) -> Found {
         let Some(exchange) = self.exchanges.get(id) else { return Found::Waits };
-        let plan = std::rc::Rc::clone(&exchange.plan);
-        let pods = &plan.choices[choice].pods;
         let Limit { concurrency, queue } = limit;
         // Calls that belong together stay together as long as their pod has room.
-        if let Some(key) = exchange.affinity
-            && queue.waiting() == 0
+        if queue.waiting() == 0
+            && let Some(home) = exchange.home(pods)
+            && pods[home].acquire_below(concurrency.per_pod)
         {
-            let places = pods.iter().map(|pod| {
-                let is_left = !exchange.tried_pods.contains(&pod.address);
-                is_left.then(|| (affinity::of_pod(pod.address), 1))
-            });
-            if let Some(picked) = affinity::pick(key, places)
-                && pods[picked].acquire_below(concurrency.per_pod)
-            {
-                return Found::Slot(Arc::clone(&pods[picked]));
-            }
+            return Found::Slot(Arc::clone(&pods[home]));
         }
         let mut races = 0;
         while queue.waiting() == 0 && races < RACES_MAX {
-            let Some(exchange) = self.exchanges.get(id) else { return Found::Waits };
             let loads = pods.iter().map(|pod| {
-                let is_tried = exchange.tried_pods.contains(&pod.address);
+                let is_tried = exchange.has_tried(pod);
                 Some(pod.in_flight()).filter(|load| !is_tried && *load < concurrency.per_pod)
             });
             let Some(picked) = crate::balance::pick_pod(loads, &mut self.random) else { break };

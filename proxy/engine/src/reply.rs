@@ -1,8 +1,8 @@
 //! Our own answers: the one table of reasons and statuses, and how they are written; it decides nothing.
 
-use vicino_wire::head::{Framing, Header, Headers, ResponseHead};
+use vicino_wire::head::{Framing, Header, ResponseHead};
 use vicino_wire::hop::Reset;
-use vicino_wire::http1::write_response_head;
+use vicino_wire::http1::{Reject, write_response_head};
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $status:literal $word:literal $text:literal,)*) => {
@@ -138,12 +138,20 @@ impl From<Reason> for Reply {
     }
 }
 
-/// An answer that a rule gives: a redirect, or what it says itself.
+/// An answer of our own: a reason, a redirect, or what a rule says.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DirectReply<'a> {
     pub(crate) status: u16,
     pub(crate) fields: &'a [Header<'a>],
-    pub(crate) body: &'a str,
+    /// Its parts, one after the other.
+    pub(crate) body: &'a [&'a str],
+}
+
+/// What breaks HTTP is named by its own rule.
+impl From<Reject> for Reply {
+    fn from(reject: Reject) -> Reply {
+        Reply { status: reject.status(), word: reject.reason(), text: Reason::BadRequest.text() }
+    }
 }
 
 /// How the answer ends.
@@ -159,35 +167,18 @@ pub(crate) struct Manner {
 
 /// Appends an answer. One line of text, so that a person who tries with curl reads why.
 pub(crate) fn write_reply(out: &mut Vec<u8>, reply: Reply, manner: Manner) {
-    let kept = Header { name: b"connection", value: b"keep-alive" };
     let fields = [
         Header { name: b"vicino-error", value: reply.word.as_bytes() },
         Header { name: b"content-type", value: b"text/plain" },
-        Header { name: b"via", value: b"1.1 vicino" },
-        kept,
     ];
-    let said = if manner.keep_alive && manner.is_old { &fields[..] } else { &fields[..3] };
-    let length = (reply.word.len() + 2 + reply.text.len() + 1) as u64;
-    let head = ResponseHead {
-        status: reply.status,
-        reason: phrase(reply.status).as_bytes(),
-        minor: 1,
-        declared_length: Some(length),
-        headers: Headers::default(),
-    };
-    let framing = if manner.is_head { Framing::None } else { Framing::Length(length) };
-    write_response_head(out, &head, framing, said, manner.keep_alive);
-    if !manner.is_head {
-        for part in [reply.word, ": ", reply.text, "\n"] {
-            out.extend_from_slice(part.as_bytes());
-        }
-    }
+    let body = [reply.word, ": ", reply.text, "\n"];
+    write_direct(out, &DirectReply { status: reply.status, fields: &fields, body: &body }, manner);
 }
 
-/// Appends an answer that a rule gives.
+/// Appends an answer of our own.
 pub(crate) fn write_direct(out: &mut Vec<u8>, reply: &DirectReply<'_>, manner: Manner) {
     let is_bodiless = matches!(reply.status, 204 | 304);
-    let length = reply.body.len() as u64;
+    let length = reply.body.iter().map(|part| part.len() as u64).sum();
     let head = ResponseHead {
         status: reply.status,
         reason: phrase(reply.status).as_bytes(),
@@ -201,7 +192,7 @@ pub(crate) fn write_direct(out: &mut Vec<u8>, reply: &DirectReply<'_>, manner: M
     let framing = if manner.is_head || is_bodiless { Framing::None } else { Framing::Length(length) };
     write_response_head(out, &head, framing, &extra[..count], manner.keep_alive);
     if framing != Framing::None {
-        out.extend_from_slice(reply.body.as_bytes());
+        reply.body.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
     }
 }
 

@@ -142,8 +142,6 @@ impl Core {
             return false;
         }
         self.tally.retries.add(1);
-        let avoided = (exchange.pod.as_ref().map(|pod| pod.address), exchange.choice, exchange.counted);
-        self.detach(id, Reset::Cancelled);
         let Some(exchange) = self.exchanges.get_mut(id) else { return true };
         exchange.retries += 1;
         exchange.requeues_left = exchange.plan.requeues;
@@ -152,15 +150,12 @@ impl Core {
         // Where it failed only when there is nowhere else.
         exchange.tried_pods.clear();
         exchange.tried_nodes.clear();
-        match avoided {
-            (Some(pod), ..) => exchange.tried_pods.push(pod),
-            (None, choice, Some(node)) => exchange.tried_nodes.push((choice, node)),
-            (None, _, None) => {}
-        }
+        exchange.note_tried();
         exchange.may_try_again = true;
         exchange.wait = Some(Wait { until, abort: None });
-        let deadline = exchange.deadline;
-        self.exchanges.set_due(id, until.min(deadline));
+        self.detach(id, Reset::Cancelled);
+        // Before the deadline, as was seen above.
+        self.exchanges.set_due(id, until);
         true
     }
 

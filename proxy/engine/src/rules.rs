@@ -1,6 +1,7 @@
 //! Which rule of a route a request falls under, and what the rule changes or answers; pure, and the same for a proxy and for
 //! `vicino explain`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -233,8 +234,7 @@ impl Test {
             return Some(Mismatch::Header(missing));
         }
         let has_parameter = |(name, test): &(Box<str>, ValueTest)| {
-            let first = form_urlencoded::parse(query.as_bytes()).find(|(key, _)| *key == **name);
-            first.is_some_and(|(_, value)| test.is_met(value.as_bytes()))
+            parameter(query, name).is_some_and(|value| test.is_met(value.as_bytes()))
         };
         self.query.iter().position(|parameter| !has_parameter(parameter)).map(Mismatch::Query)
     }
@@ -245,8 +245,13 @@ impl Test {
 }
 
 /// A target in origin-form as path and query, without the `?`.
-fn split_query(target: &str) -> (&str, &str) {
+pub(crate) fn split_query(target: &str) -> (&str, &str) {
     target.split_once('?').unwrap_or((target, ""))
+}
+
+/// The first value of a query parameter, percent-decoded.
+pub(crate) fn parameter<'q>(query: &'q str, name: &str) -> Option<Cow<'q, str>> {
+    form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value)
 }
 
 impl Rules {

@@ -108,6 +108,12 @@ impl ServiceTally {
         }
     }
 
+    /// Counts a call that was answered as soon as it came.
+    pub(crate) fn answered(&self, status: u16) {
+        self.open.add(1);
+        self.finish(status, 0);
+    }
+
     /// Counts a finished call; `status` 0 when none was sent.
     #[inline]
     pub(crate) fn finish(&self, status: u16, duration_ns: u64) {

@@ -165,7 +165,7 @@ impl Core {
             add(UPGRADE_FIELD.as_bytes(), upgrade);
         }
         let extra = &extra[..count];
-        let key = plan.affinity.as_ref().and_then(|affinity| affinity.key(&head, Some(peer)));
+        let key = plan.key(&head, Some(peer));
         let choice = plan.draw(key, &mut self.random);
         let frame = RequestFrame {
             to: plan.choices[choice].destination(),
@@ -184,6 +184,7 @@ impl Core {
         let mut exchange = self.exchange(Origin::Client(id), plan, kept, &frame);
         exchange.request.is_expecting = request.expect_continue;
         exchange.wants_path = request.wants_path;
+        exchange.affinity = key;
         exchange.wait = wait;
         let due = plan.request_timeout.map_or(Time::NEVER, |timeout| self.now + timeout);
         self.start(exchange, due, Some(Fresh { frame: &frame, extra }));
@@ -243,7 +244,7 @@ impl Core {
             may_try_again: false,
             deadline: Time::NEVER,
             is_fresh_only: false,
-            affinity: plan.affinity.as_ref().and_then(|affinity| affinity.key(&frame.head, frame.caller)),
+            affinity: None,
             wait: None,
             queued: None,
             failure: Reason::NoEndpoint,

@@ -46,9 +46,9 @@ impl Core {
     ) {
         let mut fields = Vec::new();
         rule.response.apply(Headers::from(own), &mut fields);
-        plan.tally.open.add(1);
-        plan.tally.finish(status, 0);
-        self.answer_directly(id, &DirectReply { status, fields: &fields, body }, request.framing.is_empty());
+        plan.tally.answered(status);
+        let reply = DirectReply { status, fields: &fields, body: &[body] };
+        self.answer_directly(id, &reply, request.framing.is_empty());
     }
 
     fn forward(
@@ -60,10 +60,9 @@ impl Core {
     ) {
         let (delay, abort) = rule.fault.throw(&mut self.random);
         if let (None, Some(status)) = (delay, abort) {
-            plan.tally.open.add(1);
-            plan.tally.finish(status, 0);
-            self.tally.reply(Reason::FaultInjected);
-            return self.write_answer(id, Reply::fault(status), request.framing.is_empty());
+            plan.tally.answered(status);
+            let is_ended = request.framing.is_empty();
+            return self.answer_as(id, Reason::FaultInjected, Reply::fault(status), is_ended);
         }
         let wait = delay.map(|delay| Wait { until: self.now + delay, abort });
         if !rule.edits_request() {

@@ -93,7 +93,7 @@ impl Core {
         self.net.set_due(id, Time::NEVER);
         let Ok(plan) = planned else { return self.net.close_flushed(id) };
         let head = RequestHead::opaque();
-        let key = plan.affinity.as_ref().and_then(|affinity| affinity.key(&head, Some(peer)));
+        let key = plan.key(&head, Some(peer));
         let frame = RequestFrame {
             to: plan.choices[plan.draw(key, &mut self.random)].destination(),
             kind: Kind::Opaque,
@@ -107,7 +107,8 @@ impl Core {
         if encode_request(&mut kept, 1, &frame, &[]).is_err() {
             return self.net.close_flushed(id);
         }
-        let exchange = self.exchange(Origin::Client(id), &plan, kept, &frame);
+        let mut exchange = self.exchange(Origin::Client(id), &plan, kept, &frame);
+        exchange.affinity = key;
         self.start(exchange, Time::NEVER, None);
         self.net.resume(id);
     }

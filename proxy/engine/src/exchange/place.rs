@@ -12,7 +12,7 @@ use vicino_wire::hop::{
 use vicino_wire::http1::write_request_head;
 
 use super::{Exchange, ExchangeId, Method, Origin, RequestSide, Target};
-use crate::affinity::{self, of_pod};
+use crate::affinity;
 use crate::balance::{Candidate, draw_node, pick_node, pick_pod, pick_weighted};
 use crate::core::{ConnId, Core};
 use crate::deadline::Time;
@@ -79,7 +79,7 @@ fn grade(exchange: &Exchange, choice: usize, share: Share, nodes: &Nodes, now: T
             return GRADE_NEVER;
         }
         let pods = &exchange.plan.choices[choice].pods;
-        let is_left = pods.iter().any(|pod| !exchange.tried_pods.contains(&pod.address));
+        let is_left = pods.iter().any(|pod| !exchange.has_tried(pod));
         return if is_left { good } else { GRADE_NEVER };
     }
     let node = nodes.get(share.node);
@@ -231,7 +231,7 @@ impl Core {
     /// Least in flight among the pods of the own node that were not tried, or a place in line for them. False when there is neither.
     fn place_on_pod(&mut self, id: ExchangeId, plan: &Plan, choice: usize, fresh: Option<Fresh<'_>>) -> bool {
         if let Some(limit) = &plan.choices[choice].limit {
-            return match self.find_slot(id, choice, limit) {
+            return match self.find_slot(id, choice, (limit, &plan.choices[choice].pods)) {
                 Found::Waits => true,
                 Found::Slot(slot) => {
                     self.choose_pod(id, choice, &slot, fresh);
@@ -247,13 +247,8 @@ impl Core {
         }
         let Some(exchange) = self.exchanges.get(id) else { return true };
         let pods = &plan.choices[choice].pods;
-        let is_left = |pod: &Arc<PodSlot>| !exchange.tried_pods.contains(&pod.address);
-        let picked = match exchange.affinity {
-            Some(key) => {
-                affinity::pick(key, pods.iter().map(|pod| is_left(pod).then(|| (of_pod(pod.address), 1))))
-            }
-            None => pick_pod(pods.iter().map(|pod| is_left(pod).then(|| pod.in_flight())), &mut self.random),
-        };
+        let loads = pods.iter().map(|pod| (!exchange.has_tried(pod)).then(|| pod.in_flight()));
+        let picked = exchange.home(pods).or_else(|| pick_pod(loads, &mut self.random));
         let Some(picked) = picked else { return false };
         let slot = Arc::clone(&pods[picked]);
         slot.acquire();
@@ -329,12 +324,7 @@ impl Core {
         }
         exchange.requeues_left -= u32::from(!is_news);
         if is_excluded {
-            let choice = exchange.choice;
-            match (&exchange.pod, exchange.counted) {
-                (Some(pod), _) => exchange.tried_pods.push(pod.address),
-                (None, Some(node)) => exchange.tried_nodes.push((choice, node)),
-                (None, None) => {}
-            }
+            exchange.note_tried();
         }
         self.tally.requeues.add(1);
         self.detach(id, Reset::Cancelled);

@@ -186,6 +186,7 @@ impl Core {
         kept.extend_from_slice(raw);
         let mut exchange = self.exchange(Origin::Stream(id, stream), &plan, kept, request);
         exchange.send = SendCredit::new(window);
+        exchange.affinity = plan.key(&request.head, request.caller);
         exchange.wants_path = request.head.headers.get("vicino-debug") == Some(b"path");
         let due = match request.deadline_ms {
             DEADLINE_MS_NONE => Time::NEVER,

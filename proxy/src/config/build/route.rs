@@ -20,21 +20,25 @@ use vicino_engine::snapshot::{Backend, Concurrency, Node, Service, ServiceName, 
 
 const NANOSECONDS_PER_MILLISECOND: u64 = 1_000_000;
 
+fn nanoseconds(milliseconds: u32) -> u64 {
+    u64::from(milliseconds) * NANOSECONDS_PER_MILLISECOND
+}
+
 /// The route of a Service.
 pub(super) fn service(route: &CompiledRoute) -> Service {
     let namespace: Arc<str> = Arc::from(&*route.namespace);
     let name = ServiceName { namespace: namespace.clone(), name: Arc::from(&*route.service) };
     Service {
         ports: route.ports.iter().enumerate().map(|port| service_port(port, route, &name)).collect(),
-        connect_timeout_ns: u64::from(route.connect_timeout_milliseconds) * NANOSECONDS_PER_MILLISECOND,
-        request_timeout_ns: u64::from(route.request_timeout_milliseconds) * NANOSECONDS_PER_MILLISECOND,
+        connect_timeout_ns: nanoseconds(route.connect_timeout_milliseconds),
+        request_timeout_ns: nanoseconds(route.request_timeout_milliseconds),
         requeues: route.requeues,
         retry: route.retry.as_ref().map(retry),
         affinity: route.affinity.as_ref().map(affinity),
         concurrency: route.concurrency.as_ref().map(|concurrency| Concurrency {
             per_pod: concurrency.per_pod,
             queue_length: concurrency.queue_length,
-            queue_timeout_ns: u64::from(concurrency.queue_timeout_milliseconds) * NANOSECONDS_PER_MILLISECOND,
+            queue_timeout_ns: nanoseconds(concurrency.queue_timeout_milliseconds),
         }),
         rules: Rules::new(route.rules.iter().map(rule).collect()),
         name,
@@ -85,8 +89,8 @@ fn rule(compiled: &CompiledRule) -> (Rule, Vec<Test>) {
     };
     let what = Rule {
         name: rule.name.as_deref().unwrap_or_default().into(),
-        connect_timeout_ns: u64::from(*connect_timeout_milliseconds) * NANOSECONDS_PER_MILLISECOND,
-        request_timeout_ns: u64::from(*request_timeout_milliseconds) * NANOSECONDS_PER_MILLISECOND,
+        connect_timeout_ns: nanoseconds(*connect_timeout_milliseconds),
+        request_timeout_ns: nanoseconds(*request_timeout_milliseconds),
         retry: compiled.retry.as_ref().map(retry),
         request: rule.request_header_modifier.as_ref().map(edit).unwrap_or_default(),
         response: rule.response_header_modifier.as_ref().map(edit).unwrap_or_default(),
@@ -113,8 +117,8 @@ fn retry(retry: &CompiledRetry) -> Retry {
         attempts: retry.attempts,
         codes: retry.codes.clone(),
         is_for_any_method: retry.non_idempotent,
-        attempt_ns: u64::from(retry.attempt_milliseconds) * NANOSECONDS_PER_MILLISECOND,
-        backoff_ns: u64::from(retry.backoff_milliseconds) * NANOSECONDS_PER_MILLISECOND,
+        attempt_ns: nanoseconds(retry.attempt_milliseconds),
+        backoff_ns: nanoseconds(retry.backoff_milliseconds),
         budget_percent: retry.budget_percent,
         min_per_second: retry.min_per_second,
     }

@@ -9,7 +9,7 @@ use super::{
     payload::Payload,
 };
 use crate::head::{
-    Authority, Framing, METHOD_BYTES_MAX, RequestHead, ResponseHead, UPGRADE_FIELD,
+    Authority, Framing, Headers, METHOD_BYTES_MAX, RequestHead, ResponseHead, UPGRADE_FIELD,
     name::{Name, classify},
     text::{is_path, is_text, is_token},
 };
@@ -191,7 +191,7 @@ fn request_head(
         return Err(HopError::BadText);
     }
     let headers = payload.fields(check_field)?;
-    if (framing == Framing::UntilClose) != headers.get(UPGRADE_FIELD).is_some_and(|value| !value.is_empty()) {
+    if (framing == Framing::UntilClose) != names_upgrade(headers) {
         return Err(HopError::BadValue);
     }
     Ok((RequestHead { method, authority, path, minor, accepts_trailers, headers }, framing))
@@ -211,10 +211,7 @@ fn response(stream: u32, end: bool, mut payload: Payload<'_>) -> Result<Frame<'_
     let headers = payload.fields(check_field)?;
     let head = ResponseHead { status, reason, minor, declared_length, headers };
     let is_framed_right = match status {
-        101 => {
-            framing == Framing::UntilClose
-                && headers.get(UPGRADE_FIELD).is_some_and(|value| !value.is_empty())
-        }
+        101 => framing == Framing::UntilClose && names_upgrade(headers),
         100..200 | 204 => framing == Framing::None && declared_length.is_none(),
         304 => framing == Framing::None,
         _ => true,
@@ -226,6 +223,11 @@ fn response(stream: u32, end: bool, mut payload: Payload<'_>) -> Result<Frame<'_
         return Err(HopError::BadEnd);
     }
     Ok(Frame::Response { stream, end, response: ResponseFrame { head, framing } })
+}
+
+/// Whether a head says which protocol is switched to.
+fn names_upgrade(headers: Headers<'_>) -> bool {
+    headers.get(UPGRADE_FIELD).is_some_and(|value| !value.is_empty())
 }
 
 fn framing(payload: &mut Payload<'_>) -> Result<(Framing, Option<u64>), HopError> {
