@@ -309,7 +309,7 @@ impl Document for CompiledRoute {
                 "must be at least 1, or no call would ever be served",
             ));
         }
-        let rules: Vec<_> = self.rules.iter().map(|compiled| compiled.rule.clone()).collect();
+        let rules: Vec<_> = self.rules.iter().map(|compiled| &compiled.rule).collect();
         check_all(&rules)
             .map_err(|flaw| ContractError::Invalid { field: flaw.field, problem: flaw.problem })?;
         for (i, compiled) in self.rules.iter().enumerate() {
@@ -339,8 +339,7 @@ impl Document for CompiledNode {
 
 /// A rule that does not answer by itself says for every port where its calls go.
 fn check_ports(field: &str, compiled: &CompiledRule, ports: &[CompiledPort]) -> Result<(), ContractError> {
-    let answers = compiled.rule.request_redirect.is_some() || compiled.rule.direct_response.is_some();
-    let expected = if answers { &[] } else { ports };
+    let expected = if compiled.rule.answers() { &[] } else { ports };
     let numbers = |of: &CompiledRulePort| of.port;
     if !compiled.ports.iter().map(numbers).eq(expected.iter().map(|port| port.port)) {
         return Err(invalid(

@@ -63,6 +63,13 @@ pub struct RouteRule {
     pub fault: Option<Fault>,
 }
 
+impl RouteRule {
+    /// Whether it answers by itself, so that no application is asked.
+    pub fn answers(&self) -> bool {
+        self.request_redirect.is_some() || self.direct_response.is_some()
+    }
+}
+
 /// Calls for which everything that is said holds. Of several matches that a call has, over all rules, the most specific one
 /// decides: an Exact path before a `RegularExpression` before a `PathPrefix`, of two of these the longer one; then one with a
 /// method; then the one with more headers; then the one with more query parameters; then the one that is listed first.

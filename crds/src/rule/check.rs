@@ -1,5 +1,7 @@
 //! What the schema cannot say of rules; the operator says it of a spec, and a proxy of a document, in the same words.
 
+use std::borrow::Borrow;
+
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::{
@@ -64,8 +66,9 @@ pub fn matcher(pattern: &str) -> Result<Regex, String> {
 }
 
 /// The first flaw of these rules.
-pub fn check_all(rules: &[RouteRule]) -> Result<(), Flaw> {
+pub fn check_all<R: Borrow<RouteRule>>(rules: &[R]) -> Result<(), Flaw> {
     let mut regexes = 0;
+    let rules: Vec<&RouteRule> = rules.iter().map(Borrow::borrow).collect();
     for (i, rule) in rules.iter().enumerate() {
         let at = format!("rules[{i}]");
         let twin = rules[..i].iter().position(|other| other.name.is_some() && other.name == rule.name);
@@ -179,8 +182,7 @@ fn check_rule(at: &str, rule: &RouteRule) -> Result<(), Flaw> {
             return Err(flaw(format!("{at}.{name}.hostname"), "must be a DNS name, without port"));
         }
     }
-    let answers = rule.request_redirect.is_some() || rule.direct_response.is_some();
-    if answers && (!rule.backends.is_empty() || rule.url_rewrite.is_some() || rule.fault.is_some()) {
+    if rule.answers() && (!rule.backends.is_empty() || rule.url_rewrite.is_some() || rule.fault.is_some()) {
         return Err(flaw(
             at.to_owned(),
             "answers by itself (requestRedirect, directResponse), so it has neither backends nor urlRewrite nor fault",

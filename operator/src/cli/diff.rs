@@ -11,7 +11,7 @@ use super::arguments::{DiffOptions, Global};
 use super::cluster::{self, Cluster, Live};
 use super::manifests::{self, Manifest};
 use super::output::{self, Format};
-use super::render::{Settled, now, problems, reference, settings, settle};
+use super::render::{Settled, now, problems, reference, settings, settle, world_of};
 use super::{Answer, Error};
 use crate::apply::Change;
 use crate::plan::Plan;
@@ -52,10 +52,8 @@ fn compare(
     files: Vec<Manifest>,
 ) -> Result<(Vec<Difference>, Vec<String>), Error> {
     let mut old = objects(&live);
-    let (mut world, _) = manifests::world(settings, manifests::overlay(live.inputs, files))?;
-    for (kind, object) in live.written {
-        world.take_written(kind, object);
-    }
+    let live = Live { inputs: manifests::overlay(live.inputs, files), written: live.written };
+    let mut world = world_of(settings, live)?;
     let Settled { plan, created } = settle(&mut world, now());
     let creation = |(id, manifest)| Difference { id, action: "create", old: None, new: Some(manifest) };
     let mut differences: Vec<_> = created.into_iter().map(creation).collect();

@@ -1,8 +1,6 @@
 //! `vicino explain`: what one call would get, and why. Manifests go through the operator's pipeline, its documents through the
 //! proxies' reader, and the call through the function that serves calls; nothing here decides.
 
-use std::path::PathBuf;
-
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::Value;
 use vicino_crds::names;
@@ -14,11 +12,11 @@ use vicino_proxy::config::inputs::{Identity, Notice};
 use vicino_proxy::config::{Change, Inputs, RawBundle, Slice};
 use vicino_wire::http1::{Slots, parse_request};
 
-use super::arguments::{ExplainOptions, FileOptions, Global};
+use super::arguments::{ExplainOptions, Global};
 use super::cluster::{self, Cluster, Live};
-use super::manifests::{self, Manifest};
+use super::manifests;
 use super::output::{self, Format};
-use super::render::{now, settings, settle};
+use super::render::{files_alone, now, settings, settle, world_of};
 use super::{Answer, Error};
 use crate::world::{Body, Key, Kind, Settings, World};
 
@@ -60,26 +58,10 @@ pub async fn run(global: &Global, options: &ExplainOptions) -> Result<Answer, Er
         return Ok(compared(global.output, &before, &after));
     }
     let here = global.namespace.clone().unwrap_or_else(|| "default".to_owned());
-    let live = from_files(&options.files.filename, &here)?;
+    let live = Live { inputs: files_alone(&options.files.filename, &here)?, written: Vec::new() };
     let call = call(options, named.unwrap_or(here))?;
-    let explanation = explain(files_settings(&options.files), live, &call, options.mesh.as_deref())?;
+    let explanation = explain(settings(&options.files, None).await?, live, &call, options.mesh.as_deref())?;
     Ok(answer(global.output, &explanation))
-}
-
-fn files_settings(files: &FileOptions) -> Settings {
-    match &files.proxy_image {
-        Some(image) => Settings { proxy_image: image.clone() },
-        None => Settings::default(),
-    }
-}
-
-/// Files alone, as if they were all that there is besides `config/default`.
-fn from_files(paths: &[PathBuf], namespace: &str) -> Result<Live, Error> {
-    let mut files = manifests::read(paths)?;
-    manifests::place(&mut files, namespace);
-    let installed = serde_json::json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": names::PROXY_NAMESPACE } });
-    let base = vec![Manifest { source: "config/default".to_owned(), object: installed }];
-    Ok(Live { inputs: manifests::overlay(base, files), written: Vec::new() })
 }
 
 /// The call of the command line, its URL taken apart.
@@ -109,10 +91,7 @@ fn call(options: &ExplainOptions, from: String) -> Result<Call, Error> {
 fn explain(settings: Settings, live: Live, call: &Call, mesh: Option<&str>) -> Result<Explanation, Error> {
     let slices = live.inputs.iter().filter(|manifest| manifest.object["kind"] == "EndpointSlice");
     let slices = slices.map(|manifest| slice(&manifest.object)).collect::<Result<Vec<_>, _>>()?;
-    let (mut world, _) = manifests::world(settings, live.inputs)?;
-    for (kind, object) in live.written {
-        world.take_written(kind, object);
-    }
+    let mut world = world_of(settings, live)?;
     let mesh = mesh_of(&world, call, mesh)?;
     let plan = settle(&mut world, now()).plan;
     let mut inputs = Inputs::new(Identity { node: "".into(), mesh: (*mesh).into(), mesh_uid: "".into() });

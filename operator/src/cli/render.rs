@@ -1,6 +1,7 @@
 //! `vicino render`: what the operator would apply for a set of manifests; the pipeline is the operator's own.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 use vicino_crds::names;
 
 use super::arguments::{FileOptions, Global, RenderOptions};
-use super::cluster::{self, Cluster};
+use super::cluster::{self, Cluster, Live};
 use super::manifests::{self, Manifest};
 use super::output::{self, Format};
 use super::{Answer, Error};
@@ -24,12 +25,7 @@ pub async fn run(global: &Global, options: &RenderOptions) -> Result<Answer, Err
     let (mut world, mut notes) = if options.files.filename.is_empty() {
         let cluster = Cluster::connect(global).await?;
         let settings = settings(&options.files, Some(&cluster)).await?;
-        let live = cluster::live(&cluster).await?;
-        let (mut world, _) = manifests::world(settings, live.inputs)?;
-        for (kind, object) in live.written {
-            world.take_written(kind, object);
-        }
-        (world, Vec::new())
+        (world_of(settings, cluster::live(&cluster).await?)?, Vec::new())
     } else {
         from_files(global, &options.files).await?
     };
@@ -40,14 +36,29 @@ pub async fn run(global: &Global, options: &RenderOptions) -> Result<Answer, Err
     Ok(Answer { text: show(&plan, global.output), notes, found })
 }
 
-/// A World of files alone, as if they were all that there is besides `config/default`.
-async fn from_files(global: &Global, files: &FileOptions) -> Result<(World, Vec<String>), Error> {
-    let mut found = manifests::read(&files.filename)?;
-    manifests::place(&mut found, global.namespace.as_deref().unwrap_or("default"));
+/// What files alone say, as if they were all that there is besides `config/default`.
+pub(super) fn files_alone(paths: &[PathBuf], namespace: &str) -> Result<Vec<Manifest>, Error> {
+    let mut found = manifests::read(paths)?;
+    manifests::place(&mut found, namespace);
     let installed =
         json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": names::PROXY_NAMESPACE } });
     let base = vec![Manifest { source: "config/default".to_owned(), object: installed }];
-    let (world, ignored) = manifests::world(settings(files, None).await?, manifests::overlay(base, found))?;
+    Ok(manifests::overlay(base, found))
+}
+
+/// The World of a cluster.
+pub(super) fn world_of(settings: Settings, live: Live) -> Result<World, Error> {
+    let (mut world, _) = manifests::world(settings, live.inputs)?;
+    for (kind, object) in live.written {
+        world.take_written(kind, object);
+    }
+    Ok(world)
+}
+
+/// A World of files alone.
+async fn from_files(global: &Global, files: &FileOptions) -> Result<(World, Vec<String>), Error> {
+    let inputs = files_alone(&files.filename, global.namespace.as_deref().unwrap_or("default"))?;
+    let (world, ignored) = manifests::world(settings(files, None).await?, inputs)?;
     let mut notes = Vec::new();
     if !ignored.is_empty() {
         let kinds: Vec<_> = ignored.iter().map(|(kind, count)| format!("{count} {kind}")).collect();

@@ -80,12 +80,13 @@ fn judge(world: &World, key: &Key, service: &Service, defaults: &RouteDefaults) 
             return Outcome::Kept(Problem::new("InvalidSpec", "spec", message));
         }
     };
-    let timeouts = timeouts(spec.timeouts.as_ref(), defaults);
+    let times = Times::of(defaults).with(spec.timeouts.as_ref());
     let compiled = ports(world, key, service, spec)
-        .and_then(|ports| Ok((ports, rules::compile(world, key, service, (spec, timeouts))?)));
+        .and_then(|ports| Ok((ports, rules::compile(world, key, service, (spec, times))?)));
     match compiled {
         Ok((ports, rules)) => {
-            let route = compile(key, service, (generation, spec, defaults), (ports, rules));
+            let requeues = unsigned(spec.requeues.unwrap_or(defaults.requeues));
+            let route = compile(key, service, (generation, spec), (times, requeues), (ports, rules));
             too_large(&route).map_or(Outcome::Compiled(route), Outcome::Kept)
         }
         Err(problem) => Outcome::Kept(problem),
@@ -116,22 +117,32 @@ fn retry(spec: &Retry) -> CompiledRetry {
     }
 }
 
-fn timeouts(own: Option<&Timeouts>, defaults: &RouteDefaults) -> Times {
-    let connect = own.and_then(|own| own.connect_milliseconds);
-    let request = own.and_then(|own| own.request_milliseconds);
-    Times {
-        connect: unsigned(connect.unwrap_or(defaults.connect_timeout_milliseconds)),
-        request: unsigned(request.unwrap_or(defaults.request_timeout_milliseconds)),
+impl Times {
+    fn of(defaults: &RouteDefaults) -> Self {
+        Self {
+            connect: unsigned(defaults.connect_timeout_milliseconds),
+            request: unsigned(defaults.request_timeout_milliseconds),
+        }
+    }
+
+    /// These where `own` says none.
+    fn with(self, own: Option<&Timeouts>) -> Self {
+        let connect = own.and_then(|own| own.connect_milliseconds);
+        let request = own.and_then(|own| own.request_milliseconds);
+        Self {
+            connect: connect.map_or(self.connect, unsigned),
+            request: request.map_or(self.request, unsigned),
+        }
     }
 }
 
 fn compile(
     key: &Key,
     service: &Service,
-    (generation, spec, defaults): (i64, &MeshRouteSpec, &RouteDefaults),
+    (generation, spec): (i64, &MeshRouteSpec),
+    (times, requeues): (Times, u32),
     (ports, rules): (Vec<CompiledPort>, Vec<CompiledRule>),
 ) -> CompiledRoute {
-    let times = timeouts(spec.timeouts.as_ref(), defaults);
     CompiledRoute {
         version: CompiledRoute::version_of(&ports, &rules),
         namespace: key.namespace.clone(),
@@ -141,7 +152,7 @@ fn compile(
         ports,
         connect_timeout_milliseconds: times.connect,
         request_timeout_milliseconds: times.request,
-        requeues: unsigned(spec.requeues.unwrap_or(defaults.requeues)),
+        requeues,
         affinity: spec.affinity.clone(),
         concurrency: spec.concurrency.as_ref().map(|concurrency| CompiledConcurrency {
             per_pod: unsigned(concurrency.per_pod),

@@ -113,10 +113,9 @@ impl Configuration {
         let ports = || vec![CompiledRulePort { port: 80, backends: vec![backend.clone()] }];
         let rules = rules.iter().map(|rule| {
             let rule: RouteRule = serde_saphyr::from_str(rule).unwrap();
-            let answers = rule.request_redirect.is_some() || rule.direct_response.is_some();
             CompiledRule {
+                ports: if rule.answers() { Vec::new() } else { ports() },
                 rule,
-                ports: if answers { Vec::new() } else { ports() },
                 connect_timeout_milliseconds: 1000,
                 request_timeout_milliseconds: 0,
                 retry: None,

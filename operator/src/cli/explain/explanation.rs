@@ -33,10 +33,10 @@ pub(super) struct Explanation {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) problem: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) rule: Option<Picked>,
+    pub(super) rule: Option<Tested>,
     /// Tests that would have been more specific, or as much so and earlier, and were not met.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) passed_over: Vec<PassedOver>,
+    pub(super) passed_over: Vec<Tested>,
     /// What a proxy answers by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) answer: Option<OwnAnswer>,
@@ -62,22 +62,12 @@ pub(super) struct Explanation {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Picked {
+pub(super) struct Tested {
     /// Index in `spec.rules`.
     pub(super) index: usize,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(super) name: String,
     /// Index in its `matches`.
-    pub(super) r#match: usize,
-    pub(super) because: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct PassedOver {
-    pub(super) index: usize,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub(super) name: String,
     pub(super) r#match: usize,
     pub(super) because: String,
 }
@@ -216,18 +206,18 @@ fn passed_over(
 ) {
     let pick = decision.as_ref().ok().and_then(|decision| decision.pick);
     for (index, test_index, test) in rules.tests() {
-        let name = rules.list()[index].name.to_string();
+        let tested = |because| Tested {
+            index,
+            name: rules.list()[index].name.to_string(),
+            r#match: test_index,
+            because,
+        };
         if pick.is_some_and(|pick| (pick.rule, pick.test) == (index, test_index)) {
-            all.rule = Some(Picked { index, name, r#match: test_index, because: said(test) });
+            all.rule = Some(tested(said(test)));
             return;
         }
         if let Some(mismatch) = test.mismatch(head) {
-            all.passed_over.push(PassedOver {
-                index,
-                name,
-                r#match: test_index,
-                because: why_not(test, mismatch),
-            });
+            all.passed_over.push(tested(why_not(test, mismatch)));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use expect_test::{Expect, expect};
 
+use super::super::arguments::FileOptions;
 use super::*;
 
 const SHOP: &str = r#"
@@ -276,7 +277,10 @@ fn a_comparison_shows_both_and_says_when_nothing_changes() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("all.yaml");
         std::fs::write(&path, manifests).unwrap();
-        explain(Settings::default(), from_files(&[path], "shop").unwrap(), &call, None).unwrap()
+        {
+            let live = Live { inputs: files_alone(&[path], "shop").unwrap(), written: Vec::new() };
+            explain(Settings::default(), live, &call, None).unwrap()
+        }
     };
     let (before, after) = (explanation(SHOP), explanation(&format!("{SHOP}---{RULES}")));
     let same = compared(Format::Table, &before, &before);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::explanation::{Explanation, Faults, Limits, Target};
+use super::explanation::{Explanation, Faults, Limits, Target, Tested};
 
 /// Columns of what stands before each line.
 const LABEL_WIDTH: usize = 13;
@@ -27,15 +27,9 @@ pub(super) fn show(explanation: &Explanation) -> String {
         out.line("Problem", &format!("the MeshRoute is not accepted{instead}: {problem}"));
     }
     if let Some(rule) = &explanation.rule {
-        out.line("Rule", &format!("{}: {}", place(rule.index, &rule.name, rule.r#match), rule.because));
+        out.line("Rule", &tested(rule));
     }
-    out.lines(
-        "Passed over",
-        explanation
-            .passed_over
-            .iter()
-            .map(|one| format!("{}: {}", place(one.index, &one.name, one.r#match), one.because)),
-    );
+    out.lines("Passed over", explanation.passed_over.iter().map(tested));
     if let Some(answer) = &explanation.answer {
         let error = if answer.error.is_empty() { String::new() } else { format!(" {}", answer.error) };
         out.line(
@@ -75,9 +69,10 @@ impl Page {
     }
 }
 
-fn place(index: usize, name: &str, r#match: usize) -> String {
+fn tested(tested: &Tested) -> String {
+    let Tested { index, name, r#match, because } = tested;
     let name = if name.is_empty() { String::new() } else { format!(" {name:?}") };
-    format!("rules[{index}]{name} matches[{match}]")
+    format!("rules[{index}]{name} matches[{match}]: {because}")
 }
 
 fn faults(fault: &Faults) -> Vec<String> {

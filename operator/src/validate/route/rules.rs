@@ -4,7 +4,7 @@ use vicino_crds::MeshRouteSpec;
 use vicino_crds::contract::{CompiledRule, CompiledRulePort};
 use vicino_crds::rule::{RouteRule, check_all};
 
-use super::{Times, backends, retry, unsigned};
+use super::{Times, backends, retry};
 use crate::validate::Problem;
 use crate::world::{Key, Service, ServicePort, World};
 
@@ -19,7 +19,7 @@ pub(super) fn compile(
         .map_err(|flaw| Problem::new("InvalidRule", &format!("spec.{}", flaw.field), flaw.problem))?;
     let all = spec.rules.iter().enumerate();
     all.map(|(i, rule)| {
-        let answers = rule.request_redirect.is_some() || rule.direct_response.is_some();
+        let answers = rule.answers();
         let ports = if answers { &[][..] } else { &service.ports };
         let at = if rule.backends.is_empty() { "spec".to_owned() } else { format!("spec.rules[{i}]") };
         let wanted = if rule.backends.is_empty() { &spec.backends } else { &rule.backends };
@@ -28,14 +28,14 @@ pub(super) fn compile(
             Ok(CompiledRulePort { port: port.port, backends })
         };
         let ports = ports.iter().map(port).collect::<Result<_, _>>()?;
-        let own = rule.timeouts.clone().unwrap_or_default();
+        let times = times.with(rule.timeouts.as_ref());
         Ok(CompiledRule {
             // What is compiled is said once.
             rule: RouteRule { backends: Vec::new(), timeouts: None, retry: None, ..rule.clone() },
             ports,
-            connect_timeout_milliseconds: own.connect_milliseconds.map_or(times.connect, unsigned),
+            connect_timeout_milliseconds: times.connect,
             retry: rule.retry.as_ref().or(spec.retry.as_ref()).filter(|_| !answers).map(retry),
-            request_timeout_milliseconds: own.request_milliseconds.map_or(times.request, unsigned),
+            request_timeout_milliseconds: times.request,
         })
     })
     .collect()
