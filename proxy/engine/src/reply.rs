@@ -182,7 +182,7 @@ pub(crate) fn write_direct(out: &mut Vec<u8>, reply: &DirectReply<'_>, manner: M
     let head = ResponseHead {
         status: reply.status,
         reason: phrase(reply.status).as_bytes(),
-        minor: 1,
+        version: Version::Http11,
         declared_length: (manner.is_head && !is_bodiless).then_some(length),
         headers: reply.fields.into(),
     };

@@ -164,7 +164,7 @@ impl Core {
             let head = ResponseHead {
                 status: 200,
                 reason: b"",
-                minor: 1,
+                version: Version::Http11,
                 declared_length: None,
                 headers: Headers::default(),
             };

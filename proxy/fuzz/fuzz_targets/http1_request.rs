@@ -20,7 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
         // An HTTP/1.0 request without Host, and one that has grown over the bound (`TE: trailers` is written out), are not for reading again.
         if let Ok(read) = parse_request(&again, &mut slots_again) {
             let read = read.expect("a whole head");
-            assert_eq!(read.head, RequestHead { minor: 1, ..request.head });
+            assert_eq!(read.head, RequestHead { version: Version::Http11, ..request.head });
             assert_eq!(
                 (read.framing, read.keep_alive, read.len),
                 (request.framing, request.keep_alive, again.len())

@@ -5,6 +5,8 @@ mod headers;
 pub(crate) mod name;
 pub(crate) mod text;
 
+use std::fmt;
+
 pub use authority::{AUTHORITY_BYTES_MAX, Authority};
 pub use headers::{Header, Headers, HeadersIter};
 pub(crate) use headers::{Span, split_hop_field};
@@ -35,8 +37,8 @@ pub struct RequestHead<'a> {
     pub authority: &'a str,
     /// Path and query in origin-form, `*` for `OPTIONS *`, empty for CONNECT. Visible ASCII without `#`.
     pub path: &'a str,
-    /// The x of HTTP/1.x: 0 or 1.
-    pub minor: u8,
+    /// What the caller speaks.
+    pub version: Version,
     /// The caller said `TE: trailers`.
     pub accepts_trailers: bool,
     /// End-to-end fields in the order in which they came.
@@ -50,8 +52,8 @@ pub struct ResponseHead<'a> {
     pub status: u16,
     /// Reason phrase: visible ASCII, blanks, obs-text; may be empty.
     pub reason: &'a [u8],
-    /// The x of HTTP/1.x: 0 or 1.
-    pub minor: u8,
+    /// What the application speaks.
+    pub version: Version,
     /// The `Content-Length` of a response that brings no body although it says how long one would be (to HEAD, and 304).
     /// None whenever the framing is another than [`Framing::None`].
     pub declared_length: Option<u64>,
@@ -66,6 +68,36 @@ impl ResponseHead<'_> {
     }
 }
 
+/// The version of HTTP that a message came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    /// HTTP/1.0.
+    Http10,
+    /// HTTP/1.1.
+    Http11,
+    /// HTTP/2.
+    Http2,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Version::Http10 => "HTTP/1.0",
+            Version::Http11 => "HTTP/1.1",
+            Version::Http2 => "HTTP/2",
+        })
+    }
+}
+
+impl Version {
+    /// All of them.
+    pub const ALL: [Version; 3] = [Version::Http10, Version::Http11, Version::Http2];
+
+    pub(crate) fn of_minor(minor: u8) -> Version {
+        if minor == 0 { Version::Http10 } else { Version::Http11 }
+    }
+}
+
 /// How the end of a message's body is known (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
@@ -73,7 +105,7 @@ pub enum Framing {
     None,
     /// Exactly so many bytes.
     Length(u64),
-    /// `Transfer-Encoding: chunked`; trailers may follow.
+    /// Of a length that is not said, with an end of its own (`Transfer-Encoding: chunked`, END_STREAM); trailers may follow.
     Chunked,
     /// All bytes until the sender closes. HTTP/1: responses only. Hop: opaque streams too, both ways, and calls that want to switch protocols.
     UntilClose,
@@ -93,7 +125,7 @@ impl RequestHead<'static> {
             method: "",
             authority: "",
             path: "",
-            minor: 1,
+            version: Version::Http11,
             accepts_trailers: false,
             headers: Headers::default(),
         }

@@ -11,6 +11,8 @@ mod request;
 mod response;
 mod write;
 
+pub(crate) use fields::parse_length;
+
 pub use body::{Body, BodyDecoder, CHUNK_OVERHEAD_BYTES_MAX, TRAILER_BYTES_MAX};
 pub use reject::{BadResponse, Reject};
 pub use request::{Request, parse_request};

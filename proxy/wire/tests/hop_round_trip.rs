@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 use vicino_wire::{
-    head::{Framing, Header, Headers, RequestHead, ResponseHead},
+    head::{Framing, Header, Headers, RequestHead, ResponseHead, Version},
     hop::{
         self, Destination, FRAME_HEADER_BYTES, Frame, Hello, Kind, RequestFrame, Reset, ResponseFrame,
         decode, frame_len,
@@ -50,7 +50,7 @@ proptest! {
     ) {
         let (list, extra) = (headers(&fields), headers(&extra));
         let head = RequestHead {
-            method: &method, authority: &authority, path: &path, minor: 1, accepts_trailers, headers: Headers::from(&list[..]),
+            method: &method, authority: &authority, path: &path, version: Version::Http11, accepts_trailers, headers: Headers::from(&list[..]),
         };
         let to = Destination { namespace: &names[0], service: &names[1], port, port_name: &names[2], pod };
         let request = RequestFrame { to, kind: Kind::Http, deadline_ms, hops, caller, head, framing };
@@ -81,7 +81,7 @@ proptest! {
         let list = headers(&fields);
         let framing = if status < 200 || status == 204 || status == 304 { Framing::None } else { framing };
         let declared_length = declared.map(u64::from).filter(|_| framing == Framing::None && status > 204);
-        let head = ResponseHead { status, reason: reason.as_bytes(), minor: 0, declared_length, headers: Headers::from(&list[..]) };
+        let head = ResponseHead { status, reason: reason.as_bytes(), version: Version::Http10, declared_length, headers: Headers::from(&list[..]) };
         let response = ResponseFrame { head, framing };
         let mut wire = Vec::new();
         hop::encode_response(&mut wire, stream, &response, &[]).unwrap();
@@ -94,7 +94,7 @@ proptest! {
         let mut slots = Slots::default();
         let method = if framing == Framing::None { "HEAD" } else { "GET" };
         let read = parse_response(&http1, &mut slots, method).unwrap().unwrap();
-        prop_assert_eq!((read.head, read.framing), (ResponseHead { minor: 1, ..head }, framing));
+        prop_assert_eq!((read.head, read.framing), (ResponseHead { version: Version::Http11, ..head }, framing));
     }
 
     #[test]
@@ -144,7 +144,7 @@ proptest! {
     ) {
         let list = [Header { name: b"accept", value: b"*/*" }, Header { name: b"x-q", value: b"some value" }];
         let head = RequestHead {
-            method: "POST", authority: "web.demo:8080", path: "/p?q", minor: 1, accepts_trailers: false, headers: Headers::from(&list[..]),
+            method: "POST", authority: "web.demo:8080", path: "/p?q", version: Version::Http11, accepts_trailers: false, headers: Headers::from(&list[..]),
         };
         let to = Destination { namespace: "demo", service: "web", port: 80, port_name: "http", pod: None };
         let request = RequestFrame { to, kind: Kind::Http, deadline_ms: 7, hops: 1, caller: None, head, framing: Framing::Length(5) };

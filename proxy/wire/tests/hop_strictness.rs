@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use vicino_wire::{
-    head::{Framing, HEADERS_MAX, Header, Headers, RequestHead, ResponseHead},
+    head::{Framing, HEADERS_MAX, Header, Headers, RequestHead, ResponseHead, Version},
     hop::{
         self, CREDIT_MAX, Destination, Frame, HOP_HEADERS_MAX, Hello, HopError, Kind, ReceiveCredit,
         RequestFrame, Reset, ResponseFrame, SendCredit, decode,
@@ -47,12 +47,24 @@ fn request(head: RequestHead<'_>) -> RequestFrame<'_> {
 
 fn head() -> RequestHead<'static> {
     let headers = Headers::default();
-    RequestHead { method: "GET", authority: "web:80", path: "/a", minor: 1, accepts_trailers: false, headers }
+    RequestHead {
+        method: "GET",
+        authority: "web:80",
+        path: "/a",
+        version: Version::Http11,
+        accepts_trailers: false,
+        headers,
+    }
 }
 
 fn response(status: u16, framing: Framing) -> ResponseFrame<'static> {
-    let head =
-        ResponseHead { status, reason: b"", minor: 1, declared_length: None, headers: Headers::default() };
+    let head = ResponseHead {
+        status,
+        reason: b"",
+        version: Version::Http11,
+        declared_length: None,
+        headers: Headers::default(),
+    };
     ResponseFrame { head, framing }
 }
 
@@ -148,8 +160,12 @@ fn texts_of_a_request() {
     }
     let portless = Destination { port: 0, ..request(head()).to };
     check_stream(&encoded(&RequestFrame { to: portless, ..request(head()) }), HopError::BadValue, &good);
-    let minor = |minor| encoded(&request(RequestHead { minor, ..head() }));
-    check_stream(&minor(2), HopError::BadValue, &minor(0));
+    let version = |version| encoded(&request(RequestHead { version, ..head() }));
+    let mut unknown = version(Version::Http2);
+    let old = version(Version::Http10);
+    let at = unknown.iter().zip(&old).position(|(a, b)| a != b).expect("the version is there");
+    unknown[at] = 3;
+    check_stream(&unknown, HopError::BadValue, &old);
     let mut kind = good.clone();
     kind[8] = 2;
     check_stream(&kind, HopError::BadValue, &good);

@@ -2,7 +2,7 @@
 
 use expect_test::{Expect, expect};
 use vicino_wire::{
-    head::{Framing, Headers, ResponseHead},
+    head::{Framing, Headers, ResponseHead, Version},
     http1::{Slots, parse_request, parse_response, write_response_head},
 };
 
@@ -15,7 +15,7 @@ fn check_request(input: &str, expected: &Expect) {
     let mut slots = Slots::default();
     let read = parse_request(input.as_bytes(), &mut slots).expect("a good request").expect("a whole head");
     let head = read.head;
-    let mut says = vec![format!("HTTP/1.{}", head.minor), format!("{:?}", read.framing)];
+    let mut says = vec![head.version.to_string(), format!("{:?}", read.framing)];
     let flags = [
         (read.keep_alive, "keep-alive"),
         (read.expect_continue, "expects continue"),
@@ -39,9 +39,9 @@ fn check_response(to_method: &str, input: &str, expected: &Expect) {
     let read = parse_response(input.as_bytes(), &mut slots, to_method)
         .expect("a good response")
         .expect("a whole head");
-    let ResponseHead { status, reason, minor, declared_length, headers } = read.head;
+    let ResponseHead { status, reason, version, declared_length, headers } = read.head;
     let says = format!(
-        "HTTP/1.{minor}, {:?}, keep-alive {}, declared {declared_length:?}",
+        "{version}, {:?}, keep-alive {}, declared {declared_length:?}",
         read.framing, read.keep_alive
     );
     let reason = reason.escape_ascii();
@@ -288,8 +288,13 @@ fn nothing_of_one_head_is_left_for_the_next() {
 fn written_responses_close_at_their_end_and_say_what_they_would_have_been() {
     let mut out = Vec::new();
     let headers = Headers::default();
-    let hints =
-        ResponseHead { status: 103, reason: b"Early Hints", minor: 1, declared_length: None, headers };
+    let hints = ResponseHead {
+        status: 103,
+        reason: b"Early Hints",
+        version: Version::Http11,
+        declared_length: None,
+        headers,
+    };
     write_response_head(&mut out, &hints, Framing::None, &[], false);
     let not_modified = ResponseHead { status: 304, reason: b"", declared_length: Some(5), ..hints };
     write_response_head(&mut out, &not_modified, Framing::None, &[], false);

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use vicino_wire::{
-    head::{Framing, Header, Headers, RequestHead, ResponseHead},
+    head::{Framing, Header, Headers, RequestHead, ResponseHead, Version},
     http1::{
         Body, BodyDecoder, Slots, parse_request, parse_response, write_chunk, write_last_chunk,
         write_request_head, write_response_head,
@@ -83,7 +83,7 @@ proptest! {
         prop_assume!(method != "CONNECT");
         let (list, extra) = (headers(&fields), headers(&extra));
         let head = RequestHead {
-            method: &method, authority: &host, path: &path, minor: 1, accepts_trailers, headers: Headers::from(&list[..]),
+            method: &method, authority: &host, path: &path, version: Version::Http11, accepts_trailers, headers: Headers::from(&list[..]),
         };
         let mut wire = Vec::new();
         write_request_head(&mut wire, &head, framing, &extra, keep_alive);
@@ -111,7 +111,7 @@ proptest! {
         prop_assume!(!has_body || (status != 204 && status != 304));
         prop_assume!(status != 204 || declared.is_none());
         let head = ResponseHead {
-            status, reason: reason.as_bytes(), minor: 1, headers: Headers::from(&list[..]),
+            status, reason: reason.as_bytes(), version: Version::Http11, headers: Headers::from(&list[..]),
             declared_length: declared.filter(|_| !has_body).map(u64::from),
         };
         let keep_alive = keep_alive && framing != Framing::UntilClose;

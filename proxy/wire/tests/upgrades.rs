@@ -4,7 +4,7 @@
 
 use proptest::prelude::*;
 use vicino_wire::{
-    head::{Framing, Header, Headers, RequestHead, ResponseHead, UPGRADE_FIELD},
+    head::{Framing, Header, Headers, RequestHead, ResponseHead, UPGRADE_FIELD, Version},
     hop::{self, Destination, Frame, HopError, Kind, RequestFrame, ResponseFrame, decode},
     http1::{
         Slots, parse_request, parse_response, parse_upgrade_response, write_request_head, write_response_head,
@@ -77,7 +77,7 @@ fn frame(fields: &[Header<'_>], framing: Framing) -> Vec<u8> {
         method: "GET",
         authority: "web",
         path: "/ws",
-        minor: 1,
+        version: Version::Http11,
         accepts_trailers: false,
         headers: Headers::from(fields),
     };
@@ -89,7 +89,7 @@ fn frame(fields: &[Header<'_>], framing: Framing) -> Vec<u8> {
 
 fn answer(status: u16, fields: &[Header<'_>], framing: Framing) -> Vec<u8> {
     let headers = Headers::from(fields);
-    let head = ResponseHead { status, reason: b"", minor: 1, declared_length: None, headers };
+    let head = ResponseHead { status, reason: b"", version: Version::Http11, declared_length: None, headers };
     let mut out = Vec::new();
     hop::encode_response(&mut out, 1, &ResponseFrame { head, framing }, &[]).unwrap();
     out

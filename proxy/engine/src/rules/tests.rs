@@ -18,7 +18,14 @@ fn regex(name: &str, text: &str) -> (Box<str>, ValueTest) {
 }
 
 fn head<'a>(method: &'a str, path: &'a str, headers: &'a [Header<'a>]) -> RequestHead<'a> {
-    RequestHead { method, authority: "web", path, minor: 1, accepts_trailers: false, headers: headers.into() }
+    RequestHead {
+        method,
+        authority: "web",
+        path,
+        version: Version::Http11,
+        accepts_trailers: false,
+        headers: headers.into(),
+    }
 }
 
 fn field<'a>(name: &'a str, value: &'a str) -> Header<'a> {

@@ -4,7 +4,7 @@ use super::{
     CREDIT_MAX, Frame, HopError, Kind, RequestFrame, Reset, ResponseFrame,
     frame::{
         Destination, FLAG_END, FRAME_HEADER_BYTES, Hello, MAGIC, MAX_FRAME_MIN, NODE_BYTES_MAX, OPTIONAL,
-        VERSION, framing_tag, hello_field, kind, kind_from_tag, request_flag,
+        VERSION, framing_tag, hello_field, kind, kind_from_tag, request_flag, version_from_tag,
     },
     payload::Payload,
 };
@@ -180,7 +180,7 @@ fn request_head(
     mut payload: Payload<'_>,
     accepts_trailers: bool,
 ) -> Result<(RequestHead<'_>, Framing), HopError> {
-    let minor = minor(payload.u8()?)?;
+    let version = version_from_tag(payload.u8()?).ok_or(HopError::BadValue)?;
     let (framing, None) = framing(&mut payload)? else { return Err(HopError::BadValue) };
     let method = payload.short()?;
     if !is_token(method) || method.len() > METHOD_BYTES_MAX || method == b"CONNECT" {
@@ -194,7 +194,7 @@ fn request_head(
     if (framing == Framing::UntilClose) != names_upgrade(headers) {
         return Err(HopError::BadValue);
     }
-    Ok((RequestHead { method, authority, path, minor, accepts_trailers, headers }, framing))
+    Ok((RequestHead { method, authority, path, version, accepts_trailers, headers }, framing))
 }
 
 fn response(stream: u32, end: bool, mut payload: Payload<'_>) -> Result<Frame<'_>, HopError> {
@@ -202,14 +202,14 @@ fn response(stream: u32, end: bool, mut payload: Payload<'_>) -> Result<Frame<'_
     if !(100..1000).contains(&status) {
         return Err(HopError::BadValue);
     }
-    let minor = minor(payload.u8()?)?;
+    let version = version_from_tag(payload.u8()?).ok_or(HopError::BadValue)?;
     let (framing, declared_length) = framing(&mut payload)?;
     let reason = payload.long()?;
     if !is_text(reason) {
         return Err(HopError::BadText);
     }
     let headers = payload.fields(check_field)?;
-    let head = ResponseHead { status, reason, minor, declared_length, headers };
+    let head = ResponseHead { status, reason, version, declared_length, headers };
     let is_framed_right = match status {
         101 => framing == Framing::UntilClose && names_upgrade(headers),
         100..200 | 204 => framing == Framing::None && declared_length.is_none(),
@@ -239,10 +239,6 @@ fn framing(payload: &mut Payload<'_>) -> Result<(Framing, Option<u64>), HopError
         framing_tag::NONE_DECLARED => (Framing::None, Some(payload.u64()?)),
         _ => return Err(HopError::BadValue),
     })
-}
-
-fn minor(number: u8) -> Result<u8, HopError> {
-    if number <= 1 { Ok(number) } else { Err(HopError::BadValue) }
 }
 
 /// What a field needs to be written into an HTTP/1.1 head without changing what the head means.

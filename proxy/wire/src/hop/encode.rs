@@ -6,7 +6,7 @@ use super::{
     Hello, HopError, Kind, RequestFrame, Reset, ResponseFrame,
     frame::{
         Destination, FLAG_END, FRAME_HEADER_BYTES, HOP_HEADERS_MAX, PAYLOAD_BYTES_MAX, VERSION, framing_tag,
-        hello_field, kind, kind_tag, request_flag,
+        hello_field, kind, kind_tag, request_flag, version_tag,
     },
 };
 use crate::head::{Framing, Header, Headers, RequestHead};
@@ -76,7 +76,7 @@ pub fn encode_response(
     let ResponseFrame { head, framing } = response;
     frame(out, kind::RESPONSE, stream, framing.is_empty() && !head.is_interim(), |out| {
         out.extend_from_slice(&head.status.to_be_bytes());
-        out.push(head.minor);
+        out.push(version_tag(head.version));
         match head.declared_length {
             Some(length) if *framing == Framing::None => {
                 out.push(framing_tag::NONE_DECLARED);
@@ -193,7 +193,7 @@ fn push_request_head(
     framing: Framing,
     extra: &[Header<'_>],
 ) -> Result<(), HopError> {
-    out.push(head.minor);
+    out.push(version_tag(head.version));
     push_framing(out, framing);
     push_short(out, head.method.as_bytes())?;
     push_long(out, head.authority.as_bytes())?;

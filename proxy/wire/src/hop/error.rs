@@ -21,7 +21,7 @@ pub enum HopError {
     /// HELLO: wrong magic, wrong version, a field missing, twice or out of bounds.
     #[error("HELLO is malformed or of another protocol")]
     BadHello,
-    /// A number that stands for nothing (kind, framing, HTTP minor version, status).
+    /// A number that stands for nothing (kind, framing, version of HTTP, status).
     #[error("a head has a number that is out of its range")]
     BadValue,
     /// A name, method, authority, path, Service or reason phrase with bytes that could be read as something else further on.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{HopError, Reset};
-use crate::head::{Framing, HEADERS_MAX, Headers, RequestHead, ResponseHead};
+use crate::head::{Framing, HEADERS_MAX, Headers, RequestHead, ResponseHead, Version};
 
 /// Bytes of the header before each payload: length u16, type u8, flags u8, stream u32, big endian.
 pub const FRAME_HEADER_BYTES: usize = 8;
@@ -63,6 +63,20 @@ pub(super) mod framing_tag {
 /// Flags of a REQUEST's payload.
 pub(super) mod request_flag {
     pub(in crate::hop) const ACCEPTS_TRAILERS: u8 = 1;
+}
+
+/// The number of a version of HTTP.
+pub(super) fn version_tag(version: Version) -> u8 {
+    match version {
+        Version::Http10 => 0,
+        Version::Http11 => 1,
+        Version::Http2 => 2,
+    }
+}
+
+/// The version of HTTP of that number.
+pub(super) fn version_from_tag(tag: u8) -> Option<Version> {
+    Version::ALL.into_iter().find(|version| version_tag(*version) == tag)
 }
 
 /// The number of what a stream carries.

@@ -197,7 +197,7 @@ fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Digits only. Nineteen of them always fit.
-fn parse_length(value: &[u8]) -> Result<u64, Reject> {
+pub(crate) fn parse_length(value: &[u8]) -> Result<u64, Reject> {
     const DIGITS_MAX: usize = 19;
     if value.is_empty() || value.len() > DIGITS_MAX || !value.iter().all(u8::is_ascii_digit) {
         return Err(Reject::BadContentLength);

@@ -6,7 +6,7 @@ use super::{
     line::line_end,
 };
 use crate::head::{
-    Authority, Framing, Headers, METHOD_BYTES_MAX, RequestHead,
+    Authority, Framing, Headers, METHOD_BYTES_MAX, RequestHead, Version,
     text::{is_path, target_len, token_len},
 };
 
@@ -160,7 +160,7 @@ fn assemble<'a>(
             method: line.method,
             authority,
             path: target_path,
-            minor: line.minor,
+            version: Version::of_minor(line.minor),
             accepts_trailers: said.accepts_trailers,
             headers: Headers::of_spans(head, &fields.kept),
         },

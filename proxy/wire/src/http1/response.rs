@@ -5,7 +5,7 @@ use super::{
     fields::{Said, Sender, read_fields},
     line::line_end,
 };
-use crate::head::{Framing, Headers, ResponseHead, text::text_len};
+use crate::head::{Framing, Headers, ResponseHead, Version, text::text_len};
 
 /// A response whose head is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ fn parse<'a>(
         head: ResponseHead {
             status: line.status,
             reason: line.reason,
-            minor: line.minor,
+            version: Version::of_minor(line.minor),
             declared_length,
             headers: Headers::of_spans(head, &slots.fields.kept),
         },

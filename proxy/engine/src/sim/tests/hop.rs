@@ -22,7 +22,7 @@ fn request(stream: u32, service: &str, framing: Framing, deadline_ms: u32) -> Ve
         method: "POST",
         authority: "web",
         path: if framing.is_empty() { "/hang" } else { "/echo" },
-        minor: 1,
+        version: Version::Http11,
         accepts_trailers: false,
         headers: Headers::from(&via[..]),
     };
