@@ -176,9 +176,15 @@ pub struct CompiledPort {
 /// What is spoken on a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CompiledProtocol {
-    /// HTTP/1.1, or in a tunnel whatever the first bytes say.
+    /// HTTP in the version that the caller speaks, or in a tunnel whatever the first bytes say.
     #[serde(rename = "HTTP")]
     Http,
+    /// HTTP/1.1, also for callers that speak HTTP/2. Needs version 2.
+    #[serde(rename = "HTTP/1.1")]
+    Http1,
+    /// HTTP/2 with prior knowledge, also for callers that speak HTTP/1.1. Needs version 2.
+    #[serde(rename = "HTTP/2")]
+    Http2,
     /// Bytes that are not looked at: a tunnel to it is passed through at once, whoever speaks first. Needs version 2.
     #[serde(rename = "TCP")]
     Tcp,
@@ -189,6 +195,8 @@ impl CompiledProtocol {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Http => "HTTP",
+            Self::Http1 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
             Self::Tcp => "TCP",
         }
     }

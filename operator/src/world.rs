@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
+use vicino_crds::contract::CompiledProtocol;
 use vicino_crds::{
     MeshNodeSpec, MeshNodeStatus, MeshRouteSpec, MeshRouteStatus, ServiceMeshSpec, ServiceMeshStatus,
 };
@@ -120,8 +121,8 @@ pub struct ServicePort {
     pub port: u16,
     /// Its name; empty for an only port.
     pub name: String,
-    /// Whether its `appProtocol`, or else its name, says that it speaks no HTTP.
-    pub opaque: bool,
+    /// What its `appProtocol`, or else its name, says is spoken on it.
+    pub protocol: CompiledProtocol,
 }
 
 /// An EndpointSlice, as far as the ENDPOINTS column needs it; proxies watch slices themselves.

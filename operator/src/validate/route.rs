@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use vicino_crds::contract::{
-    self, CompiledBackend, CompiledConcurrency, CompiledPort, CompiledProtocol, CompiledRetry, CompiledRoute,
-    CompiledRule, DOCUMENT_BYTES_MAX,
+    self, CompiledBackend, CompiledConcurrency, CompiledPort, CompiledRetry, CompiledRoute, CompiledRule,
+    DOCUMENT_BYTES_MAX,
 };
 use vicino_crds::mesh::RouteDefaults;
 use vicino_crds::route::{Backend, Retry, Timeouts};
@@ -188,8 +188,7 @@ fn ports(
 ) -> Result<Vec<CompiledPort>, Problem> {
     let port = |port: &ServicePort| {
         let backends = backends(world, key, (service, port), ("spec", &spec.backends))?;
-        let protocol = if port.opaque { CompiledProtocol::Tcp } else { CompiledProtocol::Http };
-        Ok(CompiledPort { port: port.port, protocol, backends })
+        Ok(CompiledPort { port: port.port, protocol: port.protocol, backends })
     };
     service.ports.iter().map(port).collect()
 }

@@ -360,7 +360,7 @@ fn a_rule_that_cannot_be_says_which_field_and_the_route_stays_as_it_was() {
 }
 
 #[test]
-fn a_port_that_says_so_speaks_no_http() {
+fn a_port_speaks_what_it_says() {
     let service = "
 apiVersion: v1
 kind: Service
@@ -374,11 +374,26 @@ spec:
   - {name: redis, port: 83, appProtocol: http}
   - {name: h2c, port: 84, appProtocol: kubernetes.io/h2c}
   - {name: wss, port: 85, appProtocol: kubernetes.io/wss}
+  - {name: grpc, port: 86}
+  - {name: grpc-web, port: 87}
+  - {name: http2-x, port: 88}
+  - {name: ws, port: 89, appProtocol: kubernetes.io/ws}
 ";
     let verdict = &validate(&shop_with(service)).routes[&Key::new("shop", "mixed")];
     let Outcome::Compiled(route) = &verdict.outcome else { panic!("{:?}", verdict.outcome) };
     let spoken: Vec<_> = route.ports.iter().map(|port| (port.port, port.protocol.as_str())).collect();
-    let expected =
-        [(80, "HTTP"), (3306, "TCP"), (81, "HTTP"), (82, "TCP"), (83, "HTTP"), (84, "HTTP"), (85, "TCP")];
+    let expected = [
+        (80, "HTTP"),
+        (3306, "TCP"),
+        (81, "HTTP"),
+        (82, "TCP"),
+        (83, "HTTP/1.1"),
+        (84, "HTTP/2"),
+        (85, "TCP"),
+        (86, "HTTP/2"),
+        (87, "HTTP"),
+        (88, "HTTP/2"),
+        (89, "HTTP/1.1"),
+    ];
     assert_eq!((route.version, spoken.as_slice()), (2, &expected[..]));
 }

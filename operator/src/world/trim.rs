@@ -9,6 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::core::DynamicObject;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use vicino_crds::contract::CompiledProtocol;
 use vicino_crds::names;
 
 use super::{
@@ -136,12 +137,25 @@ const OPAQUE: [&str; 24] = [
     "wss",
 ];
 
-fn is_opaque(app_protocol: Option<&str>, name: &str) -> bool {
+/// HTTP/2 with prior knowledge: `kubernetes.io/h2c` is KEP-3726's word.
+const HTTP2: [&str; 3] = ["grpc", "h2c", "http2"];
+/// Only an `appProtocol` says that a port speaks nothing else: a port named `http` may as well serve gRPC. `ws` is WebSocket, which begins with HTTP/1.1.
+const HTTP1: [&str; 2] = ["http", "ws"];
+
+fn protocol(app_protocol: Option<&str>, name: &str) -> CompiledProtocol {
     let said = match app_protocol {
         Some(protocol) => protocol.strip_prefix("kubernetes.io/").unwrap_or(protocol),
+        // Its clients speak HTTP/1.1.
+        None if name.starts_with("grpc-web") => "",
         None => name.split('-').next().unwrap_or_default(),
     };
-    OPAQUE.contains(&said.to_ascii_lowercase().as_str())
+    let said = said.to_ascii_lowercase();
+    match said.as_str() {
+        said if OPAQUE.contains(&said) => CompiledProtocol::Tcp,
+        said if HTTP2.contains(&said) => CompiledProtocol::Http2,
+        said if HTTP1.contains(&said) && app_protocol.is_some() => CompiledProtocol::Http1,
+        _ => CompiledProtocol::Http,
+    }
 }
 
 pub(crate) fn service(object: &core::Service) -> Service {
@@ -155,8 +169,8 @@ pub(crate) fn service(object: &core::Service) -> Service {
             .filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP")
             .filter_map(|port| {
                 let name = port.name.clone().unwrap_or_default();
-                let opaque = is_opaque(port.app_protocol.as_deref(), &name);
-                u16::try_from(port.port).ok().map(|port| ServicePort { port, name, opaque })
+                let protocol = protocol(port.app_protocol.as_deref(), &name);
+                u16::try_from(port.port).ok().map(|port| ServicePort { port, name, protocol })
             })
             .collect(),
         cluster_ips: ips

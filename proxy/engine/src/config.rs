@@ -22,6 +22,14 @@ pub struct CoreConfig {
     pub streams_max: u32,
     /// Streams that a peer may give up in a second before its hop is closed. 10,000.
     pub resets_per_second_max: u32,
+    /// Streams that a caller may have open on one HTTP/2 connection, and that we open on one to a pod. 100.
+    pub session_streams_max: u32,
+    /// Window that streams of HTTP/2 begin with here, in bytes: each may make us hold so much. 64 KiB.
+    pub session_stream_window: u32,
+    /// Window of an HTTP/2 connection, in bytes. 1 MiB.
+    pub session_window: u32,
+    /// Streams of an HTTP/2 connection that a peer may give up or break in a second before it is closed. 500.
+    pub session_faults_per_second_max: u32,
     /// Idle connections that are kept for one pod port. 64.
     pub pool_idle_max: usize,
     /// How long a connection to a pod is kept idle; each takes up to a quarter off. 30 s.
@@ -69,6 +77,10 @@ impl Default for CoreConfig {
             stream_window: 256 * 1024,
             streams_max: 16_384,
             resets_per_second_max: 10_000,
+            session_streams_max: 100,
+            session_stream_window: 64 * 1024,
+            session_window: 1024 * 1024,
+            session_faults_per_second_max: 500,
             pool_idle_max: 64,
             pool_idle_timeout: Duration::from_secs(30),
             pool_idle_once: Duration::from_secs(1),

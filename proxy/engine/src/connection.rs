@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use crate::core::ConnId;
 use crate::downstream::Client;
 use crate::hop::Hop;
+use crate::session::Session;
 use crate::table::Id;
 use crate::tally::{ConnectionTally, Tally};
 use crate::upstream::Pod;
@@ -49,6 +50,8 @@ pub(crate) enum AfterFlush {
 #[expect(clippy::struct_excessive_bools, reason = "each is one independent fact about a socket")]
 pub(crate) struct Conn {
     pub(crate) kind: Kind,
+    /// HTTP/2 is spoken on it.
+    pub(crate) session: Option<Box<Session>>,
     pub(crate) peer: SocketAddr,
     /// Whether it is connected.
     pub(crate) is_open: bool,

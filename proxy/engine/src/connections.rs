@@ -8,6 +8,7 @@ use crate::core::{Command, ConnId};
 use crate::deadline::Time;
 use crate::downstream::Client;
 use crate::hop::Hop;
+use crate::session::Session;
 use crate::table::Table;
 use crate::tally::Tally;
 use crate::upstream::Pod;
@@ -70,6 +71,10 @@ impl Connections {
         self.table.get_mut(id)?.pod()
     }
 
+    pub(crate) fn session(&mut self, id: ConnId) -> Option<&mut Session> {
+        self.table.get_mut(id)?.session.as_deref_mut()
+    }
+
     pub(crate) fn hop(&mut self, id: ConnId) -> Option<&mut Hop> {
         self.table.get_mut(id)?.hop()
     }
@@ -78,6 +83,7 @@ impl Connections {
     pub(crate) fn accept(&mut self, kind: Kind, peer: SocketAddr) -> ConnId {
         let conn = Conn {
             kind,
+            session: None,
             peer,
             is_open: true,
             is_ended: false,
@@ -138,6 +144,14 @@ impl Connections {
             conn.output = self.buffers.take();
         }
         Some(&mut conn.output)
+    }
+
+    /// The same for an HTTP/2 connection, with what writing to it needs.
+    #[inline]
+    pub(crate) fn session_out(&mut self, id: ConnId) -> Option<(&mut Vec<u8>, &mut Session)> {
+        self.out(id)?;
+        let conn = self.table.get_mut(id)?;
+        Some((&mut conn.output, conn.session.as_deref_mut()?))
     }
 
     /// How many more bytes may be queued for a connection before its source is paused.
@@ -232,12 +246,12 @@ impl Connections {
     }
 
     /// Gives a connection up that the driver knows is gone.
-    pub(crate) fn forget(&mut self, id: ConnId) -> Option<Kind> {
+    pub(crate) fn forget(&mut self, id: ConnId) -> Option<(Kind, Option<Box<Session>>)> {
         let conn = self.table.remove(id)?;
         conn.tally(&self.tally).open.sub(1);
         self.buffers.give(conn.input);
         self.buffers.give(conn.output);
-        Some(conn.kind)
+        Some((conn.kind, conn.session))
     }
 
     pub(crate) fn pause(&mut self, id: ConnId) {

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vicino_wire::http1::Slots;
+use vicino_wire::http2;
 
 pub use command::{Command, ConnId, Event, Role};
 
@@ -29,7 +30,8 @@ use crate::config::CoreConfig;
 use crate::connection::Kind;
 use crate::connections::Connections;
 use crate::deadline::Time;
-use crate::exchange::{Exchange, ExchangeId, Loads, Origin};
+use crate::downstream::ClientState;
+use crate::exchange::{Exchange, ExchangeId, Half, Loads, Target};
 use crate::hop::node::Nodes;
 use crate::plan::Plans;
 use crate::queue::Mailbox;
@@ -65,6 +67,7 @@ pub struct Core {
     pub(crate) plans: Plans,
     pub(crate) plans_inbound: Plans,
     pub(crate) slots: Slots,
+    pub(crate) fields: http2::Slots,
     /// Connections of callers that wait to be known.
     pub(crate) held: Vec<ConnId>,
     /// When what is left is cut; None while not draining.
@@ -96,6 +99,7 @@ impl Core {
             plans: Plans::default(),
             plans_inbound: Plans::default(),
             slots: Slots::default(),
+            fields: http2::Slots::default(),
             held: Vec::new(),
             draining: None,
             is_cut: false,
@@ -115,8 +119,12 @@ impl Core {
         for hop in self.nodes.update(&self.snapshot) {
             self.retire_hop(hop);
         }
-        for idle in self.pools.update(&self.snapshot) {
+        let gone = self.pools.update(&self.snapshot);
+        for idle in gone.idle {
             self.net.close(idle);
+        }
+        for session in gone.sessions {
+            self.retire_session(session);
         }
         for id in std::mem::take(&mut self.held) {
             self.unhold(id);
@@ -192,16 +200,24 @@ impl Core {
         let _ = kind;
         match self.net.forget(id) {
             None => {}
-            Some(Kind::Client(client)) => {
-                if client.state == crate::downstream::ClientState::Held {
+            Some((kind, Some(session))) => {
+                match &kind {
+                    Kind::Pod(pod) => self.pools.remove(&pod.slot, id),
+                    Kind::Client(client) if client.state == ClientState::Held => self.tally.held.sub(1),
+                    Kind::Client(_) | Kind::Hop(_) => {}
+                }
+                self.session_is_gone(&session, &kind);
+            }
+            Some((Kind::Client(client), _)) => {
+                if client.state == ClientState::Held {
                     self.tally.held.sub(1);
                 }
                 if let Some(exchange) = client.exchange {
                     self.abandon(exchange);
                 }
             }
-            Some(Kind::Pod(pod)) => self.pod_failed(id, &pod),
-            Some(Kind::Hop(hop)) => self.hop_is_gone(id, *hop, "failed"),
+            Some((Kind::Pod(pod), _)) => self.pod_failed(id, &pod),
+            Some((Kind::Hop(hop), _)) => self.hop_is_gone(id, *hop, "failed"),
         }
         self.settle();
     }
@@ -226,15 +242,15 @@ impl Core {
         self.now = now;
         let address = self.net.get(id).map(|conn| conn.peer);
         match self.net.forget(id) {
-            Some(Kind::Pod(pod)) => self.pod_connect_failed(&pod, kind),
-            Some(Kind::Hop(hop)) => {
+            Some((Kind::Pod(pod), session)) => self.pod_connect_failed(id, (&pod, session.as_deref()), kind),
+            Some((Kind::Hop(hop), _)) => {
                 self.tally.hops_dialed.refused.add(1);
                 if let Some(address) = address {
                     self.event(Event::DialFailed { address, kind });
                 }
                 self.hop_is_gone(id, *hop, "connect-failed");
             }
-            Some(Kind::Client(_)) | None => {}
+            Some((Kind::Client(_), _)) | None => {}
         }
         self.settle();
     }
@@ -291,13 +307,15 @@ impl Core {
         if written.released > 0
             && let Some(exchange) = self.exchange_of(id)
         {
-            self.give_credit(exchange, written.released);
+            let is_client = self.net.client(id).is_some();
+            let half = if is_client { Half::Response } else { Half::Request };
+            self.give_credit(exchange, half, written.released);
         }
         if written.unblocks {
             self.unblock(id);
         }
-        if self.net.hop(id).is_some() {
-            self.hop_wrote(id);
+        if self.net.get(id).is_some_and(|conn| conn.session.is_some() || matches!(conn.kind, Kind::Hop(_))) {
+            self.shared_wrote(id);
         }
         self.settle();
     }
@@ -359,7 +377,7 @@ impl Core {
 
     fn count_buffered(&self) {
         let conns = self.net.table.iter().map(|(_, conn)| conn.pending() + conn.input.len());
-        let kept = self.exchanges.iter().map(|(_, exchange)| exchange.request.kept.len());
+        let kept = self.exchanges.iter().map(|(_, e)| e.request.kept.len() + e.response.backlog.len());
         self.tally.buffered.set(conns.chain(kept).sum::<usize>() as u64);
     }
 
@@ -384,8 +402,11 @@ impl Core {
     fn has_reached_pod(&self, id: ExchangeId) -> bool {
         self.exchanges.get(id).is_some_and(|exchange| {
             let is_open = |pod| self.net.get(pod).is_some_and(|conn| conn.is_open);
-            matches!(exchange.origin, Origin::Stream(..))
-                && (exchange.is_fresh_only || exchange.response_source().is_some_and(is_open))
+            let has_pod = match exchange.target {
+                Target::Pod(pod) | Target::Session(pod, _) => is_open(pod),
+                Target::None | Target::Waiting(_) | Target::Stream(..) => false,
+            };
+            !exchange.origin.is_caller() && (exchange.is_fresh_only || has_pod)
         })
     }
 

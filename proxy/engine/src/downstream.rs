@@ -1,23 +1,28 @@
 //! A caller's connection: HTTP/1.1 requests one at a time, or a tunnel; it knows neither routes nor pods.
 
+mod ask;
 mod begin;
 mod rule;
 mod tunnel;
 
-pub(crate) use begin::HOPS_MAX;
+pub(crate) use ask::{Ask, Asker};
+pub(crate) use begin::{HOPS_MAX, Verdict};
 
 use std::net::SocketAddr;
 use std::rc::Rc;
 
 use vicino_wire::head::Headers;
 use vicino_wire::http1::{Body, BodyDecoder, Reject, parse_request};
+use vicino_wire::http2::PREFACE;
 
 use crate::connection::Kind;
 use crate::core::{ConnId, Core, Event};
 use crate::deadline::Time;
-use crate::exchange::ExchangeId;
+use crate::exchange::{ExchangeId, Origin};
 use crate::identify::Caller;
-use crate::reply::{DirectReply, Manner, Reason, Reply, write_direct, write_reply};
+use crate::reply::{
+    DirectReply, Manner, Reason, Reply, with_direct, write_direct, write_direct_on_stream, write_grpc_reply,
+};
 
 /// Bytes of a body that nobody wants which are read so that the connection can be used again, or so that our answer arrives.
 const DISCARD_BYTES_MAX: u64 = 256 * 1024;
@@ -35,6 +40,8 @@ pub(crate) enum ClientState {
     Detect,
     /// Plain bytes both ways.
     Opaque,
+    /// HTTP/2.
+    Session,
     /// The answer is out; so many bytes of the request's body may still be thrown away.
     Discard(u64),
     /// FIN is out; so many bytes are still read and thrown away.
@@ -49,8 +56,10 @@ pub(crate) struct Client {
     pub(crate) exchange: Option<ExchangeId>,
     /// The caller wants to send another request; of the request that is served.
     pub(crate) keep_alive: bool,
-    is_head_method: bool,
+    /// It speaks HTTP/1.0.
     is_old: bool,
+    /// It has not asked for anything yet: it may still speak HTTP/2.
+    is_new: bool,
     caller: Caller,
     /// The snapshot that said who calls.
     judged_by: Option<u64>,
@@ -70,8 +79,8 @@ impl Client {
             state: ClientState::Head,
             exchange: None,
             keep_alive: false,
-            is_head_method: false,
             is_old: false,
+            is_new: true,
             caller: Caller::Unknown,
             judged_by: None,
             address: peer.ip().to_canonical().to_string().into(),
@@ -124,6 +133,7 @@ impl Core {
                 ClientState::Call | ClientState::Discard(_) => self.client_body(id, rest),
                 ClientState::Detect => self.detect(id, rest),
                 ClientState::Opaque => self.client_opaque(id, rest),
+                ClientState::Session => self.session_bytes(id, rest),
                 ClientState::Linger(_) => self.linger_bytes(id, rest.len()),
             };
             at += used;
@@ -143,6 +153,10 @@ impl Core {
     }
 
     fn client_head(&mut self, id: ConnId, buf: &[u8]) -> usize {
+        let is_new = self.net.client(id).is_some_and(|client| client.is_new);
+        if is_new && PREFACE.starts_with(&buf[..buf.len().min(PREFACE.len())]) {
+            return self.client_preface(id, buf.len());
+        }
         let mut slots = std::mem::take(&mut self.slots);
         let used = match parse_request(buf, &mut slots) {
             Ok(Some(request)) => self.begin(id, &request),
@@ -155,12 +169,24 @@ impl Core {
                 0
             }
             Err(reject) => {
-                self.answer_as(id, Reason::BadRequest, reject.into(), false);
+                self.answer_as(Asker::of_client(id, false), Reason::BadRequest, reject.into());
                 buf.len()
             }
         };
         self.slots = slots;
         used
+    }
+
+    /// What came begins as HTTP/2 does.
+    fn client_preface(&mut self, id: ConnId, count: usize) -> usize {
+        if count < PREFACE.len() {
+            return 0;
+        }
+        if let Some(client) = self.net.client(id) {
+            client.state = ClientState::Session;
+        }
+        self.begin_session(id);
+        PREFACE.len()
     }
 
     fn client_body(&mut self, id: ConnId, buf: &[u8]) -> usize {
@@ -214,7 +240,7 @@ impl Core {
         if is_begun {
             return self.client_cut(id);
         }
-        self.answer_as(id, Reason::BadRequest, reject.into(), false);
+        self.answer_as(Asker::of_client(id, false), Reason::BadRequest, reject.into());
     }
 
     fn discarded(&mut self, id: ConnId, used: usize, is_end: bool) {
@@ -240,37 +266,48 @@ impl Core {
     }
 
     /// An answer that a rule gives to the request that is served.
-    fn answer_directly(&mut self, id: ConnId, reply: &DirectReply<'_>, is_request_ended: bool) {
-        let Some(manner) = self.manner(id, is_request_ended) else { return };
-        if let Some(out) = self.net.out(id) {
-            write_direct(out, reply, manner);
+    fn answer_directly(&mut self, asker: Asker, reply: &DirectReply<'_>) {
+        let Asker { origin, is_head, is_ended, .. } = asker;
+        match origin {
+            Origin::Client(id) => {
+                let is_draining = self.draining.is_some();
+                let Some(client) = self.net.client(id) else { return };
+                let keep_alive = client.keep_alive && is_ended && !is_draining;
+                let manner = Manner { keep_alive, is_head, is_old: client.is_old };
+                if let Some(out) = self.net.out(id) {
+                    write_direct(out, reply, manner);
+                }
+                self.client_answered(id, keep_alive, is_ended);
+            }
+            Origin::Session(id, stream) => {
+                if let Some(out) = self.net.session_out(id) {
+                    write_direct_on_stream(out, stream, reply, is_head);
+                }
+                self.stream_answered((id, stream), is_ended);
+            }
+            Origin::Stream(..) => {}
         }
-        self.client_answered(id, manner.keep_alive, is_request_ended);
-    }
-
-    /// How an answer of our own to the request that is served ends.
-    fn manner(&mut self, id: ConnId, is_request_ended: bool) -> Option<Manner> {
-        let is_draining = self.draining.is_some();
-        let client = self.net.client(id)?;
-        let keep_alive = client.keep_alive && is_request_ended && !is_draining;
-        Some(Manner { keep_alive, is_head: client.is_head_method, is_old: client.is_old })
     }
 
     /// An answer of our own to the request that is served.
-    pub(crate) fn answer(&mut self, id: ConnId, reason: Reason, is_request_ended: bool) {
-        self.answer_as(id, reason, reason.into(), is_request_ended);
+    pub(crate) fn answer(&mut self, asker: Asker, reason: Reason) {
+        self.answer_as(asker, reason, reason.into());
     }
 
     /// The same in other words.
-    pub(crate) fn answer_as(&mut self, id: ConnId, reason: Reason, reply: Reply, is_request_ended: bool) {
+    pub(crate) fn answer_as(&mut self, asker: Asker, reason: Reason, reply: Reply) {
         self.tally.reply(reason);
-        let Some(manner) = self.manner(id, is_request_ended) else { return };
-        let Some(peer) = self.net.get(id).map(|conn| conn.peer.ip()) else { return };
-        if let Some(out) = self.net.out(id) {
-            write_reply(out, reply, manner);
+        let peer = asker.origin.caller().and_then(|id| self.net.get(id)).map(|conn| conn.peer.ip());
+        if let Some(peer) = peer {
+            self.event(Event::Refused { peer, status: reply.status, reason: reply.word });
         }
-        self.event(Event::Refused { peer, status: reply.status, reason: reply.word });
-        self.client_answered(id, manner.keep_alive, is_request_ended);
+        if let (true, Origin::Session(id, stream)) = (asker.is_grpc, asker.origin) {
+            if let Some(out) = self.net.session_out(id) {
+                write_grpc_reply(out, stream, reply);
+            }
+            return self.stream_answered((id, stream), asker.is_ended);
+        }
+        with_direct(reply, |direct| self.answer_directly(asker, direct));
     }
 
     /// The answer is written: the connection waits for another request, or ends.
@@ -289,7 +326,6 @@ impl Core {
             client.state = ClientState::Head;
             client.decoder = None;
             client.is_head_begun = false;
-            client.is_head_method = false;
             client.is_old = false;
             let wait =
                 if is_draining { self.config.drain_idle_grace } else { self.config.keep_alive_timeout };
@@ -342,9 +378,11 @@ impl Core {
 
     /// The caller sends no more, and all that it sent was looked at.
     pub(crate) fn client_ended(&mut self, id: ConnId) {
+        let is_session = self.net.session(id).is_some();
         let Some(client) = self.net.client(id) else { return };
         let exchange = client.exchange;
         match client.state {
+            ClientState::Session | ClientState::Held if is_session => self.client_session_ended(id),
             // Half closed, so that the answer still goes out, or closed: FIN says the same of both. Whoever is there still gets
             // its answer when that begins in time.
             ClientState::Held => {}
@@ -362,7 +400,11 @@ impl Core {
                 }
                 self.net.close(id);
             }
-            ClientState::Head | ClientState::Detect | ClientState::Discard(_) | ClientState::Linger(_) => {
+            ClientState::Head
+            | ClientState::Detect
+            | ClientState::Session
+            | ClientState::Discard(_)
+            | ClientState::Linger(_) => {
                 self.net.close_flushed(id);
             }
         }
@@ -375,7 +417,7 @@ impl Core {
         match client.state {
             ClientState::Head if is_begun => {
                 client.keep_alive = false;
-                self.answer(id, Reason::HeadTimeout, false);
+                self.answer(Asker::of_client(id, false), Reason::HeadTimeout);
             }
             ClientState::Held => {
                 client.is_hold_over = true;
@@ -383,6 +425,7 @@ impl Core {
             }
             ClientState::Detect => self.open_tunnel(id),
             ClientState::Call => self.half_closed_due(id),
+            ClientState::Session => self.session_due(id),
             ClientState::Opaque => {}
             ClientState::Head | ClientState::Discard(_) | ClientState::Linger(_) => self.net.close(id),
         }
@@ -403,6 +446,9 @@ impl Core {
     /// The proxy stops: an idle connection has a moment for one last request.
     pub(crate) fn client_drained(&mut self, id: ConnId) {
         let Some(client) = self.net.client(id) else { return };
+        if client.state == ClientState::Session {
+            return self.warn_session(id);
+        }
         if client.state == ClientState::Head {
             let due = (self.now + self.config.drain_idle_grace).min(self.net.table.due(id));
             self.net.set_due(id, due);
@@ -411,9 +457,10 @@ impl Core {
 
     /// Lets a held request be judged again.
     pub(crate) fn unhold(&mut self, id: ConnId) {
+        let is_session = self.net.session(id).is_some();
         let Some(client) = self.net.client(id) else { return };
         if client.state == ClientState::Held {
-            client.state = ClientState::Head;
+            client.state = if is_session { ClientState::Session } else { ClientState::Head };
             self.tally.held.sub(1);
             self.net.resume(id);
         }

@@ -1,5 +1,6 @@
 //! One call, from where it came to where it goes: what was taken in, sent, kept for another try; and how it ends.
 
+mod flow;
 mod place;
 mod request;
 mod response;
@@ -8,19 +9,22 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use vicino_wire::head::Framing;
+use vicino_wire::head::{Framing, Version};
 use vicino_wire::hop::{Kind, ReceiveCredit, Reset, SendCredit, encode_reset};
+use vicino_wire::http2::ErrorCode;
 
 use crate::affinity;
 use crate::core::{ConnId, Core};
 use crate::deadline::Time;
+use crate::downstream::Asker;
 use crate::hop::node::NodeIndex;
 use crate::plan::Plan;
 use crate::queue::Queue;
 use crate::reply::{Reason, Reply};
-use crate::snapshot::PodSlot;
+use crate::snapshot::{PodSlot, Protocol};
 use crate::table::Id;
 
+pub(crate) use flow::{Blocked, Half};
 pub(crate) use place::{Fresh, Loads};
 
 /// An exchange of one core. Never used twice.
@@ -45,10 +49,27 @@ impl Id for ExchangeId {
 /// Where a call came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// A caller's connection (L1).
+    /// A caller's connection that carries one call at a time (L1).
     Client(ConnId),
+    /// A stream of a caller's HTTP/2 connection (L1).
+    Session(ConnId, u32),
     /// A stream of a hop that was accepted (L2).
     Stream(ConnId, u32),
+}
+
+impl Origin {
+    /// Whether a caller is at the other end: it is L1 then that has the call.
+    pub(crate) fn is_caller(self) -> bool {
+        !matches!(self, Origin::Stream(..))
+    }
+
+    /// The caller's connection.
+    pub(crate) fn caller(self) -> Option<ConnId> {
+        match self {
+            Origin::Client(id) | Origin::Session(id, _) => Some(id),
+            Origin::Stream(..) => None,
+        }
+    }
 }
 
 /// Where a call goes.
@@ -60,7 +81,9 @@ pub(crate) enum Target {
     Waiting(ConnId),
     /// A stream of a hop that was dialled (L1).
     Stream(ConnId, u32),
-    /// A pod's connection, perhaps not open yet.
+    /// A stream of a pod's HTTP/2 connection, perhaps not open yet.
+    Session(ConnId, u32),
+    /// A pod's connection that carries one call at a time, perhaps not open yet.
     Pod(ConnId),
 }
 
@@ -109,6 +132,15 @@ pub(crate) struct RequestSide {
     pub(crate) sent_to: usize,
     /// `kept` is complete, so that the call can be placed again.
     pub(crate) is_kept: bool,
+    /// Bytes of the body that were passed on in this attempt, and in whichever attempt most were.
+    pub(crate) passed: u64,
+    pub(crate) credited: u64,
+    /// What the target takes, where it says that itself.
+    pub(crate) send: SendCredit,
+    /// What the origin may still send, where it has credit.
+    pub(crate) receive: ReceiveCredit,
+    /// It waits for a shared connection to take more.
+    pub(crate) is_blocked: bool,
     /// How many bytes the hop's socket will have taken before it takes the REQUEST.
     pub(crate) hop_offset: u64,
     /// An encoded TRAILERS frame.
@@ -124,6 +156,7 @@ impl RequestSide {
 
 /// The response's way back.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent fact about a response")]
 pub(crate) struct ResponseSide {
     /// Status of the final head; 0 until it was passed on.
     pub(crate) status: u16,
@@ -135,8 +168,20 @@ pub(crate) struct ResponseSide {
     pub(crate) left: u64,
     /// The target has given all of it.
     pub(crate) is_ended: bool,
+    /// The origin has been given all of it.
+    pub(crate) is_sent: bool,
     /// Whether the caller's connection lives on.
     pub(crate) keep_alive: bool,
+    /// What the origin takes, where it says that itself.
+    pub(crate) send: SendCredit,
+    /// What the target may still send, where it has credit.
+    pub(crate) receive: ReceiveCredit,
+    /// It waits for a shared connection to take more.
+    pub(crate) is_blocked: bool,
+    /// What came with credit and waits for the origin's.
+    pub(crate) backlog: Vec<u8>,
+    /// An encoded TRAILERS frame that comes after it.
+    pub(crate) trailers: Vec<u8>,
 }
 
 /// A call waits before it is placed: a rule delays it, or an attempt has failed.
@@ -162,16 +207,14 @@ pub(crate) struct Exchange {
     /// The caller asked to switch protocols; once the application has, `kind` is opaque.
     pub(crate) is_upgrade: bool,
     pub(crate) method: Method,
-    /// The x of the caller's HTTP/1.x.
-    pub(crate) minor: u8,
+    /// What the caller speaks.
+    pub(crate) version: Version,
+    /// The caller speaks gRPC: answers of our own do, too.
+    pub(crate) is_grpc: bool,
     /// The caller asked which way its call goes.
     pub(crate) wants_path: bool,
     pub(crate) request: RequestSide,
     pub(crate) response: ResponseSide,
-    /// What the target's hop takes.
-    pub(crate) send: SendCredit,
-    /// What a hop may still send, whichever end it is at.
-    pub(crate) receive: ReceiveCredit,
     /// The node whose count of calls in flight this one is in.
     pub(crate) counted: Option<NodeIndex>,
     /// The pod whose count this one is in.
@@ -200,20 +243,12 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    /// The hop's stream, whichever end it is at.
-    pub(crate) fn stream(&self) -> Option<(ConnId, u32)> {
-        match (self.origin, self.target) {
-            (Origin::Stream(hop, stream), _) | (_, Target::Stream(hop, stream)) => Some((hop, stream)),
-            _ => None,
-        }
-    }
-
-    /// The connection that the response is read from.
+    /// The connection that the response is read from, which can be paused.
     pub(crate) fn response_source(&self) -> Option<ConnId> {
         if let Target::Pod(pod) = self.target { Some(pod) } else { None }
     }
 
-    /// The connection that the request is read from.
+    /// The connection that the request is read from, which can be paused.
     pub(crate) fn request_source(&self) -> Option<ConnId> {
         if let Origin::Client(client) = self.origin { Some(client) } else { None }
     }
@@ -239,9 +274,42 @@ impl Exchange {
         }
     }
 
+    /// Whether the pod is spoken to in HTTP/2: the port says so, or says nothing and the caller speaks it.
+    fn speaks_http2(&self) -> bool {
+        let is_http2 = match self.plan.choices[self.choice].protocol {
+            Protocol::Http2 => true,
+            Protocol::Http => self.version == Version::Http2,
+            Protocol::Http1 | Protocol::Opaque => false,
+        };
+        is_http2 && self.kind == Kind::Http && !self.is_upgrade
+    }
+
+    /// Whom an answer of our own would go to.
+    fn asker(&self) -> Asker {
+        Asker {
+            origin: self.origin,
+            is_head: self.method == Method::Head,
+            is_grpc: self.is_grpc,
+            is_ended: self.request.is_ended,
+        }
+    }
+
     /// Nothing of a response has been passed on, and all of the request is still here.
     pub(crate) fn is_replayable(&self) -> bool {
         self.response.status == 0 && self.request.is_kept
+    }
+}
+
+/// Counts a body of known length down. False: more came than was said, or an end before, which would put the rest into the next message.
+pub(crate) fn take_length(left: &mut u64, framing: Framing, count: usize, is_end: bool) -> bool {
+    match framing {
+        Framing::Length(_) => {
+            let rest = left.checked_sub(count as u64);
+            *left = rest.unwrap_or(0);
+            rest.is_some_and(|rest| rest == 0 || !is_end)
+        }
+        Framing::None => count == 0,
+        Framing::Chunked | Framing::UntilClose => true,
     }
 }
 
@@ -257,6 +325,11 @@ impl Core {
                 self.client_answered(client, exchange.response.keep_alive, exchange.request.is_ended);
             }
             Origin::Client(client) => self.client_over(client),
+            Origin::Session(conn, stream) => {
+                if !exchange.request.is_ended {
+                    self.reset_session_stream(conn, stream, ErrorCode::NoError);
+                }
+            }
             Origin::Stream(hop, stream) => {
                 if !exchange.request.is_ended
                     && let Some(out) = self.net.out(hop)
@@ -299,12 +372,11 @@ impl Core {
         let status = if begun == 0 && exchange.kind == Kind::Http { reply.status } else { begun };
         let Some(exchange) = self.conclude(id, status, Reset::Cancelled) else { return };
         match exchange.origin {
-            Origin::Client(client) if begun == 0 && exchange.kind == Kind::Http => {
-                self.answer_as(client, reason, reply, exchange.request.is_ended);
+            Origin::Client(_) | Origin::Session(..) if begun == 0 && exchange.kind == Kind::Http => {
+                self.answer_as(exchange.asker(), reason, reply);
             }
-            Origin::Client(client) => {
-                self.client_cut(client);
-            }
+            Origin::Client(client) => self.client_cut(client),
+            Origin::Session(conn, stream) => self.session_stream_cut((conn, stream), &exchange, reply),
             Origin::Stream(hop, stream) => {
                 self.tally.reply(reason);
                 // It was written to an idle connection that died: whether the application saw it nobody knows.
@@ -331,12 +403,18 @@ impl Core {
     fn conclude(&mut self, id: ExchangeId, status: u16, to_target: Reset) -> Option<Exchange> {
         self.detach(id, to_target);
         let exchange = self.exchanges.remove(id)?;
-        if let Origin::Stream(hop, stream) = exchange.origin {
-            self.remove_stream(hop, stream);
-        } else if let Origin::Client(client) = exchange.origin
-            && let Some(client) = self.net.client(client)
-        {
-            client.exchange = None;
+        match exchange.origin {
+            Origin::Stream(hop, stream) => {
+                self.remove_stream(hop, stream);
+            }
+            Origin::Session(conn, stream) => {
+                self.remove_session_stream(conn, stream);
+            }
+            Origin::Client(client) => {
+                if let Some(client) = self.net.client(client) {
+                    client.exchange = None;
+                }
+            }
         }
         let duration = self.now.since(exchange.started);
         exchange.plan.tally.finish(status, u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
@@ -370,6 +448,11 @@ impl Core {
                     && let Some(out) = self.net.out(hop)
                 {
                     encode_reset(out, stream, reset);
+                }
+            }
+            Target::Session(conn, stream) => {
+                if self.remove_session_stream(conn, stream) && !is_clean {
+                    self.reset_session_stream(conn, stream, ErrorCode::Cancel);
                 }
             }
             Target::Pod(pod) => self.release_pod(pod, is_clean),

@@ -10,8 +10,6 @@ pub(crate) struct Fast(u64);
 
 pub(crate) type FastMap<K, V> = std::collections::HashMap<K, V, BuildHasherDefault<Fast>>;
 
-pub(crate) type FastSet<K> = std::collections::HashSet<K, BuildHasherDefault<Fast>>;
-
 impl Fast {
     #[inline]
     fn mix(&mut self, word: u64) {

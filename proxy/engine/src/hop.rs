@@ -7,14 +7,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use vicino_wire::hop::{Hello, encode_drain, encode_hello, encode_ping, encode_window};
+use vicino_wire::hop::{Hello, encode_drain, encode_hello, encode_ping};
 
 use self::node::NodeIndex;
 use crate::connection::Kind;
 use crate::core::{Command, ConnId, Core, Event};
 use crate::deadline::Time;
-use crate::exchange::{ExchangeId, Method, Origin, Target};
-use crate::hash::{FastMap, FastSet};
+use crate::exchange::{Blocked, ExchangeId, Method, Target};
+use crate::hash::FastMap;
 use crate::reply::Reason;
 
 /// Bytes that wait to be written to one hop before the sources of its streams are paused.
@@ -57,8 +57,7 @@ pub(crate) struct Hop {
     last_stream: u32,
     /// Calls that wait for the hop to stand.
     waiting: Vec<ExchangeId>,
-    /// Connections that were paused because of our output.
-    blocked: FastSet<ConnId>,
+    pub(crate) blocked: Blocked,
     /// When the peer was last heard, or when there was nothing to be heard.
     heard: Time,
     /// Since when there is no stream.
@@ -83,7 +82,7 @@ impl Hop {
             streams: FastMap::default(),
             last_stream: 0,
             waiting: Vec::new(),
-            blocked: FastSet::default(),
+            blocked: Blocked::default(),
             heard: now,
             idle_since: now,
             silent_looks: 0,
@@ -266,38 +265,17 @@ impl Core {
         true
     }
 
-    /// How many bytes a source may put on a hop; 0 when it has to wait for the hop's socket.
-    pub(crate) fn hop_room(&mut self, id: ConnId, source: ConnId) -> usize {
-        let Some(conn) = self.net.get_mut(id) else { return usize::MAX };
-        if conn.pending() < OUTPUT_BYTES_MAX {
-            return usize::MAX;
-        }
-        if let Some(hop) = conn.hop() {
-            hop.blocked.insert(source);
-        }
-        0
+    /// How many bytes may be put on a hop; 0 when its socket has to take some first.
+    pub(crate) fn hop_room(&self, id: ConnId) -> usize {
+        self.net.get(id).map_or(usize::MAX, |conn| OUTPUT_BYTES_MAX.saturating_sub(conn.pending()))
     }
 
-    /// The hop's socket took bytes: whoever waited for that goes on.
-    pub(crate) fn hop_wrote(&mut self, id: ConnId) {
-        let Some(conn) = self.net.get_mut(id) else { return };
-        if conn.pending() > OUTPUT_BYTES_MAX / 2 {
-            return;
-        }
-        let Some(hop) = conn.hop() else { return };
-        for source in std::mem::take(&mut hop.blocked) {
-            self.net.resume(source);
-        }
-    }
-
-    /// Bytes that came over a hop have left: its sender may send as many more.
-    pub(crate) fn give_credit(&mut self, id: ExchangeId, count: usize) {
-        let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        let Some((hop, stream)) = exchange.stream() else { return };
-        if let Some(credit) = exchange.receive.release(count)
-            && let Some(out) = self.net.out(hop)
-        {
-            encode_window(out, stream, credit);
+    /// The socket of a connection that calls share took bytes: whoever waited for that goes on.
+    pub(crate) fn shared_wrote(&mut self, id: ConnId) {
+        let is_hop = self.net.hop(id).is_some();
+        let bytes_max = if is_hop { OUTPUT_BYTES_MAX } else { self.config.output_bytes_max };
+        if self.net.get(id).is_some_and(|conn| conn.pending() <= bytes_max / 2) {
+            self.unblock_lanes(id);
         }
     }
 
@@ -342,7 +320,7 @@ impl Core {
 
     /// A hop is given up: its calls are placed again where that is safe.
     pub(crate) fn hop_lost(&mut self, id: ConnId, reason: &'static str) {
-        if let Some(Kind::Hop(hop)) = self.net.forget(id) {
+        if let Some((Kind::Hop(hop), _)) = self.net.forget(id) {
             self.net.commands.push(Command::Close { id });
             self.hop_is_gone(id, *hop, reason);
         }
@@ -350,11 +328,8 @@ impl Core {
 
     /// What follows from a hop that the driver knows is gone.
     pub(crate) fn hop_is_gone(&mut self, id: ConnId, hop: Hop, reason: &'static str) {
-        let Hop { node, state, streams, waiting, blocked, peer_node, written, .. } = hop;
+        let Hop { node, state, streams, waiting, peer_node, written, .. } = hop;
         self.tally.streams_open.sub(streams.len() as u64);
-        for source in blocked {
-            self.net.resume(source);
-        }
         if let Some(node) = node {
             let Core { nodes, random, now, .. } = self;
             let known = nodes.get_mut(node);
@@ -386,12 +361,10 @@ impl Core {
     fn stream_lost(&mut self, id: ExchangeId, written: u64) {
         let Some(exchange) = self.exchanges.get(id) else { return };
         let has_left = exchange.request.hop_offset < written;
-        match exchange.origin {
-            Origin::Stream(..) => self.abandon(id),
-            Origin::Client(_) if has_left && exchange.method == Method::Other => {
-                self.fail(id, Reason::HopLost);
-            }
-            Origin::Client(_) => self.requeue(id, Reason::HopLost, false),
+        match () {
+            () if !exchange.origin.is_caller() => self.abandon(id),
+            () if has_left && exchange.method == Method::Other => self.fail(id, Reason::HopLost),
+            () => self.requeue(id, Reason::HopLost, false),
         }
     }
 }

@@ -17,8 +17,8 @@
 //! | [`tally`] | counters that another thread may read |
 //! | [`deadline`] | time, and lazy deadlines |
 //!
-//! Inside, not public: connections of callers (`downstream`), of pods (`upstream`), of other neighbourhoods (`hop`), and the
-//! calls that join two of them (`exchange`).
+//! Inside, not public: connections of callers (`downstream`), of pods (`upstream`), of either when they speak HTTP/2 (`session`), of other
+//! neighbourhoods (`hop`), and the calls that join two of them (`exchange`).
 
 pub mod affinity;
 mod balance;
@@ -39,6 +39,7 @@ pub mod reply;
 pub mod retry;
 pub mod route;
 pub mod rules;
+mod session;
 #[cfg(test)]
 mod sim;
 pub mod snapshot;

@@ -19,7 +19,7 @@ use crate::reply::Reason;
 use crate::retry::{Budgets, Retries, Retry};
 use crate::route::{Route, pick};
 use crate::rules::{Pick, Rule, Rules};
-use crate::snapshot::{Backend, NodeEndpoints, PodSlot, PortEndpoints, ServiceName, Snapshot};
+use crate::snapshot::{Backend, NodeEndpoints, PodSlot, PortEndpoints, Protocol, ServiceName, Snapshot};
 use crate::tally::{Direction, ServiceTally, Tally};
 
 /// Most plans that are kept; beyond, all are made anew.
@@ -50,6 +50,7 @@ pub(crate) struct Choice {
     pub(crate) service: ServiceName,
     pub(crate) port: u16,
     pub(crate) port_name: Arc<str>,
+    pub(crate) protocol: Protocol,
     /// The near ones first.
     pub(crate) shares: Vec<Share>,
     /// Sums of the near shares' pods, up to each.
@@ -181,7 +182,7 @@ pub(crate) fn outbound(
         connect_timeout: Duration::from_nanos(connect_ns),
         request_timeout: (request_ns > 0).then(|| Duration::from_nanos(request_ns)),
         requeues: service.requeues,
-        is_opaque: port.is_opaque,
+        is_opaque: port.protocol == Protocol::Opaque,
         affinity: service.affinity.clone(),
         retries: retry.map(&mut retries),
         tally: Arc::clone(&tally),
@@ -265,7 +266,10 @@ fn choice(snapshot: &Snapshot, backend: &Backend, nodes: &mut Nodes) -> Choice {
         is_own: n.node == snapshot.node,
         is_near: n.near > 0,
     });
+    let route = snapshot.service(&service.namespace, &service.name);
+    let known = route.and_then(|route| route.ports.iter().find(|known| known.port == *port));
     Choice {
+        protocol: known.map_or(Protocol::Http, |port| port.protocol),
         weight: *weight,
         key: hash::of_texts(&[&service.namespace, &service.name, port_name]),
         service: service.clone(),

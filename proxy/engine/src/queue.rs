@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
 
 use crate::core::Core;
-use crate::exchange::{ExchangeId, Origin};
+use crate::exchange::ExchangeId;
 use crate::reply::Reason;
 use crate::snapshot::{Concurrency, PodSlot};
 
@@ -244,10 +244,10 @@ impl Core {
     /// A call has waited as long as it may: another node may take it when it came from a caller, else whoever sent it is told.
     pub(crate) fn queue_due(&mut self, id: ExchangeId) {
         let Some(exchange) = self.exchanges.get(id) else { return };
-        match exchange.origin {
-            _ if exchange.deadline <= self.now => self.fail(id, Reason::Timeout),
-            Origin::Client(_) => self.requeue(id, Reason::QueueTimeout, true),
-            Origin::Stream(..) => self.fail(id, Reason::QueueTimeout),
+        match () {
+            () if exchange.deadline <= self.now => self.fail(id, Reason::Timeout),
+            () if exchange.origin.is_caller() => self.requeue(id, Reason::QueueTimeout, true),
+            () => self.fail(id, Reason::QueueTimeout),
         }
     }
 

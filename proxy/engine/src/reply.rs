@@ -1,8 +1,13 @@
 //! Our own answers: the one table of reasons and statuses, and how they are written; it decides nothing.
 
-use vicino_wire::head::{Framing, Header, ResponseHead};
+use vicino_wire::head::{Framing, Header, ResponseHead, Version};
 use vicino_wire::hop::Reset;
 use vicino_wire::http1::{Reject, write_response_head};
+
+use crate::session::Session;
+
+/// What L1 adds to every response.
+pub(crate) const VIA: Header<'static> = Header { name: b"via", value: b"1.1 vicino" };
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $status:literal $word:literal $text:literal,)*) => {
@@ -33,8 +38,8 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// The request breaks HTTP/1.1; the word in `vicino-error` is the rule's.
-    BadRequest = 400 "bad-request" "the request is not valid HTTP/1.1",
+    /// The request breaks HTTP; the word in `vicino-error` is the rule's.
+    BadRequest = 400 "bad-request" "the request is not valid HTTP",
     /// The caller is not of this neighbourhood.
     NotANeighbour = 403 "not-a-neighbour" "this proxy serves the pods of its own node only",
     /// The authority is not the name of a mesh Service.
@@ -51,10 +56,12 @@ reasons! {
     HeadTooLarge = 431 "head-too-large" "with what the mesh adds to it the request's head is too large",
     /// Something of ours went wrong.
     Internal = 500 "internal" "the proxy failed",
+    /// CONNECT on a stream of HTTP/2.
+    NoTunnelInHttp2 = 501 "no-tunnel-in-http2" "a tunnel begins with CONNECT in HTTP/1.1",
     /// The application closed before its response was complete.
     UpstreamClosed = 502 "upstream-closed" "the application closed the connection before it answered",
     /// The application's response was malformed.
-    BadResponse = 502 "bad-response" "the application's response is not valid HTTP/1.1",
+    BadResponse = 502 "bad-response" "the application's response is not valid HTTP",
     /// The other neighbourhood's proxy was lost with the call.
     HopLost = 502 "hop-lost" "the connection to the application's node was lost",
     /// The other proxy broke the protocol, or said that we did.
@@ -154,6 +161,39 @@ impl From<Reject> for Reply {
     }
 }
 
+/// The gRPC status that a client is to take an answer of our own for: what gRPC says of HTTP statuses, but for what a deadline ended.
+/// (<https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md>)
+pub(crate) fn grpc_status(reply: Reply) -> &'static str {
+    match reply.status {
+        _ if reply.word == Reason::Timeout.word() => "4",
+        400 => "13",
+        401 => "16",
+        403 => "7",
+        404 | 501 => "12",
+        408 | 429 | 502..=504 => "14",
+        _ => "2",
+    }
+}
+
+/// An answer to a gRPC client: a status that its HTTP side is content with, and the reason where it looks for it.
+pub(crate) fn write_grpc_reply((out, session): (&mut Vec<u8>, &mut Session), stream: u32, reply: Reply) {
+    let fields = [
+        Header { name: b"content-type", value: b"application/grpc" },
+        Header { name: b"grpc-status", value: grpc_status(reply).as_bytes() },
+        Header { name: b"grpc-message", value: reply.text.as_bytes() },
+        Header { name: b"vicino-error", value: reply.word.as_bytes() },
+        VIA,
+    ];
+    let head = ResponseHead {
+        status: 200,
+        reason: b"",
+        version: Version::Http2,
+        declared_length: None,
+        headers: fields[..].into(),
+    };
+    session.encoder.response(out, stream, (&head, Framing::None), &[]);
+}
+
 /// How the answer ends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Manner {
@@ -165,34 +205,57 @@ pub(crate) struct Manner {
     pub(crate) is_old: bool,
 }
 
-/// Appends an answer. One line of text, so that a person who tries with curl reads why.
-pub(crate) fn write_reply(out: &mut Vec<u8>, reply: Reply, manner: Manner) {
+/// An answer with a reason. One line of text, so that a person who tries with curl reads why.
+pub(crate) fn with_direct<T>(reply: Reply, write: impl FnOnce(&DirectReply<'_>) -> T) -> T {
     let fields = [
         Header { name: b"vicino-error", value: reply.word.as_bytes() },
         Header { name: b"content-type", value: b"text/plain" },
     ];
     let body = [reply.word, ": ", reply.text, "\n"];
-    write_direct(out, &DirectReply { status: reply.status, fields: &fields, body: &body }, manner);
+    write(&DirectReply { status: reply.status, fields: &fields, body: &body })
 }
 
 /// Appends an answer of our own.
 pub(crate) fn write_direct(out: &mut Vec<u8>, reply: &DirectReply<'_>, manner: Manner) {
-    let is_bodiless = matches!(reply.status, 204 | 304);
-    let length = reply.body.iter().map(|part| part.len() as u64).sum();
-    let head = ResponseHead {
-        status: reply.status,
-        reason: phrase(reply.status).as_bytes(),
-        version: Version::Http11,
-        declared_length: (manner.is_head && !is_bodiless).then_some(length),
-        headers: reply.fields.into(),
-    };
-    let mut extra = [Header { name: b"via", value: b"1.1 vicino" }; 2];
-    extra[1] = Header { name: b"connection", value: b"keep-alive" };
+    let (head, framing) = reply.head(manner.is_head);
+    let extra = [VIA, Header { name: b"connection", value: b"keep-alive" }];
     let count = if manner.keep_alive && manner.is_old { 2 } else { 1 };
-    let framing = if manner.is_head || is_bodiless { Framing::None } else { Framing::Length(length) };
     write_response_head(out, &head, framing, &extra[..count], manner.keep_alive);
     if framing != Framing::None {
         reply.body.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+    }
+}
+
+/// The same on a stream of HTTP/2. A caller that takes no body for now gets none: what matters stands in the head.
+pub(crate) fn write_direct_on_stream(
+    (out, session): (&mut Vec<u8>, &mut Session),
+    stream: u32,
+    reply: &DirectReply<'_>,
+    is_head: bool,
+) {
+    let body = reply.body.concat();
+    let has_room = session.peer_window.min(session.send.available()) as usize >= body.len();
+    let reply = if has_room { *reply } else { DirectReply { body: &[], ..*reply } };
+    let (head, framing) = reply.head(is_head);
+    session.encoder.response(out, stream, (&head, framing), &[VIA]);
+    if !framing.is_empty() {
+        session.send.take(body.len());
+        session.encoder.data(out, stream, body.as_bytes(), true);
+    }
+}
+
+impl DirectReply<'_> {
+    fn head(&self, is_head: bool) -> (ResponseHead<'_>, Framing) {
+        let is_bodiless = matches!(self.status, 204 | 304);
+        let length = self.body.iter().map(|part| part.len() as u64).sum();
+        let head = ResponseHead {
+            status: self.status,
+            reason: phrase(self.status).as_bytes(),
+            version: Version::Http11,
+            declared_length: (is_head && !is_bodiless).then_some(length),
+            headers: self.fields.into(),
+        };
+        (head, if is_head || is_bodiless { Framing::None } else { Framing::Length(length) })
     }
 }
 
@@ -217,6 +280,7 @@ fn phrase(status: u16) -> &'static str {
         408 => "Request Timeout",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
+        501 => "Not Implemented",
         502 => "Bad Gateway",
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
@@ -256,7 +320,7 @@ mod tests {
     fn a_reply_reads_well() {
         let mut out = Vec::new();
         let manner = Manner { keep_alive: false, is_head: false, is_old: false };
-        write_reply(&mut out, Reason::NotANeighbour.into(), manner);
+        with_direct(Reason::NotANeighbour.into(), |reply| write_direct(&mut out, reply, manner));
         expect![[r#"
             HTTP/1.1 403 Forbidden
             vicino-error: not-a-neighbour

@@ -9,7 +9,7 @@ use vicino_wire::hop::{Kind, Reset};
 
 use crate::core::Core;
 use crate::deadline::Time;
-use crate::exchange::{Exchange, ExchangeId, Method, Origin, Wait};
+use crate::exchange::{Exchange, ExchangeId, Method, Wait};
 use crate::snapshot::{ServiceName, Snapshot};
 
 /// Pauses grow to this many times the first.
@@ -112,7 +112,7 @@ impl Exchange {
             && self.retries < policy.attempts
             && (policy.is_for_any_method || self.method != Method::Other)
             && self.kind == Kind::Http
-            && matches!(self.origin, Origin::Client(_))
+            && self.origin.is_caller()
             && self.is_replayable();
         is_worth_it.then_some(retries)
     }

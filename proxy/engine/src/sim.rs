@@ -3,6 +3,7 @@
 
 mod caller;
 mod cluster;
+mod mux;
 mod pipe;
 mod pod;
 mod tests;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 pub(crate) use self::caller::ClientSim;
 pub(crate) use self::cluster::{SnapshotSpec, caller_ip, node_ip, pod_address};
+pub(crate) use self::mux::{Mux, Said, fields};
 use self::pipe::Pipe;
 pub(crate) use self::pod::{PodConn, Seen};
 use crate::CoreConfig;
@@ -22,7 +24,7 @@ use crate::core::{Command, ConnId, Core, Event, Role};
 use crate::deadline::Time;
 use crate::queue::Queue;
 use crate::random::Random;
-use crate::snapshot::PodSlot;
+use crate::snapshot::{PodSlot, Protocol};
 
 pub(crate) const L1_PORT: u16 = 4140;
 pub(crate) const L2_PORT: u16 = 4141;
@@ -128,7 +130,7 @@ impl World {
                 endpoints: BTreeMap::new(),
                 callers: (0..nodes).map(|node| (node, caller_ip(node))).collect(),
                 near: BTreeMap::new(),
-                opaque: BTreeSet::new(),
+                protocols: BTreeMap::new(),
                 node_local: BTreeSet::new(),
                 not_ready: BTreeSet::new(),
                 twins: BTreeMap::new(),
@@ -212,7 +214,7 @@ impl World {
         let clients = self
             .clients
             .iter()
-            .filter(|c| !c.is_closed && !c.to_send.is_empty() && self.links[c.link].pipes[0].has_room());
+            .filter(|c| !c.is_closed && c.has_output() && self.links[c.link].pipes[0].has_room());
         let blocked =
             self.nodes.iter().enumerate().filter(|(_, node)| !node.is_frozen).flat_map(|(i, node)| {
                 node.unwritten.iter().filter(move |id| {

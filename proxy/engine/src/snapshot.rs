@@ -83,12 +83,26 @@ pub struct Concurrency {
 pub struct ServicePort {
     /// The Service's port number.
     pub port: u16,
-    /// What is spoken on it is no HTTP: a tunnel to it is passed through without a look at its first bytes.
-    pub is_opaque: bool,
+    /// What is spoken on it.
+    pub protocol: Protocol,
     /// Where calls go; weights not all 0.
     pub backends: Vec<Backend>,
     /// Where calls that fall under a rule go, for each rule of the route; empty when the rule answers by itself.
     pub of_rules: Vec<Vec<Backend>>,
+}
+
+/// What is spoken on a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP, in the version that the caller speaks.
+    #[default]
+    Http,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// Something else: a tunnel to it is passed through without a look at its first bytes.
+    Opaque,
 }
 
 /// Pods behind one port of one Service.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use vicino_wire::head::{Framing, Header, Headers, ResponseHead, UPGRADE_FIELD};
+use vicino_wire::head::{Framing, Header, Headers, ResponseHead, UPGRADE_FIELD, Version};
 use vicino_wire::hop::Kind as StreamKind;
 use vicino_wire::http1::{Body, BodyDecoder, Response, parse_response, parse_upgrade_response};
 
@@ -11,9 +11,10 @@ use crate::connection::Kind;
 use crate::core::{ConnId, Core, Event};
 use crate::deadline::Time;
 use crate::downstream::decode_body;
-use crate::exchange::{ExchangeId, Method, Origin};
+use crate::exchange::{ExchangeId, Method};
 use crate::hash::FastMap;
 use crate::reply::Reason;
+use crate::session::Session;
 use crate::snapshot::{PodSlot, Snapshot};
 
 /// Where a pod's connection stands.
@@ -25,6 +26,8 @@ pub(crate) enum PodState {
     Body,
     /// Plain bytes both ways.
     Opaque,
+    /// HTTP/2.
+    Session,
     /// No call.
     Idle,
 }
@@ -32,7 +35,7 @@ pub(crate) enum PodState {
 /// A connection to a pod.
 #[derive(Debug)]
 pub(crate) struct Pod {
-    slot: Arc<PodSlot>,
+    pub(crate) slot: Arc<PodSlot>,
     state: PodState,
     pub(crate) exchange: Option<ExchangeId>,
     decoder: BodyDecoder,
@@ -57,6 +60,15 @@ struct Pool {
     /// Keeps the slot, so that its address is not another's.
     _slot: Arc<PodSlot>,
     idle: Vec<ConnId>,
+    /// Connections that speak HTTP/2, idle or not.
+    sessions: Vec<ConnId>,
+}
+
+/// Connections to pods that the snapshot no longer has.
+#[derive(Debug, Default)]
+pub(crate) struct Gone {
+    pub(crate) idle: Vec<ConnId>,
+    pub(crate) sessions: Vec<ConnId>,
 }
 
 fn key(slot: &Arc<PodSlot>) -> usize {
@@ -64,8 +76,8 @@ fn key(slot: &Arc<PodSlot>) -> usize {
 }
 
 impl Pools {
-    /// Takes over the pods of a snapshot. Returns the idle connections of those that went.
-    pub(crate) fn update(&mut self, snapshot: &Snapshot) -> Vec<ConnId> {
+    /// Takes over the pods of a snapshot. Returns the connections of those that went which no call has to itself.
+    pub(crate) fn update(&mut self, snapshot: &Snapshot) -> Gone {
         let mut by_slot: FastMap<usize, Pool> = FastMap::default();
         let sets = snapshot.endpoints.values().flat_map(|services| services.values());
         for slot in sets.flat_map(|set| set.ports.values()).flat_map(|port| &port.local) {
@@ -73,16 +85,33 @@ impl Pools {
             if by_slot.contains_key(&key) {
                 continue;
             }
-            let idle = self.by_slot.remove(&key).map_or_else(Vec::new, |pool| pool.idle);
-            by_slot.insert(key, Pool { _slot: Arc::clone(slot), idle });
+            let new = || Pool { _slot: Arc::clone(slot), idle: Vec::new(), sessions: Vec::new() };
+            let pool = self.by_slot.remove(&key).unwrap_or_else(new);
+            by_slot.insert(key, pool);
         }
-        let gone = std::mem::replace(&mut self.by_slot, by_slot);
-        gone.into_values().flat_map(|pool| pool.idle).collect()
+        let mut gone = Gone::default();
+        for pool in std::mem::replace(&mut self.by_slot, by_slot).into_values() {
+            gone.idle.extend(pool.idle);
+            gone.sessions.extend(pool.sessions);
+        }
+        gone
     }
 
-    fn remove(&mut self, slot: &Arc<PodSlot>, id: ConnId) {
+    /// The connections to a pod that speak HTTP/2.
+    pub(crate) fn sessions(&self, slot: &Arc<PodSlot>) -> &[ConnId] {
+        self.by_slot.get(&key(slot)).map_or(&[], |pool| &pool.sessions)
+    }
+
+    /// Keeps a connection that speaks HTTP/2. False when the pod is gone.
+    pub(crate) fn add_session(&mut self, slot: &Arc<PodSlot>, id: ConnId) -> bool {
+        let pool = self.by_slot.get_mut(&key(slot));
+        pool.map(|pool| pool.sessions.push(id)).is_some()
+    }
+
+    pub(crate) fn remove(&mut self, slot: &Arc<PodSlot>, id: ConnId) {
         if let Some(pool) = self.by_slot.get_mut(&key(slot)) {
             pool.idle.retain(|idle| *idle != id);
+            pool.sessions.retain(|session| *session != id);
         }
     }
 }
@@ -106,10 +135,20 @@ impl Core {
             self.net.set_due(id, Time::NEVER);
             return id;
         }
+        self.dial_pod(slot, Some(exchange), connect_timeout)
+    }
+
+    /// A new connection to a pod: for one call, or (None) for HTTP/2.
+    pub(crate) fn dial_pod(
+        &mut self,
+        slot: &Arc<PodSlot>,
+        exchange: Option<ExchangeId>,
+        connect_timeout: Duration,
+    ) -> ConnId {
         let pod = Pod {
             slot: Arc::clone(slot),
-            state: PodState::Head,
-            exchange: Some(exchange),
+            state: if exchange.is_some() { PodState::Head } else { PodState::Session },
+            exchange,
             decoder: BodyDecoder::new(Framing::None),
             is_reused: false,
             has_answered: false,
@@ -155,6 +194,9 @@ impl Core {
 
     pub(crate) fn pod_connected(&mut self, id: ConnId) {
         self.net.set_due(id, Time::NEVER);
+        if self.net.session(id).is_some() {
+            return self.pod_session_connected(id);
+        }
         let Some(exchange) = self.net.pod(id).and_then(|pod| pod.exchange) else { return self.net.close(id) };
         let is_opaque = self.exchanges.get(exchange).is_some_and(|e| e.kind == StreamKind::Opaque);
         if is_opaque {
@@ -176,16 +218,24 @@ impl Core {
         }
     }
 
-    pub(crate) fn pod_connect_failed(&mut self, pod: &Pod, kind: std::io::ErrorKind) {
+    pub(crate) fn pod_connect_failed(
+        &mut self,
+        id: ConnId,
+        (pod, session): (&Pod, Option<&Session>),
+        kind: std::io::ErrorKind,
+    ) {
         self.tally.pods.refused.add(1);
         self.event(Event::DialFailed { address: pod.slot.address, kind });
-        if let Some(exchange) = pod.exchange {
-            self.requeue(exchange, Reason::ConnectFailed, true);
+        self.pools.remove(&pod.slot, id);
+        let calls = session.map_or_else(Vec::new, Session::calls);
+        for call in calls.into_iter().chain(pod.exchange) {
+            self.requeue(call, Reason::ConnectFailed, true);
         }
     }
 
     pub(crate) fn pod_due(&mut self, id: ConnId) {
         let is_open = self.net.get(id).is_some_and(|conn| conn.is_open);
+        let has_calls = self.net.session(id).is_some_and(|session| session.has_calls());
         let Some(pod) = self.net.pod(id) else { return };
         if pod.state == PodState::Idle {
             let slot = Arc::clone(&pod.slot);
@@ -193,8 +243,12 @@ impl Core {
             self.net.close(id);
         } else if !is_open {
             self.net.commands.push(crate::core::Command::Close { id });
-            if let Some(Kind::Pod(pod)) = self.net.forget(id) {
-                self.pod_connect_failed(&pod, std::io::ErrorKind::TimedOut);
+            if let Some((Kind::Pod(pod), session)) = self.net.forget(id) {
+                self.pod_connect_failed(id, (&pod, session.as_deref()), std::io::ErrorKind::TimedOut);
+            }
+        } else if pod.state == PodState::Session {
+            if !has_calls {
+                self.pod_session_idle(id);
             }
         } else if pod.exchange.is_none() {
             // The call is over, but the pod does not read what is left of it.
@@ -212,6 +266,7 @@ impl Core {
                 PodState::Head => self.pod_head(id, rest),
                 PodState::Body => self.pod_body(id, rest),
                 PodState::Opaque => self.pod_opaque(id, rest),
+                PodState::Session => self.session_bytes(id, rest),
                 PodState::Idle => {
                     // Nobody asked.
                     let slot = Arc::clone(&pod.slot);
@@ -311,6 +366,9 @@ impl Core {
     pub(crate) fn pod_ended(&mut self, id: ConnId) {
         let Some(pod) = self.net.pod(id) else { return };
         let exchange = pod.exchange;
+        if pod.state == PodState::Session {
+            return self.pod_session_ended(id);
+        }
         match (pod.state, exchange) {
             (PodState::Idle, _) | (_, None) => {
                 let slot = Arc::clone(&pod.slot);
@@ -321,7 +379,7 @@ impl Core {
                 self.respond_end(exchange, Headers::default());
             }
             (PodState::Opaque, Some(exchange)) => self.respond_end(exchange, Headers::default()),
-            (PodState::Head | PodState::Body, Some(exchange)) => {
+            (PodState::Head | PodState::Body | PodState::Session, Some(exchange)) => {
                 let is_stale = pod.is_reused && !pod.has_answered;
                 self.pod_broke(exchange, is_stale);
             }
@@ -358,6 +416,6 @@ impl Core {
 
     /// Whether a call came over a hop.
     pub(crate) fn is_inbound(&self, id: ExchangeId) -> bool {
-        self.exchanges.get(id).is_some_and(|e| matches!(e.origin, Origin::Stream(..)))
+        self.exchanges.get(id).is_some_and(|exchange| !exchange.origin.is_caller())
     }
 }

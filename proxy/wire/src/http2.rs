@@ -21,4 +21,4 @@ pub use frame::{
 pub use head::{
     BLOCK_BYTES_MAX, Refused, Request, Response, Slots, read_request, read_response, read_trailers,
 };
-pub use hpack::Decoder;
+pub use hpack::{BadBlock, Decoder};

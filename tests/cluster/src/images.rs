@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use tokio::process::Command;
 
-use crate::prepare::{COREDNS_VERSION, Tools, crate_dir};
+use crate::prepare::{COREDNS_VERSION, GRPC_VERSION, Tools, crate_dir};
 use crate::process;
 use crate::progress::Progress;
 
@@ -19,10 +19,12 @@ pub const PAUSE_IMAGE: &str = "localhost/pause:1";
 pub const BUSYBOX_IMAGE: &str = "localhost/busybox:1";
 /// Cluster DNS.
 pub const COREDNS_IMAGE: &str = "localhost/coredns:1";
+/// The server, and the client, of gRPC's interoperability tests.
+pub const GRPC_IMAGE: &str = "localhost/grpc:1";
 
 /// The base images' targets in `images/Dockerfile` and their names.
-const BASE: [(&str, &str); 3] =
-    [("pause", PAUSE_IMAGE), ("busybox", BUSYBOX_IMAGE), ("coredns", COREDNS_IMAGE)];
+const BASE: [(&str, &str); 4] =
+    [("pause", PAUSE_IMAGE), ("busybox", BUSYBOX_IMAGE), ("coredns", COREDNS_IMAGE), ("grpc", GRPC_IMAGE)];
 
 /// The product images' targets in `config/image/Dockerfile`, and the packages and programs that they take.
 const PRODUCT: [(&str, &str, &[&str]); 3] = [
@@ -48,11 +50,12 @@ pub(crate) fn base_fingerprint() -> String {
     let mut hasher = DefaultHasher::new();
     include_str!("../images/Dockerfile").hash(&mut hasher);
     COREDNS_VERSION.hash(&mut hasher);
+    GRPC_VERSION.hash(&mut hasher);
     format!("{:016x}", hasher.finish())
 }
 
-/// Builds the base images' archives into `folder`.
-pub(crate) async fn build_base(coredns: &Path, folder: &Path) -> Result<()> {
+/// Builds the base images' archives into `folder`; `programs` go into them.
+pub(crate) async fn build_base(programs: &[PathBuf], folder: &Path) -> Result<()> {
     let context = tempfile::tempdir_in(folder).context("make the build context")?;
     let tools = context.path().join("busybox");
     fs::create_dir(&tools).context("make the build context")?;
@@ -65,8 +68,11 @@ pub(crate) async fn build_base(coredns: &Path, folder: &Path) -> Result<()> {
     for name in names.lines().filter(|name| *name != "busybox") {
         symlink("busybox", tools.join(name)).with_context(|| format!("link {name}"))?;
     }
-    let there = context.path().join("coredns");
-    fs::copy(coredns, &there).with_context(|| format!("copy {}", coredns.display()))?;
+    for program in programs {
+        let name = program.file_name().with_context(|| format!("{} is no file", program.display()))?;
+        fs::copy(program, context.path().join(name))
+            .with_context(|| format!("copy {}", program.display()))?;
+    }
     let recipe = crate_dir().join("images/Dockerfile");
     let buildah = Buildah::new(&recipe, context.path())?;
     for (target, image) in BASE {

@@ -16,12 +16,15 @@ pub const KUBERNETES_VERSION: &str = "v1.34.4";
 /// The cluster DNS that clusters run.
 pub const COREDNS_VERSION: &str = "v1.14.7";
 
+/// The gRPC of the applications in tests: Go's, with the client and the server that gRPC's own implementations are tested with.
+pub(crate) const GRPC_VERSION: &str = "v1.76.0";
+
 /// The programs that are built from `kubernetes/go.mod`.
 const KUBERNETES_PROGRAMS: [&str; 6] =
     ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "kubectl"];
 
 /// Debian packages, each with a file that shows that it is there.
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 10] = [
     ("buildah", "buildah"),
     ("busybox-static", "busybox"),
     ("containerd", "containerd"),
@@ -29,6 +32,7 @@ const PACKAGES: [(&str, &str); 9] = [
     ("etcd-server", "etcd"),
     ("iproute2", "ip"),
     ("nftables", "nft"),
+    ("nghttp2-client", "h2load"),
     ("runc", "runc"),
     ("util-linux", "nsenter"),
 ];
@@ -43,6 +47,8 @@ pub struct Tools {
     pub kubernetes: PathBuf,
     /// The folder of the base images' archives.
     pub images: PathBuf,
+    /// The folder of gRPC's `client` and `server`, which the image [`crate::images::GRPC_IMAGE`] has, too.
+    pub grpc: PathBuf,
 }
 
 /// The cache folder: `VICINO_CACHE`, else `~/.cache/vicino`.
@@ -81,19 +87,36 @@ pub async fn prepare(progress: &Progress) -> Result<Tools> {
         let built = build(&coredns, "coredns", &["github.com/coredns/coredns"], "-s -w");
         progress.during(&what, built).await.context("build CoreDNS")?;
     }
+    let grpc = grpc_dir(&cache);
+    if !grpc.is_dir() {
+        let what = format!("building gRPC {GRPC_VERSION} (about a minute on two cores)");
+        let programs = ["client", "server"].map(|name| format!("google.golang.org/grpc/interop/{name}"));
+        let programs: Vec<&str> = programs.iter().map(String::as_str).collect();
+        progress.during(&what, build(&grpc, "grpc", &programs, "-s -w")).await.context("build gRPC")?;
+    }
     let images = base_images(&cache);
     if !images.is_dir() {
-        let built =
-            into_place(&images, async |folder| images::build_base(&coredns.join("coredns"), folder).await);
+        let programs = [coredns.join("coredns"), grpc.join("client"), grpc.join("server")];
+        let built = into_place(&images, async |folder| images::build_base(&programs, folder).await);
         progress.during("building the base images", built).await.context("build the base images")?;
     }
-    Ok(Tools { kubernetes, images })
+    Ok(Tools { kubernetes, images, grpc })
 }
 
 /// What there is, when all is there.
 fn there(cache: &Path) -> Option<Tools> {
-    let images = base_images(cache);
-    Some(Tools { kubernetes: kubernetes_dir(cache)?, images: images.is_dir().then_some(images)? })
+    let (images, grpc) = (base_images(cache), grpc_dir(cache));
+    let is_there = images.is_dir() && grpc.is_dir();
+    Some(Tools { kubernetes: kubernetes_dir(cache).filter(|_| is_there)?, images, grpc })
+}
+
+fn grpc_dir(cache: &Path) -> PathBuf {
+    cache.join(format!("grpc-{GRPC_VERSION}"))
+}
+
+/// gRPC's `client`, as `prepare` built it.
+pub fn grpc_client() -> Result<PathBuf> {
+    Ok(grpc_dir(&cache()?).join("client"))
 }
 
 /// The base images' folder; its name changes with what is in them.

@@ -1,6 +1,7 @@
 //! Calls as an application does, from the network namespace of one pod: with the sample application's client, with curl,
 //! or byte by byte.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -156,15 +158,9 @@ impl Caller {
     /// Runs Debian's curl in this pod's network namespace.
     pub async fn curl(&self, arguments: &[&str]) -> Result<CurlAnswer> {
         let head = tempfile("head")?;
-        let mut command = netns::command(&self.netns, "curl");
+        let mut command = self.command("curl");
         command.args(["--silent", "--show-error", "--max-time", "100", "--dump-header"]).arg(&head.0);
         command.args(["--write-out", "%{stderr}%{http_code}"]).args(arguments);
-        // What this machine is told about proxies is not this pod's.
-        for name in
-            ["http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"]
-        {
-            command.env_remove(name);
-        }
         let output = timeout(CURL_SECONDS_MAX, command.output()).await.context("curl takes too long")??;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         let digits = said.len().checked_sub(3).and_then(|at| said.get(at..));
@@ -173,6 +169,39 @@ impl Caller {
         };
         let head = std::fs::read_to_string(&head.0).unwrap_or_default();
         Ok(CurlAnswer { status, head, body: output.stdout })
+    }
+
+    /// A program in this pod's network namespace. What this machine is told about proxies is not this pod's.
+    fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = netns::command(&self.netns, program);
+        for name in
+            ["http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"]
+        {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// Runs one of gRPC's interoperability tests with Go's client, which finds the mesh as other programs do: by `HTTPS_PROXY`.
+    pub async fn grpc(&self, host: &str, case: &str) -> Result<()> {
+        let mut command = self.command(vicino_cluster::prepare::grpc_client()?);
+        command.env("HTTPS_PROXY", format!("http://{}", self.proxy));
+        command.args(["--server_port=80", &format!("--server_host={host}"), &format!("--test_case={case}")]);
+        let output = timeout(RAW_SECONDS_MAX, command.output()).await.context("gRPC takes too long")??;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{case} from {} to {host}: {:.1000}", self.node, said);
+        Ok(())
+    }
+
+    /// Runs h2load with prior knowledge: `count` calls on `connections`, ten streams each; how many were answered with 2xx.
+    pub async fn h2load(&self, authority: &str, path: &str, (count, connections): (u32, u32)) -> Result<u32> {
+        let mut command = self.command("h2load");
+        command.args(["-m10", &format!("-n{count}"), &format!("-c{connections}")]);
+        command.args(["-H", &format!(":authority: {authority}"), &format!("http://{}{path}", self.proxy)]);
+        let output = timeout(CURL_SECONDS_MAX, command.output()).await.context("h2load takes too long")??;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let answered = said.lines().find_map(|line| line.strip_prefix("status codes: ")?.split(' ').next());
+        answered.and_then(|number| number.parse().ok()).with_context(|| format!("h2load said {said}"))
     }
 
     /// Sends `bytes` to L1 on a connection of their own and reads until it closes, or until nothing more came for

@@ -1,5 +1,6 @@
 //! Gets into the network namespace of a pod of a cluster on this machine; what is done there is the caller's.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -34,7 +35,7 @@ pub fn of_container(container: &str) -> Result<PathBuf> {
 }
 
 /// A command that runs `program` in a network namespace.
-pub fn command(netns: &Path, program: &str) -> Command {
+pub fn command(netns: &Path, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net={}", netns.display())).arg(program).kill_on_drop(true);
     command

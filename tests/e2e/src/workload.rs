@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::ResourceExt;
 use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
+use vicino_cluster::images::GRPC_IMAGE;
 
 use crate::caller::Caller;
 use crate::fixture::{Fixture, MESH};
@@ -81,6 +82,27 @@ pub fn service(name: &str) -> Value {
         "apiVersion": "v1", "kind": "Service", "metadata": { "name": name },
         "spec": { "selector": { "app": name }, "ports": [{ "name": "http", "port": 80, "targetPort": 8080 }] },
     })
+}
+
+/// A Service whose pod speaks gRPC, as its port's name says, and the pod, on one node.
+pub fn grpc(name: &str, node: &str) -> [Value; 2] {
+    let labels = json!({ "app": name });
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": { "name": name },
+        "spec": { "selector": labels, "ports": [{ "name": "grpc", "port": 80, "targetPort": 8080 }] },
+    });
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "labels": labels },
+        "spec": {
+            "nodeSelector": { "kubernetes.io/hostname": node },
+            "containers": [{
+                "name": "app", "image": GRPC_IMAGE, "imagePullPolicy": "Never", "args": ["--port=8080"],
+                "readinessProbe": { "tcpSocket": { "port": 8080 }, "periodSeconds": 1 },
+                "resources": { "requests": { "cpu": "50m", "memory": "16Mi" } },
+            }],
+        },
+    });
+    [service, pod]
 }
 
 fn pod_spec(role: &str, shutdown_delay_seconds: u32) -> Value {

@@ -5,7 +5,7 @@ use vicino_engine::reply::Reason;
 use vicino_engine::retry::Retry;
 use vicino_engine::route::Decision;
 use vicino_engine::rules::{Action, HeaderEdit, Mismatch, PathTest, Rule, Test, ValueTest};
-use vicino_engine::snapshot::{Backend, Snapshot};
+use vicino_engine::snapshot::{Backend, Protocol, Snapshot};
 use vicino_wire::head::RequestHead;
 
 use super::Call;
@@ -151,7 +151,12 @@ pub(super) fn of(
         let name = &route.service.name;
         all.service = Some(format!("{}/{}", name.namespace, name.name));
         all.port = Some(route.port().port);
-        all.protocol = route.port().is_opaque.then_some("TCP");
+        all.protocol = match route.port().protocol {
+            Protocol::Http => None,
+            Protocol::Http1 => Some("HTTP/1.1"),
+            Protocol::Http2 => Some("HTTP/2"),
+            Protocol::Opaque => Some("TCP"),
+        };
         all.problem = problem(validated, &Key::new(&name.namespace, &name.name));
         passed_over(&mut all, &route.service.rules, head, decision);
     } else {

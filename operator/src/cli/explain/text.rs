@@ -15,12 +15,11 @@ pub(super) fn show(explanation: &Explanation) -> String {
         out.line("Service", &format!("{service}, port {port}"));
     }
     if let Some(protocol) = explanation.protocol {
-        out.line(
-            "Protocol",
-            &format!(
-                "{protocol}: tunnels (CONNECT) to it are passed through without a look at what is in them"
-            ),
-        );
+        let note = match protocol {
+            "TCP" => ": tunnels (CONNECT) to it are passed through without a look at what is in them",
+            _ => ": pods are spoken to in it, whatever the caller speaks",
+        };
+        out.line("Protocol", &format!("{protocol}{note}"));
     }
     if let Some(problem) = &explanation.problem {
         let instead = if explanation.service.is_some() { ", an earlier version is in force" } else { "" };

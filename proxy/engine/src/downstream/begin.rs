@@ -2,11 +2,12 @@
 
 use std::rc::Rc;
 
-use vicino_wire::head::{Framing, Header, Headers, RequestHead, UPGRADE_FIELD};
-use vicino_wire::hop::{DEADLINE_MS_NONE, Kind, ReceiveCredit, RequestFrame, SendCredit, encode_request};
+use vicino_wire::head::{Framing, Header, Headers, RequestHead, UPGRADE_FIELD, Version};
+use vicino_wire::hop::{DEADLINE_MS_NONE, Kind, RequestFrame, encode_request};
 use vicino_wire::http1::{BodyDecoder, Request};
 
-use super::ClientState;
+use super::{Ask, Asker, ClientState};
+use crate::connection::Kind as ConnKind;
 use crate::core::{ConnId, Core};
 use crate::deadline::Time;
 use crate::exchange::{Exchange, Fresh, Method, Origin, RequestSide, ResponseSide, Target, Wait};
@@ -17,6 +18,17 @@ use crate::route::route;
 
 /// Proxies of this mesh that a call may have passed.
 pub(crate) const HOPS_MAX: u8 = 8;
+
+/// What the proxy makes of whoever calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// A neighbour, or the node.
+    Known,
+    /// Perhaps it will be known soon.
+    Unknown,
+    /// Nobody of this neighbourhood.
+    Refused,
+}
 
 /// Held connections that are gone and still listed.
 const HELD_FORGOTTEN_MAX: u64 = 1024;
@@ -48,59 +60,65 @@ fn look_back(headers: Headers<'_>) -> Way {
 impl Core {
     /// A head is complete. Returns how many bytes of the input are done with: 0 when the request is held.
     pub(super) fn begin(&mut self, id: ConnId, request: &Request<'_>) -> usize {
-        match self.judge(id) {
-            Some(Caller::Unknown) => {
-                self.hold(id);
-                return 0;
-            }
-            Some(_) => {}
-            None => return request.len,
+        let verdict = self.verdict(id);
+        if verdict == Verdict::Unknown {
+            self.hold(id);
+            return 0;
         }
         let Some(client) = self.net.client(id) else { return request.len };
-        client.keep_alive = request.keep_alive;
-        client.is_head_method = request.head.method == "HEAD";
-        client.is_old = request.head.minor == 0;
+        client.keep_alive = request.keep_alive && verdict == Verdict::Known;
+        client.is_old = request.head.version == Version::Http10;
         client.state = ClientState::Call;
         client.decoder = (!request.framing.is_empty()).then(|| BodyDecoder::new(request.framing));
         self.net.set_due(id, Time::NEVER);
-        if request.head.method == "CONNECT" {
+        if verdict == Verdict::Known && request.head.method == "CONNECT" {
             self.connect(id, request);
             return request.len;
         }
-        let way = look_back(request.head.headers);
-        let plan =
-            if way.hops > HOPS_MAX { Err(Reason::Loop) } else { self.plan(id, request.head.authority) };
-        match plan.as_ref().map_err(|reason| *reason).and_then(|plan| plan.of(&request.head)) {
-            Ok((plan, None)) => self.call(id, (request, way), plan, (request.head, None)),
-            Ok((plan, Some(pick))) => self.follow(id, (request, way), plan, pick),
-            Err(reason) => self.answer(id, reason, request.framing.is_empty()),
+        if let Some(client) = self.net.client(id) {
+            client.is_new = false;
         }
+        self.serve(Ask::of_client(id, request), verdict);
         request.len
     }
 
-    /// Who calls, as the snapshot in force sees it. None when the caller was refused.
-    fn judge(&mut self, id: ConnId) -> Option<Caller> {
+    /// A request of a caller of whom more is not to be known: it gets what it asks for, or is told why not.
+    pub(crate) fn serve(&mut self, ask: Ask<'_>, verdict: Verdict) {
+        let Some(id) = ask.origin.caller().filter(|_| verdict == Verdict::Known) else {
+            // Nothing more of it is wanted.
+            return self.answer(Asker { is_ended: false, ..ask.asker() }, Reason::NotANeighbour);
+        };
+        if ask.head.method == "CONNECT" {
+            return self.answer(ask.asker(), Reason::NoTunnelInHttp2);
+        }
+        let way = look_back(ask.head.headers);
+        let plan = if way.hops > HOPS_MAX { Err(Reason::Loop) } else { self.plan(id, ask.head.authority) };
+        match plan.as_ref().map_err(|reason| *reason).and_then(|plan| plan.of(&ask.head)) {
+            Ok((plan, None)) => self.call((&ask, way), plan, (ask.head, None)),
+            Ok((plan, Some(pick))) => self.follow((&ask, way), plan, pick),
+            Err(reason) => self.answer(ask.asker(), reason),
+        }
+    }
+
+    /// Who calls, as the snapshot in force sees it.
+    pub(crate) fn verdict(&mut self, id: ConnId) -> Verdict {
         let version = self.snapshot.version;
-        let conn = self.net.get_mut(id)?;
+        let Some(conn) = self.net.get_mut(id) else { return Verdict::Refused };
         let peer = conn.peer.ip();
-        let client = conn.client()?;
+        let Some(client) = conn.client() else { return Verdict::Refused };
         if client.judged_by != Some(version) {
             client.caller = identify(&self.snapshot, &self.config.own_addresses, peer);
             client.judged_by = Some(version);
         }
         match client.caller {
-            Caller::Neighbour(_) | Caller::Node => Some(Caller::Node),
-            Caller::Unknown if !client.is_hold_over => Some(Caller::Unknown),
-            Caller::Unknown | Caller::Foreign => {
-                client.keep_alive = false;
-                self.answer(id, Reason::NotANeighbour, false);
-                None
-            }
+            Caller::Neighbour(_) | Caller::Node => Verdict::Known,
+            Caller::Unknown if !client.is_hold_over => Verdict::Unknown,
+            Caller::Unknown | Caller::Foreign => Verdict::Refused,
         }
     }
 
     /// A pod that has just started may be unknown still: its request waits for the next snapshots.
-    fn hold(&mut self, id: ConnId) {
+    pub(crate) fn hold(&mut self, id: ConnId) {
         if let Some(client) = self.net.client(id) {
             client.state = ClientState::Held;
             self.tally.held.add(1);
@@ -133,12 +151,11 @@ impl Core {
     /// Makes the exchange, with the head that the application shall see, and places it, now or later.
     pub(super) fn call(
         &mut self,
-        id: ConnId,
-        (request, way): (&Request<'_>, Way),
+        (ask, way): (&Ask<'_>, Way),
         plan: &Rc<Plan>,
         (head, wait): (RequestHead<'_>, Option<Wait>),
     ) {
-        let Some(conn) = self.net.get_mut(id) else { return };
+        let Some(conn) = ask.origin.caller().and_then(|id| self.net.get_mut(id)) else { return };
         let peer = conn.peer.ip().to_canonical();
         let Some(client) = conn.client() else { return };
         let address = Rc::clone(&client.address);
@@ -158,10 +175,10 @@ impl Core {
         if way.has_forwarded {
             add(b"forwarded", forwarded.as_bytes());
         }
-        if request.wants_path {
+        if ask.wants_path {
             add(b"vicino-debug", b"path");
         }
-        if let Some(upgrade) = request.upgrade {
+        if let Some(upgrade) = ask.upgrade {
             add(UPGRADE_FIELD.as_bytes(), upgrade);
         }
         let extra = &extra[..count];
@@ -174,19 +191,21 @@ impl Core {
             hops: way.hops + 1,
             caller: Some(peer),
             head,
-            framing: if request.upgrade.is_some() { Framing::UntilClose } else { request.framing },
+            framing: if ask.upgrade.is_some() { Framing::UntilClose } else { ask.framing },
         };
         let mut kept = self.net.buffers.take();
         if encode_request(&mut kept, 1, &frame, extra).is_err() {
             self.net.buffers.give(kept);
-            return self.answer(id, Reason::HeadTooLarge, request.framing.is_empty());
+            return self.answer(ask.asker(), Reason::HeadTooLarge);
         }
-        let mut exchange = self.exchange(Origin::Client(id), plan, kept, &frame);
-        exchange.request.is_expecting = request.expect_continue;
-        exchange.wants_path = request.wants_path;
+        let mut exchange = self.exchange(ask.origin, plan, kept, &frame);
+        exchange.request.is_expecting = ask.expect_continue;
+        exchange.wants_path = ask.wants_path;
+        exchange.is_grpc = ask.is_grpc;
         exchange.affinity = key;
         exchange.wait = wait;
-        let due = plan.request_timeout.map_or(Time::NEVER, |timeout| self.now + timeout);
+        let patience = plan.request_timeout.into_iter().chain(ask.patience()).min();
+        let due = patience.map_or(Time::NEVER, |patience| self.now + patience);
         self.start(exchange, due, Some(Fresh { frame: &frame, extra }));
     }
 
@@ -200,7 +219,18 @@ impl Core {
     ) -> Exchange {
         let addressed = |choice: &Choice| choice.destination() == frame.to;
         let choice = plan.choices.iter().position(addressed).unwrap_or(0);
-        let is_ended = frame.framing.is_empty();
+        let (window, peer_window) = match origin {
+            Origin::Client(_) => (0, 0),
+            Origin::Session(id, _) => {
+                let session = self.net.get(id).and_then(|conn| conn.session.as_ref());
+                (self.config.session_stream_window, session.map_or(0, |session| session.peer_window))
+            }
+            Origin::Stream(hop, _) => {
+                let kind = self.net.get(hop).map(|conn| &conn.kind);
+                let window = if let Some(ConnKind::Hop(hop)) = kind { hop.peer.initial_window } else { 0 };
+                (self.config.stream_window, window)
+            }
+        };
         Exchange {
             origin,
             target: Target::None,
@@ -210,31 +240,11 @@ impl Core {
             kind: frame.kind,
             is_upgrade: frame.kind == Kind::Http && frame.framing == Framing::UntilClose,
             method: Method::of(frame.head.method),
-            minor: frame.head.minor,
+            version: frame.head.version,
+            is_grpc: false,
             wants_path: false,
-            request: RequestSide {
-                framing: frame.framing,
-                left: if let Framing::Length(length) = frame.framing { length } else { 0 },
-                is_ended,
-                is_sent: false,
-                is_expecting: false,
-                body_at: kept.len(),
-                sent_to: kept.len(),
-                kept,
-                is_kept: true,
-                hop_offset: 0,
-                trailers: Vec::new(),
-            },
-            response: ResponseSide {
-                status: 0,
-                interims: 0,
-                framing: Framing::None,
-                left: 0,
-                is_ended: false,
-                keep_alive: false,
-            },
-            send: SendCredit::new(0),
-            receive: ReceiveCredit::new(self.config.stream_window),
+            request: RequestSide::new(kept, frame.framing, window),
+            response: ResponseSide::new(peer_window),
             counted: None,
             pod: None,
             tried_nodes: Vec::new(),
@@ -271,6 +281,7 @@ impl Core {
                     client.exchange = Some(id);
                 }
             }
+            Origin::Session(conn, stream) => self.add_session_stream(conn, stream, id),
             Origin::Stream(hop, stream) => self.add_stream(hop, stream, id),
         }
         if wait.is_none() {

@@ -3,10 +3,10 @@
 use std::rc::Rc;
 
 use vicino_wire::head::{Header, Headers};
-use vicino_wire::http1::Request;
 
+use super::Ask;
 use super::begin::Way;
-use crate::core::{ConnId, Core};
+use crate::core::Core;
 use crate::exchange::Wait;
 use crate::plan::Plan;
 use crate::reply::{DirectReply, Reason, Reply};
@@ -14,33 +14,26 @@ use crate::rules::{Action, Pick, Rule};
 
 impl Core {
     /// Does with a request what the rule says that it falls under.
-    pub(super) fn follow(
-        &mut self,
-        id: ConnId,
-        (request, way): (&Request<'_>, Way),
-        plan: &Rc<Plan>,
-        pick: Pick,
-    ) {
+    pub(super) fn follow(&mut self, (ask, way): (&Ask<'_>, Way), plan: &Rc<Plan>, pick: Pick) {
         let Some(rule) = plan.rule.as_deref() else { return };
         match &rule.action {
-            Action::Forward => self.forward(id, (request, way), plan, (rule, pick)),
+            Action::Forward => self.forward((ask, way), plan, (rule, pick)),
             Action::Redirect(redirect) => {
-                let location = redirect.location(&request.head, pick.prefix);
+                let location = redirect.location(&ask.head, pick.prefix);
                 let field = Header { name: b"location", value: location.as_bytes() };
-                self.respond_by_rule(id, request, (plan, rule), (redirect.status, &[field], ""));
+                self.respond_by_rule(ask, (plan, rule), (redirect.status, &[field], ""));
             }
             Action::Respond { status, body } => {
                 let field = [Header { name: b"content-type", value: b"text/plain; charset=utf-8" }];
                 let fields = if body.is_empty() { &[][..] } else { &field };
-                self.respond_by_rule(id, request, (plan, rule), (*status, fields, body));
+                self.respond_by_rule(ask, (plan, rule), (*status, fields, body));
             }
         }
     }
 
     fn respond_by_rule(
         &mut self,
-        id: ConnId,
-        request: &Request<'_>,
+        ask: &Ask<'_>,
         (plan, rule): (&Plan, &Rule),
         (status, own, body): (u16, &[Header<'_>], &str),
     ) {
@@ -48,28 +41,21 @@ impl Core {
         rule.response.apply(Headers::from(own), &mut fields);
         plan.tally.answered(status);
         let reply = DirectReply { status, fields: &fields, body: &[body] };
-        self.answer_directly(id, &reply, request.framing.is_empty());
+        self.answer_directly(ask.asker(), &reply);
     }
 
-    fn forward(
-        &mut self,
-        id: ConnId,
-        (request, way): (&Request<'_>, Way),
-        plan: &Rc<Plan>,
-        (rule, pick): (&Rule, Pick),
-    ) {
+    fn forward(&mut self, (ask, way): (&Ask<'_>, Way), plan: &Rc<Plan>, (rule, pick): (&Rule, Pick)) {
         let (delay, abort) = rule.fault.throw(&mut self.random);
         if let (None, Some(status)) = (delay, abort) {
             plan.tally.answered(status);
-            let is_ended = request.framing.is_empty();
-            return self.answer_as(id, Reason::FaultInjected, Reply::fault(status), is_ended);
+            return self.answer_as(ask.asker(), Reason::FaultInjected, Reply::fault(status));
         }
         let wait = delay.map(|delay| Wait { until: self.now + delay, abort });
         if !rule.edits_request() {
-            return self.call(id, (request, way), plan, (request.head, wait));
+            return self.call((ask, way), plan, (ask.head, wait));
         }
         let (mut fields, mut path) = (Vec::new(), String::new());
-        let head = rule.edit_request(request.head, pick, (&mut fields, &mut path));
-        self.call(id, (request, way), plan, (head, wait));
+        let head = rule.edit_request(ask.head, pick, (&mut fields, &mut path));
+        self.call((ask, way), plan, (head, wait));
     }
 }

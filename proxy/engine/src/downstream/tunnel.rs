@@ -3,8 +3,9 @@
 use vicino_wire::head::{Framing, RequestHead};
 use vicino_wire::hop::{DEADLINE_MS_NONE, Kind, RequestFrame, encode_request};
 use vicino_wire::http1::Request;
+use vicino_wire::http2::PREFACE;
 
-use super::ClientState;
+use super::{Asker, ClientState};
 use crate::core::{ConnId, Core};
 use crate::deadline::Time;
 use crate::exchange::Origin;
@@ -23,8 +24,14 @@ enum Spoken {
     Unclear,
 }
 
-/// HTTP/1 begins with a method in capitals, a blank, and `/`, `*` or `http://`. HTTP/2 (`PRI *`) is passed through.
+/// HTTP/1 begins with a method in capitals, a blank, and `/`, `*` or `http://`; HTTP/2 with its preface.
 fn detect(buf: &[u8]) -> Spoken {
+    if buf.len() >= PREFACE.len() && buf.starts_with(PREFACE) {
+        return Spoken::Http;
+    }
+    if !buf.is_empty() && PREFACE.starts_with(buf) {
+        return Spoken::Unclear;
+    }
     let method = buf.iter().take_while(|b| b.is_ascii_uppercase() || **b == b'-').count();
     if method > METHOD_BYTES_MAX || &buf[..method] == b"PRI" {
         return Spoken::Other;
@@ -53,7 +60,7 @@ impl Core {
         let planned = if is_nested { Err(Reason::NotInMesh) } else { self.plan(id, request.head.authority) };
         let plan = match planned {
             Ok(plan) => plan,
-            Err(reason) => return self.answer(id, reason, true),
+            Err(reason) => return self.answer(Asker::of_client(id, true), reason),
         };
         let Some(client) = self.net.client(id) else { return };
         client.tunnel = Some(request.head.authority.into());
@@ -139,7 +146,9 @@ mod tests {
             (b"GE", Spoken::Unclear),
             (b"GET ", Spoken::Unclear),
             (b"GET htt", Spoken::Unclear),
-            (b"PRI * HTTP/2.0\r\n", Spoken::Other),
+            (b"PRI * HTTP/2.0\r\n", Spoken::Unclear),
+            (PREFACE, Spoken::Http),
+            (b"PRI * HTTP/2.0\r\n\r\nXX", Spoken::Other),
             (b"EHLO mail.example", Spoken::Other),
             (b"PING\r\n", Spoken::Other),
             (b"\x16\x03\x01\x02\x00", Spoken::Other),

@@ -3,15 +3,16 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use vicino_wire::head::Header;
 use vicino_wire::hop::{
-    DEADLINE_MS_NONE, Frame, Kind, RequestFrame, Reset, SendCredit, decode, encode_request,
+    DEADLINE_MS_NONE, Frame, Kind, ReceiveCredit, RequestFrame, Reset, decode, encode_request,
     encode_request_again,
 };
 use vicino_wire::http1::write_request_head;
 
-use super::{Exchange, ExchangeId, Method, Origin, RequestSide, Target};
+use super::{Exchange, ExchangeId, Method, RequestSide, Target};
 use crate::affinity;
 use crate::balance::{Candidate, draw_node, pick_node, pick_pod, pick_weighted};
 use crate::core::{ConnId, Core};
@@ -98,17 +99,16 @@ impl Core {
         loop {
             let Some(exchange) = self.exchanges.get(id) else { return };
             let plan = Rc::clone(&exchange.plan);
-            let place = match exchange.origin {
-                Origin::Stream(..) => None,
-                Origin::Client(_) => {
-                    let failure = exchange.failure;
-                    let place = self.choose(id, &plan);
-                    if place.is_none() && self.may_try_again(id) {
-                        continue;
-                    }
-                    let Some(place) = place else { return self.fail(id, failure) };
-                    Some(place)
+            let place = if exchange.origin.is_caller() {
+                let failure = exchange.failure;
+                let place = self.choose(id, &plan);
+                if place.is_none() && self.may_try_again(id) {
+                    continue;
                 }
+                let Some(place) = place else { return self.fail(id, failure) };
+                Some(place)
+            } else {
+                None
             };
             let is_placed = match place {
                 Some(Place { choice, share }) if !share.is_own => {
@@ -218,9 +218,9 @@ impl Core {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         exchange.request.hop_offset = offset;
         exchange.target = Target::Stream(hop, stream);
-        exchange.send = SendCredit::new(window);
+        exchange.response.receive = ReceiveCredit::new(self.config.stream_window);
         let request = &mut exchange.request;
-        request.sent_to = request.body_at;
+        request.begin_attempt(window);
         request.is_sent = request.framing.is_empty();
         if let Some(out) = self.net.out(hop) {
             encode_request_again(out, &request.kept[..request.body_at], stream, deadline_ms);
@@ -272,6 +272,9 @@ impl Core {
             return self.fail(id, Reason::SelfCall);
         }
         let connect_timeout = exchange.plan.connect_timeout;
+        if exchange.speaks_http2() {
+            return self.deliver_on_session(id, slot, (connect_timeout, fresh));
+        }
         let idle_max = match () {
             () if exchange.kind == Kind::Opaque || exchange.is_fresh_only => None,
             // It cannot be sent again should the pod be closing the connection just now.
@@ -281,12 +284,40 @@ impl Core {
         let pod = self.pod_connection(slot, id, idle_max, connect_timeout);
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         exchange.target = Target::Pod(pod);
-        exchange.request.sent_to = exchange.request.body_at;
+        exchange.request.begin_attempt(0);
         exchange.request.is_sent = exchange.kind == Kind::Http && exchange.request.framing.is_empty();
         if exchange.kind == Kind::Http
             && let Some(out) = self.net.out(pod)
         {
             write_head(out, &exchange.request.kept[..exchange.request.body_at], fresh);
+        }
+        self.flush_request(id);
+    }
+
+    /// Gives a call to a pod that speaks HTTP/2.
+    fn deliver_on_session(
+        &mut self,
+        id: ExchangeId,
+        slot: &Arc<PodSlot>,
+        (connect_timeout, fresh): (Duration, Option<Fresh<'_>>),
+    ) {
+        let is_fresh_only = self.exchanges.get(id).is_some_and(|exchange| exchange.is_fresh_only);
+        let (conn, stream, window) = self.open_session_stream(slot, id, is_fresh_only, connect_timeout);
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        exchange.target = Target::Session(conn, stream);
+        exchange.response.receive = ReceiveCredit::new(self.config.session_stream_window);
+        let request = &mut exchange.request;
+        request.begin_attempt(window);
+        request.is_sent = request.framing.is_empty();
+        let Some((out, session)) = self.net.session_out(conn) else { return };
+        match (fresh, decode(&request.kept[..request.body_at])) {
+            (Some(Fresh { frame, extra }), _) => {
+                session.encoder.request(out, stream, (&frame.head, frame.framing), extra);
+            }
+            (None, Ok(Some((Frame::Request { request, .. }, _)))) => {
+                session.encoder.request(out, stream, (&request.head, request.framing), &[]);
+            }
+            _ => {}
         }
         self.flush_request(id);
     }

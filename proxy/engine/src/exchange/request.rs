@@ -1,62 +1,114 @@
 //! The request's body on its way to the target: credit, room, what is kept for another try, and its end.
 
 use vicino_wire::head::{Framing, Headers};
-use vicino_wire::hop::{Frame, Kind, decode, encode_data, encode_trailers};
+use vicino_wire::hop::{Frame, Kind, ReceiveCredit, SendCredit, decode, encode_data, encode_trailers};
 use vicino_wire::http1::{write_chunk, write_last_chunk};
 
-use super::{ExchangeId, Origin, Target};
+use super::{ExchangeId, Half, RequestSide, Target};
 use crate::core::Core;
 
+/// So many bytes that were sent and need not be kept are thrown away at once.
+const SENT_BYTES_MAX: usize = 64 * 1024;
+
+impl RequestSide {
+    /// Before anything of the body has come. `kept` is the REQUEST frame; `window` is what the origin may send, where it has credit.
+    pub(crate) fn new(kept: Vec<u8>, framing: Framing, window: u32) -> RequestSide {
+        RequestSide {
+            framing,
+            left: if let Framing::Length(length) = framing { length } else { 0 },
+            is_ended: framing.is_empty(),
+            is_sent: false,
+            is_expecting: false,
+            body_at: kept.len(),
+            sent_to: kept.len(),
+            kept,
+            is_kept: true,
+            passed: 0,
+            credited: 0,
+            send: SendCredit::new(0),
+            receive: ReceiveCredit::new(window),
+            is_blocked: false,
+            hop_offset: 0,
+            trailers: Vec::new(),
+        }
+    }
+
+    /// Bytes of the body that were taken in and are still here.
+    fn body_len(&self) -> usize {
+        self.kept.len() - self.body_at.min(self.kept.len())
+    }
+
+    /// The call is placed: all that was kept is to be sent, to a target that takes `window` of it at first, where that says so itself.
+    pub(super) fn begin_attempt(&mut self, window: u32) {
+        self.sent_to = self.body_at;
+        self.passed = 0;
+        self.send = SendCredit::new(window);
+        self.is_blocked = false;
+    }
+
+    /// Counts bytes that are passed on; how many of them for the first time, since only these bring their sender credit.
+    fn pass(&mut self, count: usize) -> usize {
+        let before = self.passed.max(self.credited);
+        self.passed += count as u64;
+        self.credited = self.credited.max(self.passed);
+        (self.credited - before) as usize
+    }
+}
+
 impl Core {
-    /// How many bytes of the body its source may give now. 0: the source has to pause; it is resumed when that changes.
+    /// How many bytes of the body a source that can be paused may give now. 0: it has to pause; it is resumed when that changes.
     pub(crate) fn request_allowance(&mut self, id: ExchangeId) -> usize {
         let Some(exchange) = self.exchanges.get(id) else { return usize::MAX };
-        let request = &exchange.request;
-        let kept = request.kept.len() - request.body_at.min(request.kept.len());
-        let until_replay = self.config.replay_bytes_max.saturating_sub(kept);
-        if request.has_backlog() {
+        let until_replay = self.config.replay_bytes_max.saturating_sub(exchange.request.body_len());
+        if exchange.request.has_backlog() || !self.is_target_open(id) {
             return until_replay;
         }
-        match exchange.target {
-            Target::None | Target::Waiting(_) => until_replay,
-            Target::Stream(hop, _) => {
-                let credit = exchange.send.available() as usize;
-                let Some(client) = exchange.request_source() else { return credit };
-                credit.min(self.hop_room(hop, client))
-            }
-            Target::Pod(pod) => {
-                if !self.net.get(pod).is_some_and(|conn| conn.is_open) {
-                    return until_replay;
-                }
-                let room = self.net.room(pod);
-                if room == 0
-                    && let Some(conn) = self.net.get_mut(pod)
-                {
-                    conn.blocks_source = true;
-                }
-                room
+        self.request_room(id)
+    }
+
+    /// Whether the target takes bytes at all yet.
+    fn is_target_open(&self, id: ExchangeId) -> bool {
+        match self.exchanges.get(id).map_or(Target::None, |exchange| exchange.target) {
+            Target::None | Target::Waiting(_) => false,
+            Target::Stream(..) => true,
+            Target::Pod(conn) | Target::Session(conn, _) => {
+                self.net.get(conn).is_some_and(|conn| conn.is_open)
             }
         }
     }
 
+    /// How many bytes the target, which is open, takes now.
+    fn request_room(&mut self, id: ExchangeId) -> usize {
+        let Some(exchange) = self.exchanges.get(id) else { return usize::MAX };
+        if let Some(lane) = exchange.target_lane() {
+            return self.lane_room(lane, id, Half::Request, exchange.request.send.available());
+        }
+        let Target::Pod(pod) = exchange.target else { return 0 };
+        let room = self.net.room(pod);
+        if room == 0
+            && let Some(conn) = self.net.get_mut(pod)
+        {
+            conn.blocks_source = true;
+        }
+        room
+    }
+
     /// Bytes of the body came, not empty; `is_end` when they are the last. The source has asked for the allowance, or had credit.
     pub(crate) fn request_data(&mut self, id: ExchangeId, data: &[u8], is_end: bool) {
+        let is_open = self.is_target_open(id);
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         exchange.request.is_ended |= is_end;
         exchange.request.is_expecting = false;
-        let is_open = match exchange.target {
-            Target::None | Target::Waiting(_) => false,
-            Target::Stream(..) => true,
-            Target::Pod(pod) => self.net.get(pod).is_some_and(|conn| conn.is_open),
-        };
+        let is_bound = exchange.origin_lane().is_some() && exchange.target_lane().is_some();
+        let has_backlog = exchange.request.has_backlog();
+        let is_direct = is_open && !has_backlog && (!is_bound || self.request_room(id) >= data.len());
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
         let request = &mut exchange.request;
-        let is_direct = is_open && !request.has_backlog();
-        let body_len = request.kept.len() - request.body_at.min(request.kept.len());
         if !is_direct {
             request.kept.extend_from_slice(data);
             return self.flush_request(id);
         }
-        if request.is_kept && body_len + data.len() <= self.config.replay_bytes_max {
+        if request.is_kept && request.body_len() + data.len() <= self.config.replay_bytes_max {
             request.kept.extend_from_slice(data);
             request.sent_to = request.kept.len();
         } else {
@@ -86,23 +138,33 @@ impl Core {
             request.body_at = 0;
             request.sent_to = 0;
             self.net.buffers.give(std::mem::take(&mut request.kept));
+        } else if request.sent_to >= SENT_BYTES_MAX {
+            request.kept.drain(..request.sent_to);
+            request.body_at = 0;
+            request.sent_to = 0;
         }
     }
 
-    /// Sends what waits, as far as credit goes; then lets the source go on.
+    /// Sends what waits, as far as credit and room go; then lets the source go on.
     pub(crate) fn flush_request(&mut self, id: ExchangeId) {
-        let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        let count = match exchange.target {
-            Target::None | Target::Waiting(_) => return,
-            Target::Pod(pod) if !self.net.get(pod).is_some_and(|conn| conn.is_open) => return,
-            Target::Pod(_) => usize::MAX,
-            Target::Stream(..) => exchange.send.available() as usize,
-        };
-        let request = &mut exchange.request;
-        let backlog = request.kept.len() - request.sent_to;
-        let count = count.min(backlog);
-        let is_last = count == backlog && request.is_ended && request.trailers.is_empty();
-        if count > 0 {
+        if !self.is_target_open(id) {
+            return;
+        }
+        while self.exchanges.get(id).is_some_and(|exchange| exchange.request.has_backlog()) {
+            // What came over a hop, or was kept, is bounded by itself; towards a connection of its own all of it goes.
+            let is_own = self.exchanges.get(id).is_some_and(|exchange| exchange.target_lane().is_none());
+            let room = if is_own { usize::MAX } else { self.request_room(id) };
+            let Some(exchange) = self.exchanges.get_mut(id) else { return };
+            let request = &mut exchange.request;
+            let backlog = request.kept.len() - request.sent_to;
+            let count = room.min(backlog);
+            if count == 0 {
+                let is_too_long = !request.is_kept || request.body_len() > self.config.replay_bytes_max;
+                return if is_too_long {
+                    self.forget_kept(id);
+                };
+            }
+            let is_last = count == backlog && request.is_ended && request.trailers.is_empty();
             let kept = std::mem::take(&mut request.kept);
             let from = request.sent_to;
             request.sent_to += count;
@@ -113,10 +175,7 @@ impl Core {
         }
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         let request = &exchange.request;
-        if request.has_backlog() {
-            return;
-        }
-        let is_too_long = request.kept.len() - request.body_at > self.config.replay_bytes_max;
+        let is_too_long = request.body_len() > self.config.replay_bytes_max;
         if request.is_ended && !request.is_sent {
             self.send_request_end(id);
         } else if !request.is_ended
@@ -132,31 +191,26 @@ impl Core {
     /// Puts bytes of the body into the target's output, framed as it takes them.
     fn send_request_data(&mut self, id: ExchangeId, data: &[u8], is_end: bool) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        match exchange.target {
-            Target::None | Target::Waiting(_) => {}
-            Target::Stream(hop, stream) => {
-                exchange.request.is_sent |= is_end;
-                exchange.send.take(data.len());
-                let max_frame = self.net.hop(hop).map_or(0, |hop| hop.peer.max_frame);
-                if let Some(out) = self.net.out(hop) {
-                    encode_data(out, stream, data, max_frame, is_end);
-                }
-            }
-            Target::Pod(pod) => {
-                let Some(out) = self.net.out(pod) else { return };
-                match exchange.request.framing {
-                    Framing::Chunked => write_chunk(out, data),
-                    _ => out.extend_from_slice(data),
-                }
-                if let Origin::Stream(..) = exchange.origin
-                    && let Some(conn) = self.net.get_mut(pod)
-                {
-                    conn.owed += data.len();
-                }
-                if is_end {
-                    self.send_request_end(id);
-                }
-            }
+        let fresh = exchange.request.pass(data.len());
+        if let Some(lane) = exchange.target_lane() {
+            exchange.request.is_sent |= is_end;
+            exchange.request.send.take(data.len());
+            self.lane_data(lane, data, is_end);
+            return self.give_credit(id, Half::Request, fresh);
+        }
+        let Target::Pod(pod) = exchange.target else { return };
+        let Some(out) = self.net.out(pod) else { return };
+        match exchange.request.framing {
+            Framing::Chunked => write_chunk(out, data),
+            _ => out.extend_from_slice(data),
+        }
+        if exchange.origin_lane().is_some()
+            && let Some(conn) = self.net.get_mut(pod)
+        {
+            conn.owed += fresh;
+        }
+        if is_end {
+            self.send_request_end(id);
         }
     }
 
@@ -179,6 +233,14 @@ impl Core {
                     encode_data(out, stream, &[], 1, true);
                 }
             }
+            Target::Session(conn, stream) => {
+                let Some((out, session)) = self.net.session_out(conn) else { return };
+                if trailers.is_empty() {
+                    session.encoder.data(out, stream, &[], true);
+                } else {
+                    session.encoder.trailers(out, stream, trailers);
+                }
+            }
             Target::Pod(pod) if is_opaque => self.net.shutdown_write(pod),
             Target::Pod(pod) => {
                 if request.framing == Framing::Chunked
@@ -188,7 +250,7 @@ impl Core {
                 }
             }
         }
-        if is_opaque && exchange.response.is_ended {
+        if is_opaque && exchange.response.is_sent {
             self.complete(id);
         }
     }

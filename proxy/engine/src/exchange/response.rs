@@ -1,17 +1,37 @@
 //! The response on its way back: heads, body with credit and room, trailers, end.
 
-use vicino_wire::head::{Framing, Header, Headers, ResponseHead};
-use vicino_wire::hop::{Kind, ResponseFrame, encode_data, encode_response, encode_trailers};
+use vicino_wire::head::{Framing, Header, Headers, ResponseHead, Version};
+use vicino_wire::hop::{
+    Frame, Kind, ReceiveCredit, ResponseFrame, SendCredit, decode, encode_data, encode_response,
+    encode_trailers,
+};
 use vicino_wire::http1::{write_chunk, write_last_chunk, write_response_head};
 
 use super::place::pod_address;
-use super::{ExchangeId, Origin};
+use super::{ExchangeId, Half, Origin, ResponseSide};
 use crate::core::{ConnId, Core};
 use crate::deadline::Time;
-use crate::reply::Reason;
+use crate::reply::{Reason, VIA};
 
-/// What L1 adds to every response.
-const VIA: Header<'static> = Header { name: b"via", value: b"1.1 vicino" };
+impl ResponseSide {
+    /// Before anything of it has come; the origin takes `window` of it at first, where it says so itself.
+    pub(crate) fn new(window: u32) -> ResponseSide {
+        ResponseSide {
+            status: 0,
+            interims: 0,
+            framing: Framing::None,
+            left: 0,
+            is_ended: false,
+            is_sent: false,
+            keep_alive: false,
+            send: SendCredit::new(window),
+            receive: ReceiveCredit::new(0),
+            is_blocked: false,
+            backlog: Vec::new(),
+            trailers: Vec::new(),
+        }
+    }
+}
 
 /// Interim heads of one response; they are under no credit, so their number is bounded.
 const INTERIMS_MAX: u8 = 32;
@@ -47,6 +67,7 @@ impl Core {
         }
         match exchange.origin {
             Origin::Client(client) => self.respond_head_to_client(id, client, head, framing),
+            Origin::Session(conn, stream) => self.respond_head_to_session(id, (conn, stream), head, framing),
             Origin::Stream(..) => self.respond_head_to_stream(id, head, framing),
         }
         if is_final {
@@ -92,10 +113,9 @@ impl Core {
         if exchange.kind == Kind::Opaque && head.status != 101 {
             return;
         }
+        let is_old = exchange.version == Version::Http10;
         if head.is_interim() {
-            if exchange.minor > 0
-                && let Some(out) = self.net.out(client)
-            {
+            if !is_old && let Some(out) = self.net.out(client) {
                 write_response_head(out, head, Framing::None, &[VIA], true);
             }
             return;
@@ -103,7 +123,7 @@ impl Core {
         let is_switch = head.status == 101;
         let framing = match framing {
             Framing::UntilClose if is_switch => Framing::UntilClose,
-            Framing::Chunked | Framing::UntilClose if exchange.minor > 0 => Framing::Chunked,
+            Framing::Chunked | Framing::UntilClose if !is_old => Framing::Chunked,
             Framing::Chunked | Framing::UntilClose => Framing::UntilClose,
             framing => framing,
         };
@@ -114,16 +134,52 @@ impl Core {
             && (!exchange.request.is_expecting || exchange.request.is_ended);
         exchange.response.framing = framing;
         exchange.response.keep_alive = keep_alive;
+        let connection = Header { name: b"connection", value: b"keep-alive" };
+        let extra = (is_old && keep_alive).then_some(connection);
+        self.with_final_head(id, head, extra, |core, head, extra| {
+            if let Some(out) = core.net.out(client) {
+                write_response_head(out, head, framing, extra, keep_alive);
+            }
+        });
+    }
+
+    fn respond_head_to_session(
+        &mut self,
+        id: ExchangeId,
+        (conn, stream): (ConnId, u32),
+        head: &ResponseHead<'_>,
+        framing: Framing,
+    ) {
+        if head.is_interim() {
+            if let Some((out, session)) = self.net.session_out(conn) {
+                session.encoder.response(out, stream, (head, Framing::None), &[VIA]);
+            }
+            return;
+        }
+        let framing = if framing == Framing::UntilClose { Framing::Chunked } else { framing };
+        self.with_final_head(id, head, None, |core, head, extra| {
+            if let Some((out, session)) = core.net.session_out(conn) {
+                session.encoder.response(out, stream, (head, framing), extra);
+            }
+        });
+    }
+
+    /// Gives a final head as the caller gets it, and what is added to it, to whoever writes it.
+    fn with_final_head(
+        &mut self,
+        id: ExchangeId,
+        head: &ResponseHead<'_>,
+        more: Option<Header<'_>>,
+        write: impl FnOnce(&mut Core, &ResponseHead<'_>, &[Header<'_>]),
+    ) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
         let local = if exchange.wants_path { pod_address(exchange.pod.as_ref()) } else { None };
         let path = local.map(|pod| format!("{0} {0} {pod}", self.snapshot.node));
+        let path = path.as_ref().map(|path| Header { name: b"vicino-path", value: path.as_bytes() });
         let mut extra = [VIA; 3];
         let mut count = 1;
-        if exchange.minor == 0 && keep_alive {
-            extra[count] = Header { name: b"connection", value: b"keep-alive" };
-            count += 1;
-        }
-        if let Some(path) = &path {
-            extra[count] = Header { name: b"vicino-path", value: path.as_bytes() };
+        for field in [more, path].into_iter().flatten() {
+            extra[count] = field;
             count += 1;
         }
         let rule = exchange.plan.rule.clone().filter(|rule| !rule.response.is_empty());
@@ -133,9 +189,7 @@ impl Core {
             rule.response.apply(head.headers, &mut fields);
             head.headers = fields[..].into();
         }
-        if let Some(out) = self.net.out(client) {
-            write_response_head(out, &head, framing, &extra[..count], keep_alive);
-        }
+        write(self, &head, &extra[..count]);
     }
 
     fn respond_head_to_stream(&mut self, id: ExchangeId, head: &ResponseHead<'_>, framing: Framing) {
@@ -152,64 +206,128 @@ impl Core {
         }
     }
 
-    /// How many bytes of the body its source may give now. 0: the source has to pause; it is resumed when that changes.
+    /// How many bytes of the body a source that can be paused may give now. 0: it has to pause; it is resumed when that changes.
     pub(crate) fn response_allowance(&mut self, id: ExchangeId) -> usize {
         let Some(exchange) = self.exchanges.get(id) else { return usize::MAX };
-        match exchange.origin {
-            Origin::Client(client) => {
-                let room = self.net.room(client);
-                if room == 0
-                    && let Some(conn) = self.net.get_mut(client)
-                {
-                    conn.blocks_source = true;
-                }
-                room
-            }
-            Origin::Stream(hop, _) => {
-                let credit = exchange.send.available() as usize;
-                let Some(pod) = exchange.response_source() else { return credit };
-                credit.min(self.hop_room(hop, pod))
-            }
+        if exchange.response.backlog.is_empty() { self.response_room(id) } else { 0 }
+    }
+
+    /// How many bytes the origin takes now.
+    fn response_room(&mut self, id: ExchangeId) -> usize {
+        let Some(exchange) = self.exchanges.get(id) else { return usize::MAX };
+        if let Some(lane) = exchange.origin_lane() {
+            return self.lane_room(lane, id, Half::Response, exchange.response.send.available());
         }
+        let Origin::Client(client) = exchange.origin else { return usize::MAX };
+        let room = self.net.room(client);
+        if room == 0
+            && let Some(conn) = self.net.get_mut(client)
+        {
+            conn.blocks_source = true;
+        }
+        room
     }
 
     /// Bytes of the body came, not empty; `is_end` when they are the last. The source has asked for the allowance, or had credit.
     pub(crate) fn respond_data(&mut self, id: ExchangeId, data: &[u8], is_end: bool) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        match exchange.origin {
-            Origin::Client(client) => {
-                let Some(out) = self.net.out(client) else { return };
-                match exchange.response.framing {
-                    Framing::Chunked => write_chunk(out, data),
-                    _ => out.extend_from_slice(data),
-                }
-                if exchange.stream().is_some()
-                    && let Some(conn) = self.net.get_mut(client)
-                {
-                    conn.owed += data.len();
-                }
-                if is_end {
-                    self.respond_end(id, Headers::default());
-                }
-            }
-            Origin::Stream(hop, stream) => {
-                exchange.send.take(data.len());
-                let max_frame = self.net.hop(hop).map_or(0, |hop| hop.peer.max_frame);
-                if let Some(out) = self.net.out(hop) {
-                    encode_data(out, stream, data, max_frame, is_end);
-                }
-                if is_end {
-                    exchange.response.is_ended = true;
-                    self.response_is_over(id);
-                }
-            }
+        exchange.response.is_ended |= is_end;
+        if !exchange.response.backlog.is_empty() {
+            exchange.response.backlog.extend_from_slice(data);
+            return self.flush_response(id);
         }
+        let is_bound = exchange.origin_lane().is_some() && exchange.target_lane().is_some();
+        let room = if is_bound { self.response_room(id).min(data.len()) } else { data.len() };
+        if room < data.len() {
+            let mut backlog = self.net.buffers.take();
+            backlog.extend_from_slice(data);
+            if let Some(exchange) = self.exchanges.get_mut(id) {
+                exchange.response.backlog = backlog;
+            }
+            return self.flush_response(id);
+        }
+        self.send_response_data(id, data, is_end);
     }
 
     /// The response ends, after trailers or not.
     pub(crate) fn respond_end(&mut self, id: ExchangeId, trailers: Headers<'_>) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         if std::mem::replace(&mut exchange.response.is_ended, true) {
+            return;
+        }
+        if exchange.response.backlog.is_empty() {
+            return self.send_response_end(id, trailers);
+        }
+        if !trailers.is_empty() {
+            // As a frame, since they have to wait. What does not fit one is left out; trailers may be.
+            let _ = encode_trailers(&mut exchange.response.trailers, 1, trailers);
+        }
+    }
+
+    /// Sends what waits, as far as credit and room go; then lets the source go on.
+    pub(crate) fn flush_response(&mut self, id: ExchangeId) {
+        while self.exchanges.get(id).is_some_and(|exchange| !exchange.response.backlog.is_empty()) {
+            let room = self.response_room(id);
+            let Some(exchange) = self.exchanges.get_mut(id).filter(|_| room > 0) else { return };
+            let response = &mut exchange.response;
+            let mut backlog = std::mem::take(&mut response.backlog);
+            let count = room.min(backlog.len());
+            let is_all = count == backlog.len();
+            let is_last = is_all && response.is_ended && response.trailers.is_empty();
+            self.send_response_data(id, &backlog[..count], is_last);
+            match self.exchanges.get_mut(id).filter(|_| !is_all) {
+                Some(exchange) => {
+                    backlog.drain(..count);
+                    exchange.response.backlog = backlog;
+                }
+                None => self.net.buffers.give(backlog),
+            }
+        }
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        if exchange.response.is_ended && !exchange.response.is_sent {
+            let frame = std::mem::take(&mut exchange.response.trailers);
+            let trailers = match decode(&frame) {
+                Ok(Some((Frame::Trailers { headers, .. }, _))) => headers,
+                _ => Headers::default(),
+            };
+            self.send_response_end(id, trailers);
+        } else if let Some(source) = exchange.response_source() {
+            self.net.resume(source);
+        }
+    }
+
+    /// Puts bytes of the body into the origin's output, framed as it takes them.
+    fn send_response_data(&mut self, id: ExchangeId, data: &[u8], is_end: bool) {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        let has_credit = exchange.target_lane().is_some();
+        if let Some(lane) = exchange.origin_lane() {
+            exchange.response.send.take(data.len());
+            exchange.response.is_sent |= is_end;
+            self.lane_data(lane, data, is_end);
+            if has_credit {
+                self.give_credit(id, Half::Response, data.len());
+            }
+            return if is_end {
+                self.response_is_over(id);
+            };
+        }
+        let Origin::Client(client) = exchange.origin else { return };
+        let Some(out) = self.net.out(client) else { return };
+        match exchange.response.framing {
+            Framing::Chunked => write_chunk(out, data),
+            _ => out.extend_from_slice(data),
+        }
+        if has_credit && let Some(conn) = self.net.get_mut(client) {
+            conn.owed += data.len();
+        }
+        if is_end {
+            self.send_response_end(id, Headers::default());
+        }
+    }
+
+    fn send_response_end(&mut self, id: ExchangeId, trailers: Headers<'_>) {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        if std::mem::replace(&mut exchange.response.is_sent, true) {
             return;
         }
         match exchange.origin {
@@ -222,7 +340,16 @@ impl Core {
                 }
             }
             // The head said already that nothing follows.
-            Origin::Stream(..) if exchange.response.framing.is_empty() => {}
+            Origin::Stream(..) | Origin::Session(..) if exchange.response.framing.is_empty() => {}
+            Origin::Session(conn, stream) => {
+                if let Some((out, session)) = self.net.session_out(conn) {
+                    if trailers.is_empty() {
+                        session.encoder.data(out, stream, &[], true);
+                    } else {
+                        session.encoder.trailers(out, stream, trailers);
+                    }
+                }
+            }
             Origin::Stream(hop, stream) => {
                 if let Some(out) = self.net.out(hop)
                     && (trailers.is_empty() || encode_trailers(out, stream, trailers).is_err())

@@ -5,15 +5,14 @@ use std::time::Duration;
 
 use vicino_wire::head::{Framing, Headers};
 use vicino_wire::hop::{
-    DEADLINE_MS_NONE, Frame, Kind, RequestFrame, Reset, ResponseFrame, SendCredit, decode, encode_pong,
-    encode_reset,
+    DEADLINE_MS_NONE, Frame, Kind, RequestFrame, Reset, ResponseFrame, decode, encode_pong, encode_reset,
 };
 
 use super::HopState;
 use crate::core::{ConnId, Core};
 use crate::deadline::Time;
 use crate::downstream::HOPS_MAX;
-use crate::exchange::{ExchangeId, Fresh, Origin};
+use crate::exchange::{ExchangeId, Fresh, Half, Origin, take_length};
 use crate::plan::{Plan, inbound};
 use crate::reply::Reason;
 
@@ -160,7 +159,6 @@ impl Core {
             return Err(Fault::Connection);
         }
         hop.last_stream = stream;
-        let window = hop.peer.initial_window;
         let refused = if hop.streams.len() >= streams_max {
             Some(Reset::Overloaded)
         } else if request.hops > HOPS_MAX + 1 {
@@ -185,7 +183,6 @@ impl Core {
         let mut kept = self.net.buffers.take();
         kept.extend_from_slice(raw);
         let mut exchange = self.exchange(Origin::Stream(id, stream), &plan, kept, request);
-        exchange.send = SendCredit::new(window);
         exchange.affinity = plan.key(&request.head, request.caller);
         exchange.wants_path = request.head.headers.get("vicino-debug") == Some(b"path");
         let due = match request.deadline_ms {
@@ -238,11 +235,10 @@ impl Core {
             }
             Frame::Window { credit, .. } => {
                 let call = self.exchanges.get_mut(exchange).ok_or(Fault::Connection)?;
-                call.send.grant(credit).map_err(|_| Fault::Connection)?;
-                match call.response_source() {
-                    Some(pod) if is_inbound => self.net.resume(pod),
-                    _ => self.flush_request(exchange),
-                }
+                let half = if is_inbound { Half::Response } else { Half::Request };
+                let send = if is_inbound { &mut call.response.send } else { &mut call.request.send };
+                send.grant(credit).map_err(|_| Fault::Connection)?;
+                self.go_on(exchange, half);
                 Ok(())
             }
             _ => Ok(()),
@@ -263,8 +259,8 @@ impl Core {
         if call.request.is_ended {
             return Err(Fault::Connection);
         }
-        call.receive.receive(bytes.len()).map_err(|_| Fault::Connection)?;
-        take_length(&mut call.request.left, call.request.framing, bytes.len(), is_end)?;
+        call.request.receive.receive(bytes.len()).map_err(|_| Fault::Connection)?;
+        check_length(&mut call.request.left, call.request.framing, bytes.len(), is_end)?;
         if bytes.is_empty() {
             self.request_end(id, Headers::default());
         } else {
@@ -281,8 +277,8 @@ impl Core {
         if call.response.status == 0 {
             return Err(Fault::Stream);
         }
-        call.receive.receive(bytes.len()).map_err(|_| Fault::Connection)?;
-        take_length(&mut call.response.left, call.response.framing, bytes.len(), is_end)?;
+        call.response.receive.receive(bytes.len()).map_err(|_| Fault::Connection)?;
+        check_length(&mut call.response.left, call.response.framing, bytes.len(), is_end)?;
         if bytes.is_empty() {
             self.respond_end(id, Headers::default());
         } else {
@@ -311,17 +307,8 @@ impl Core {
     }
 }
 
-/// Counts a body of known length down. More than was said, or an end before, would put the rest into the next message.
-fn take_length(left: &mut u64, framing: Framing, count: usize, is_end: bool) -> Handled {
-    if let Framing::Length(_) = framing {
-        *left = left.checked_sub(count as u64).ok_or(Fault::Stream)?;
-        if is_end && *left > 0 {
-            return Err(Fault::Stream);
-        }
-    } else if framing == Framing::None && count > 0 {
-        return Err(Fault::Stream);
-    }
-    Ok(())
+fn check_length(left: &mut u64, framing: Framing, count: usize, is_end: bool) -> Handled {
+    if take_length(left, framing, count, is_end) { Ok(()) } else { Err(Fault::Stream) }
 }
 
 fn check_end(is_ended: bool, framing: Framing, left: u64) -> Handled {

@@ -1,7 +1,7 @@
 //! Picking and editing, by example and against the plainest reading of the Gateway API.
 
 use proptest::prelude::*;
-use vicino_wire::head::Headers;
+use vicino_wire::head::{Headers, Version};
 
 use super::*;
 

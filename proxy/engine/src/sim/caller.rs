@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::cluster::{caller_ip, node_ip};
-use super::{End, L1_PORT, L2_PORT, Link, World};
+use super::{End, L1_PORT, L2_PORT, Link, Mux, Said, World};
 use crate::core::Role;
 
 /// A caller with a script of its own: the test writes for it and reads what it got.
@@ -19,9 +19,15 @@ pub(crate) struct ClientSim {
     pub(crate) is_stalled: bool,
     shuts: bool,
     has_sent: bool,
+    /// It speaks HTTP/2.
+    pub(crate) mux: Option<Box<Mux>>,
 }
 
 impl ClientSim {
+    pub(super) fn has_output(&self) -> bool {
+        !self.to_send.is_empty() || self.mux.as_ref().is_some_and(|mux| !mux.out.is_empty())
+    }
+
     /// Nothing was sent yet.
     pub(crate) fn is_unused(&self) -> bool {
         !self.has_sent
@@ -64,8 +70,28 @@ impl World {
             is_stalled: false,
             shuts: false,
             has_sent: false,
+            mux: None,
         });
         id
+    }
+
+    /// A caller of the node's own neighbourhood that speaks HTTP/2.
+    pub(crate) fn http2_client(&mut self, node: usize) -> usize {
+        let client = self.client(node);
+        self.clients[client].mux = Some(Box::new(Mux::new(true)));
+        client
+    }
+
+    /// What a caller says in HTTP/2.
+    pub(crate) fn speak<T>(&mut self, client: usize, say: impl FnOnce(&mut Mux) -> T) -> T {
+        let said = say(self.clients[client].mux.as_mut().expect("it speaks HTTP/2"));
+        self.push_client(client);
+        said
+    }
+
+    /// What a caller has heard in HTTP/2.
+    pub(crate) fn heard(&self, client: usize) -> &[Said] {
+        &self.clients[client].mux.as_ref().expect("it speaks HTTP/2").said
     }
 
     pub(crate) fn send(&mut self, client: usize, bytes: &[u8]) {
@@ -97,7 +123,11 @@ impl World {
 
     fn push_client(&mut self, client: usize) {
         let latency = self.latency();
-        let ClientSim { link, to_send, shuts, .. } = &mut self.clients[client];
+        let ClientSim { link, to_send, shuts, mux, has_sent, .. } = &mut self.clients[client];
+        if let Some(mux) = mux {
+            *has_sent |= !mux.out.is_empty();
+            to_send.append(&mut mux.out);
+        }
         let pipe = &mut self.links[*link].pipes[0];
         let n = pipe.write(to_send, self.now + latency);
         to_send.drain(..n);
@@ -116,7 +146,11 @@ impl World {
         let client = &mut self.clients[client];
         if !client.is_stalled {
             let n = pipe.readable();
-            client.got.extend(pipe.read(n));
+            let bytes = pipe.read(n);
+            match &mut client.mux {
+                Some(mux) => mux.take(&bytes),
+                None => client.got.extend(bytes),
+            }
             client.is_closed = pipe.is_at_end();
             self.news += u64::from(n > 0 || client.is_closed);
         }

@@ -10,8 +10,8 @@ use crate::affinity::Affinity;
 use crate::retry::Retry;
 use crate::rules::Rules;
 use crate::snapshot::{
-    Backend, Concurrency, EndpointSet, Neighbour, Node, NodeEndpoints, PodSlot, PortEndpoints, Service,
-    ServiceName, ServicePort, Snapshot,
+    Backend, Concurrency, EndpointSet, Neighbour, Node, NodeEndpoints, PodSlot, PortEndpoints, Protocol,
+    Service, ServiceName, ServicePort, Snapshot,
 };
 
 /// Services and their weights.
@@ -33,7 +33,7 @@ pub(crate) struct SnapshotSpec {
     /// Services whose endpoints are meant for callers of these nodes; of others, all are meant for all.
     pub(crate) near: BTreeMap<String, BTreeSet<usize>>,
     /// Services that speak no HTTP.
-    pub(crate) opaque: BTreeSet<String>,
+    pub(crate) protocols: BTreeMap<String, Protocol>,
     /// Services with `internalTrafficPolicy: Local`.
     pub(crate) node_local: BTreeSet<String>,
     /// Cores that are workers of another node's proxy: they share its pods and their counts.
@@ -85,7 +85,7 @@ fn services(spec: &SnapshotSpec) -> HashMap<Arc<str>, Arc<Service>> {
             name: name(service),
             ports: vec![ServicePort {
                 port: 80,
-                is_opaque: spec.opaque.contains(service),
+                protocol: spec.protocols.get(service).copied().unwrap_or_default(),
                 backends: backends(all),
                 of_rules,
             }],

@@ -1,9 +1,12 @@
 //! Applications that answer as their callers' paths say.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use vicino_wire::http1::{Body, BodyDecoder, Slots, parse_request};
+use vicino_wire::http1::{Body, BodyDecoder, Slots, parse_request, parse_response};
+
+use super::mux::{Mux, Said, pairs};
 
 use crate::deadline::Time;
 
@@ -35,6 +38,12 @@ pub(crate) struct PodConn {
     is_echo: bool,
     decoder: Option<(BodyDecoder, usize)>,
     later: Option<(Time, Vec<u8>)>,
+    /// It is spoken to in HTTP/2, and does so, too.
+    pub(crate) mux: Option<Box<Mux>>,
+    /// Requests on streams, by place in what was seen.
+    streams: BTreeMap<u32, usize>,
+    /// Answers that are to come on streams.
+    answers: Vec<(Time, u32, Vec<u8>)>,
     pub(crate) served: usize,
 }
 
@@ -52,17 +61,25 @@ impl PodConn {
             is_echo: address.ip().to_string().ends_with(".99"),
             decoder: None,
             later: None,
+            mux: None,
+            streams: BTreeMap::new(),
+            answers: Vec::new(),
             served: 0,
         }
     }
 
     pub(super) fn next(&self) -> Option<Time> {
-        self.later.as_ref().filter(|_| !self.is_closed).map(|(at, _)| *at)
+        let answers = self.answers.iter().map(|(at, ..)| *at);
+        self.later.iter().map(|(at, _)| *at).chain(answers).min().filter(|_| !self.is_closed)
     }
 
     /// The pod speaks without being asked.
     pub(crate) fn say(&mut self, bytes: &[u8]) {
         self.later = Some((Time(0), bytes.to_vec()));
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_closed || self.closes
     }
 
     /// The pod dies: FIN now.
@@ -80,6 +97,12 @@ impl PodConn {
             return;
         }
         self.input.extend_from_slice(bytes);
+        if self.mux.is_none() && self.served == 0 && self.input.starts_with(b"PRI") {
+            self.mux = Some(Box::new(Mux::new(false)));
+        }
+        if self.mux.is_some() {
+            return self.serve_streams(is_end, now, seen);
+        }
         while self.later.is_none() && !self.closes && self.take_one(now, seen) {}
         self.closes |= is_end && self.later.is_none();
     }
@@ -101,7 +124,7 @@ impl PodConn {
                 if decoder.is_ended() {
                     call.is_complete = true;
                     let call = call.clone();
-                    self.answer(&call, now);
+                    self.answer_now(&call, now);
                 } else {
                     self.decoder = Some((decoder, index));
                 }
@@ -125,24 +148,83 @@ impl PodConn {
             self.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         if is_complete || call.head.contains("/early") {
-            self.answer(&call, now);
+            self.answer_now(&call, now);
         } else {
             self.decoder = Some((BodyDecoder::new(request.framing), seen.len() - 1));
         }
         Some(request.len)
     }
 
-    /// Pods that are ill, and pods that hang, whatever they are asked.
-    fn is_out_of_order(&mut self) -> bool {
-        let ip = self.address.ip().to_string();
-        let is_ill = ip.ends_with(".55");
-        if is_ill {
-            self.out.extend_from_slice(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 3\r\n\r\nill");
+    fn answer_now(&mut self, call: &Seen, now: Time) {
+        match self.answer(call) {
+            (None, answer) => self.out.extend(answer),
+            (Some(wait), answer) => self.later = Some((now + wait, answer)),
         }
-        is_ill || ip.ends_with(".56")
     }
 
-    fn answer(&mut self, call: &Seen, now: Time) {
+    /// The same applications over HTTP/2.
+    fn serve_streams(&mut self, is_end: bool, now: Time, seen: &mut Vec<Seen>) {
+        let Some(mut mux) = self.mux.take() else { return };
+        mux.take(&std::mem::take(&mut self.input));
+        for said in std::mem::take(&mut mux.said) {
+            let stream = match said {
+                Said::Request { stream, method, path, fields, framing } => {
+                    let mut head = format!("{method} {path} HTTP/2\r\n");
+                    head.extend(fields.iter().flat_map(|(n, v)| [n, ": ", v, "\r\n"]));
+                    let is_complete = framing.is_empty();
+                    self.streams.insert(stream, seen.len());
+                    seen.push(Seen { pod: self.address, head, body: Vec::new(), trailers: 0, is_complete });
+                    self.served += 1;
+                    if path == "/early" { Some(stream) } else { is_complete.then_some(stream) }
+                }
+                Said::Data { stream, bytes, is_end } => {
+                    let call = &mut seen[self.streams[&stream]];
+                    call.body.extend(bytes);
+                    call.is_complete |= is_end;
+                    is_end.then_some(stream)
+                }
+                Said::Trailers { stream, fields } => {
+                    let call = &mut seen[self.streams[&stream]];
+                    call.trailers += fields.len();
+                    call.is_complete = true;
+                    Some(stream)
+                }
+                Said::Reset { stream, .. } => {
+                    self.answers.retain(|(_, on, _)| *on != stream);
+                    None
+                }
+                Said::GoAway { .. } | Said::Pong | Said::Response { .. } => None,
+            };
+            if let Some(stream) = stream {
+                let call = seen[self.streams[&stream]].clone();
+                let (wait, answer) = self.answer(&call);
+                self.answers.push((now + wait.unwrap_or_default(), stream, answer));
+            }
+        }
+        let (due, later) = std::mem::take(&mut self.answers).into_iter().partition(|(at, ..)| *at <= now);
+        self.answers = later;
+        let due: Vec<_> = due;
+        for (_, stream, answer) in due {
+            say_on_stream(&mut mux, stream, &answer);
+        }
+        self.out.append(&mut mux.out);
+        self.mux = Some(mux);
+        self.closes |= is_end;
+    }
+
+    /// Pods that are ill, and pods that hang, whatever they are asked.
+    fn out_of_order(&self) -> Option<Vec<u8>> {
+        let ip = self.address.ip().to_string();
+        let ill = &b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 3\r\n\r\nill"[..];
+        match () {
+            () if ip.ends_with(".55") => Some(ill.to_vec()),
+            () if ip.ends_with(".56") => Some(Vec::new()),
+            () => None,
+        }
+    }
+
+    /// What a call is answered with, as HTTP/1.1, and after how long.
+    fn answer(&mut self, call: &Seen) -> (Option<Duration>, Vec<u8>) {
         let path = call.head.split(' ').nth(1).unwrap_or("");
         let number = |prefix: &str| path.strip_prefix(prefix).and_then(|n| n.parse::<usize>().ok());
         let plain = |body: &[u8]| {
@@ -152,8 +234,8 @@ impl PodConn {
             }
             out
         };
-        if self.is_out_of_order() {
-            return;
+        if let Some(answer) = self.out_of_order() {
+            return (None, answer);
         }
         let switched =
             b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nsec-websocket-accept: x\r\n\r\n";
@@ -196,7 +278,7 @@ impl PodConn {
                 b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this".to_vec()
             }
             "/bad" => b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx".to_vec(),
-            "/hang" => return,
+            "/hang" => Vec::new(),
             _ => match (number("/slow/"), number("/bytes/").or(number("/interims/"))) {
                 (None, Some(n)) if path.starts_with("/interims/") => {
                     let mut out = b"HTTP/1.1 102 Processing\r\n\r\n".repeat(n);
@@ -204,13 +286,46 @@ impl PodConn {
                     out
                 }
                 (Some(ms), _) => {
-                    self.later = Some((now + Duration::from_millis(ms as u64), plain(b"slow")));
-                    return;
+                    return (Some(Duration::from_millis(ms as u64)), plain(b"slow"));
                 }
                 (_, Some(n)) => plain(&super::tests::pattern(n)),
                 _ => plain(format!("hello from {}", self.address).as_bytes()),
             },
         };
-        self.out.extend(answer);
+        (None, answer)
+    }
+}
+
+/// Says on a stream what an answer in HTTP/1.1 says.
+fn say_on_stream(mux: &mut Mux, stream: u32, mut answer: &[u8]) {
+    let mut slots = Slots::default();
+    while let Ok(Some(response)) = parse_response(answer, &mut slots, "GET") {
+        answer = &answer[response.len..];
+        let head = response.head;
+        let (framing, is_interim) = (response.framing, head.is_interim());
+        mux.response(stream, head.status, framing, &pairs(head.headers));
+        if is_interim {
+            continue;
+        }
+        let mut decoder = BodyDecoder::new(framing);
+        let (mut body, mut trailers) = (Vec::new(), None);
+        while !decoder.is_ended() {
+            match decoder.decode(answer) {
+                Ok((Body::Data(data), used)) => {
+                    body.extend_from_slice(data);
+                    answer = &answer[used..];
+                }
+                Ok((Body::Trailers(fields), used)) => {
+                    trailers = Some(pairs(fields));
+                    answer = &answer[used..];
+                }
+                Ok((Body::More, 0)) | Err(_) => break,
+                Ok((Body::More | Body::End, used)) => answer = &answer[used..],
+            }
+        }
+        if !framing.is_empty() {
+            mux.body(stream, &body, trailers);
+        }
+        return;
     }
 }

@@ -6,6 +6,7 @@ mod drain;
 mod faults;
 mod hop;
 mod http;
+mod http2;
 mod manners;
 mod nearness;
 mod queues;

@@ -16,7 +16,7 @@ use vicino_engine::retry::Retry;
 use vicino_engine::rules::{
     Action, Fault, HeaderEdit, PathEdit, PathTest, Pattern, Redirect, Rule, Rules, Test, ValueTest,
 };
-use vicino_engine::snapshot::{Backend, Concurrency, Node, Service, ServiceName, ServicePort};
+use vicino_engine::snapshot::{Backend, Concurrency, Node, Protocol, Service, ServiceName, ServicePort};
 
 const NANOSECONDS_PER_MILLISECOND: u64 = 1_000_000;
 
@@ -55,7 +55,12 @@ fn service_port(
     };
     ServicePort {
         port: port.port,
-        is_opaque: port.protocol == CompiledProtocol::Tcp,
+        protocol: match port.protocol {
+            CompiledProtocol::Http => Protocol::Http,
+            CompiledProtocol::Http1 => Protocol::Http1,
+            CompiledProtocol::Http2 => Protocol::Http2,
+            CompiledProtocol::Tcp => Protocol::Opaque,
+        },
         backends: backends(&port.backends, owner),
         of_rules: route.rules.iter().map(of_rule).collect(),
     }

@@ -8,31 +8,44 @@ pub const CREDIT_MAX: u32 = 0x7fff_ffff;
 /// What this side may still send on a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SendCredit {
-    left: u32,
+    /// Below 0 only where a peer took credit back (HTTP/2, RFC 9113 §6.9.2).
+    left: i64,
 }
 
 impl SendCredit {
     /// Begins with the peer's `initial_window` (cut at [`CREDIT_MAX`]).
     pub fn new(initial_window: u32) -> SendCredit {
-        SendCredit { left: initial_window.min(CREDIT_MAX) }
+        SendCredit { left: i64::from(initial_window.min(CREDIT_MAX)) }
     }
 
     /// How many bytes may be sent now.
     pub fn available(self) -> u32 {
-        self.left
+        u32::try_from(self.left).unwrap_or(0)
     }
 
     /// Takes as much as is there of `wanted` bytes: how many of them to send now.
     pub fn take(&mut self, wanted: usize) -> usize {
-        let taken = u32::try_from(wanted).map_or(self.left, |wanted| wanted.min(self.left));
-        self.left -= taken;
+        let left = self.available();
+        let taken = u32::try_from(wanted).map_or(left, |wanted| wanted.min(left));
+        self.left -= i64::from(taken);
         taken as usize
     }
 
     /// A WINDOW frame came. More than [`CREDIT_MAX`] in sum, or nothing, is a violation.
     pub fn grant(&mut self, credit: u32) -> Result<(), HopError> {
-        let sum = self.left.checked_add(credit).filter(|sum| credit > 0 && *sum <= CREDIT_MAX);
-        self.left = sum.ok_or(HopError::FlowControl)?;
+        if credit == 0 {
+            return Err(HopError::FlowControl);
+        }
+        self.adjust(i64::from(credit))
+    }
+
+    /// HTTP/2: the window that streams begin with was changed by so much. More than [`CREDIT_MAX`] in sum is a violation.
+    pub fn adjust(&mut self, change: i64) -> Result<(), HopError> {
+        let sum = self.left + change;
+        if sum > i64::from(CREDIT_MAX) {
+            return Err(HopError::FlowControl);
+        }
+        self.left = sum;
         Ok(())
     }
 }

@@ -41,7 +41,7 @@ fn read(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Result<Frame<'_>, F
             let mut block = without_padding(flags, payload)?;
             if is_set(flag::PRIORITY) {
                 let (priority, rest) = block.split_first_chunk::<5>().ok_or(SIZE)?;
-                depends_on(stream, priority)?;
+                depends_on(stream, *priority)?;
                 block = rest;
             }
             let is_whole = is_set(flag::END_HEADERS);
@@ -103,7 +103,7 @@ fn without_padding(flags: u8, payload: &[u8]) -> Result<&[u8], Fault> {
 }
 
 /// A stream cannot depend on itself (RFC 7540 §5.3.1; RFC 9113 lets that be, and nobody means it).
-fn depends_on(stream: u32, priority: &[u8; 5]) -> Result<(), Fault> {
+fn depends_on(stream: u32, priority: [u8; 5]) -> Result<(), Fault> {
     let other = u32::from_be_bytes([priority[0] & 0x7f, priority[1], priority[2], priority[3]]);
     if other == stream { Err(Fault::Stream(stream, ErrorCode::Protocol)) } else { Ok(()) }
 }

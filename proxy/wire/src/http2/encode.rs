@@ -43,9 +43,9 @@ impl Encoder {
             }
             out.push(0x86);
             if head.path == "/" {
-                out.push(0x84)
+                out.push(0x84);
             } else {
-                literal(out, b":path", head.path.as_bytes())
+                literal(out, b":path", head.path.as_bytes());
             }
             literal(out, b":authority", head.authority.as_bytes());
             fields(out, head.headers, extra);
@@ -157,9 +157,8 @@ pub fn encode_pong(out: &mut Vec<u8>, data: [u8; 8]) {
 
 /// Streams above `last_stream` are not looked at.
 pub fn encode_go_away(out: &mut Vec<u8>, last_stream: u32, code: ErrorCode) {
-    let [a, b, c, d] = last_stream.to_be_bytes();
-    let [e, f, g, h] = (code as u32).to_be_bytes();
-    frame(out, kind::GOAWAY, 0, 0, &[a, b, c, d, e, f, g, h]);
+    let payload = [last_stream.to_be_bytes(), (code as u32).to_be_bytes()];
+    frame(out, kind::GOAWAY, 0, 0, payload.as_flattened());
 }
 
 /// Gives a stream up.
@@ -199,13 +198,12 @@ fn length(out: &mut Vec<u8>, framing: Framing, declared: Option<u64>) {
 
 /// A literal field without indexing (RFC 7541 §6.2.2), with the name in small letters.
 fn literal(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    match static_index(name) {
-        Some(index) => integer(out, 0, 4, index),
-        None => {
-            out.push(0);
-            integer(out, 0, 7, name.len());
-            out.extend(name.iter().map(u8::to_ascii_lowercase));
-        }
+    if let Some(index) = static_index(name) {
+        integer(out, 0, 4, index);
+    } else {
+        out.push(0);
+        integer(out, 0, 7, name.len());
+        out.extend(name.iter().map(u8::to_ascii_lowercase));
     }
     integer(out, 0, 7, value.len());
     out.extend_from_slice(value);

@@ -98,6 +98,12 @@ pub fn read_request<'a>(
     if method.len() > METHOD_BYTES_MAX {
         return Err(Refused::Reject(Reject::BadMethod));
     }
+    let (scheme, path) = (text(said.scheme)?, text(said.path)?);
+    let is_whole =
+        if method == "CONNECT" { (scheme, path) == (None, None) } else { scheme.is_some() && path.is_some() };
+    if !is_whole || path == Some("") {
+        return Err(Refused::Malformed);
+    }
     let (authority, host) = (text(said.authority)?, text(said.host)?);
     let authority = match (authority, host) {
         (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(host) => {
@@ -107,12 +113,11 @@ pub fn read_request<'a>(
         (None, Some(host)) => host,
         (None, None) => return Err(Refused::Reject(Reject::MissingHost)),
     };
-    let path = match (method, text(said.scheme)?, text(said.path)?) {
-        ("CONNECT", None, None) => "",
-        ("CONNECT", _, _) | (_, None, _) | (_, _, None | Some("")) => return Err(Refused::Malformed),
-        (_, Some("http" | "https"), Some(path)) if is_path(method, path) => path,
-        (_, Some("http" | "https"), Some(_)) => return Err(Refused::Reject(Reject::BadTarget)),
-        (_, Some(_), Some(_)) => return Err(Refused::Reject(Reject::BadScheme)),
+    let path = match (scheme, path) {
+        (Some("http" | "https"), Some(path)) if is_path(method, path) => path,
+        (Some("http" | "https"), Some(_)) => return Err(Refused::Reject(Reject::BadTarget)),
+        (Some(_), _) => return Err(Refused::Reject(Reject::BadScheme)),
+        (None, _) => "",
     };
     let parsed = Authority::parse(authority).ok_or(Refused::Reject(Reject::BadHost))?;
     if path.is_empty() && parsed.port.is_none() {
@@ -229,13 +234,13 @@ impl Said {
             }
             (_, Name::Te) if value != b"trailers" => return Err(Refused::Malformed),
             (_, Name::Te) => self.accepts_trailers = true,
-            (_, Name::HopByHop | Name::ClientCert) => {}
+            (_, Name::HopByHop | Name::ClientCert) | (Sender::Application | Sender::Trailers, Name::Host) => {
+            }
             (_, Name::Ours) => self.wants_path |= name == b"vicino-debug" && value == b"path",
             (Sender::Caller, Name::Host) if self.host.is_some() => {
                 return Err(Refused::Reject(Reject::DuplicateHost));
             }
             (Sender::Caller, Name::Host) => self.host = Some(slots.text_of(value)?),
-            (_, Name::Host) => {}
             (_, Name::ContentLength) if self.length.is_some() => return Err(Refused::Malformed),
             (_, Name::ContentLength) => {
                 self.length = Some(crate::http1::parse_length(value).map_err(|_| Refused::Malformed)?);

@@ -21,17 +21,14 @@ impl Default for Decoder {
     }
 }
 
-/// The block is no HPACK: COMPRESSION_ERROR.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct BadBlock;
+/// The block is no HPACK: the connection's state is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a field block that breaks RFC 7541")]
+pub struct BadBlock;
 
 impl Decoder {
-    /// Tells the fields of a whole block, in order.
-    pub(super) fn decode(
-        &mut self,
-        mut block: &[u8],
-        mut each: impl FnMut(&[u8], &[u8]),
-    ) -> Result<(), BadBlock> {
+    /// Tells the fields of a whole block, in order, as they were sent: nothing is left out, and nothing was looked at.
+    pub fn decode(&mut self, mut block: &[u8], mut each: impl FnMut(&[u8], &[u8])) -> Result<(), BadBlock> {
         let mut may_resize = true;
         while let Some(first) = block.first().copied() {
             match first {

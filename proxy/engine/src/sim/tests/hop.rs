@@ -1,6 +1,6 @@
 //! A peer that does not keep to the hop's specification harms its own streams, or its own connection, and no application.
 
-use vicino_wire::head::{Framing, Header, Headers, RequestHead};
+use vicino_wire::head::{Framing, Header, Headers, RequestHead, Version};
 use vicino_wire::hop::{
     Destination, Frame, Hello, Kind, RequestFrame, Reset, decode, encode_data, encode_hello, encode_request,
     encode_reset, encode_window,

@@ -57,7 +57,7 @@ fn other_bytes_pass_both_ways_and_each_half_ends_by_itself() {
 fn where_the_port_says_what_is_spoken_nobody_waits() {
     for node in [0, 1] {
         let mut world = echo_on(node, 4);
-        world.snapshot.opaque.insert("echo".into());
+        world.snapshot.protocols.insert("echo".into(), Protocol::Opaque);
         world.publish();
         let client = connect(&mut world, "echo");
         world.run(Duration::from_millis(10));
