@@ -78,6 +78,9 @@ pub struct CompiledRoute {
     /// How many calls each pod takes. A proxy that does not know this field sends as many as come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<CompiledConcurrency>,
+    /// When a pod is left out for a while. A proxy that does not know this field leaves none out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CompiledBreaker>,
     /// Which failed calls are repeated. A proxy that does not know this field repeats none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<CompiledRetry>,
@@ -128,6 +131,26 @@ pub struct CompiledConcurrency {
     pub queue_length: u32,
     /// Milliseconds that a call waits.
     pub queue_timeout_milliseconds: u32,
+}
+
+/// When a pod is left out for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CompiledBreaker {
+    /// Statuses that are failures.
+    pub codes: Vec<u16>,
+    /// So many failures in a row put a pod out; at least 1.
+    pub consecutive_failures: u32,
+    /// So many failures of a hundred calls do, too; 0: their share does not matter.
+    pub failure_percent: u32,
+    /// The share of fewer calls than these in ten seconds says nothing.
+    pub minimum_calls: u32,
+    /// Milliseconds that a pod is out for the first time; the time doubles.
+    pub ejection_milliseconds: u32,
+    /// Milliseconds that it is out at most.
+    pub max_ejection_milliseconds: u32,
+    /// Of a node's pods at most this share is out, but one may always be.
+    pub max_ejected_percent: u32,
 }
 
 /// Which failed calls are repeated.
@@ -315,6 +338,12 @@ impl Document for CompiledRoute {
             return Err(invalid(
                 "concurrency.perPod".to_owned(),
                 "must be at least 1, or no call would ever be served",
+            ));
+        }
+        if self.circuit_breaker.as_ref().is_some_and(|breaker| breaker.consecutive_failures == 0) {
+            return Err(invalid(
+                "circuitBreaker.consecutiveFailures".to_owned(),
+                "must be at least 1, or every pod would be left out before its first call",
             ));
         }
         let rules: Vec<_> = self.rules.iter().map(|compiled| &compiled.rule).collect();

@@ -58,6 +58,9 @@ pub struct MeshRouteSpec {
     /// How many calls the pods of this Service take at a time, and how the others wait. Absent: as many as come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<Concurrency>,
+    /// When a pod whose calls fail is left out for a while. Absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CircuitBreaker>,
     /// Which failed calls are repeated. Absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
@@ -169,6 +172,64 @@ fn queue_length() -> i32 {
 }
 fn queue_timeout() -> i32 {
     1000
+}
+
+/// When a pod of this Service is left out, for how long, and how it comes back: after that time one call tries it; when that one is served well the pod has its share again, else it is left out for
+/// twice as long. The proxy of the pod's node judges it by all of its calls, whichever route leads to the Service. While every pod is left out, calls go to them all the same.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.maxEjectionMilliseconds >= self.ejectionMilliseconds").message("maxEjectionMilliseconds must not be below ejectionMilliseconds")
+)]
+pub struct CircuitBreaker {
+    /// Statuses that are failures, whether the pod answers so or the mesh has to, as with 502 when the pod closes before it has answered. gRPC's statuses count as what they mean in HTTP:
+    /// UNAVAILABLE as 503, INTERNAL and UNKNOWN as 500, DEADLINE_EXCEEDED as 504.
+    #[serde(default = "failures")]
+    #[schemars(length(min = 1, max = 16), inner(range(min = 400, max = 599)))]
+    pub codes: Vec<i32>,
+    /// So many failures in a row put a pod out.
+    #[serde(default = "consecutive_failures")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub consecutive_failures: i32,
+    /// So many failures of a hundred calls put it out, too, however they lie. Absent: their share does not matter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub failure_percent: Option<i32>,
+    /// The share is looked at when a pod had so many calls within ten seconds.
+    #[serde(default = "minimum_calls")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub minimum_calls: i32,
+    /// Milliseconds that a pod is out for the first time.
+    #[serde(default = "ejection")]
+    #[schemars(range(min = 100, max = 3_600_000))]
+    pub ejection_milliseconds: i32,
+    /// Milliseconds that it is out at most, however often it has failed.
+    #[serde(default = "max_ejection")]
+    #[schemars(range(min = 100, max = 3_600_000))]
+    pub max_ejection_milliseconds: i32,
+    /// Of a node's pods of the Service at most this share is out, in percent, but one may always be.
+    #[serde(default = "max_ejected_percent")]
+    #[schemars(range(min = 1, max = 100))]
+    pub max_ejected_percent: i32,
+}
+
+fn failures() -> Vec<i32> {
+    vec![500, 502, 503, 504]
+}
+fn consecutive_failures() -> i32 {
+    5
+}
+fn minimum_calls() -> i32 {
+    20
+}
+fn ejection() -> i32 {
+    10_000
+}
+fn max_ejection() -> i32 {
+    300_000
+}
+fn max_ejected_percent() -> i32 {
+    50
 }
 
 /// Which failed calls are repeated. A call is repeated only while nothing of its response has been passed on, its request is still at hand (bodies up to 64 KiB), its

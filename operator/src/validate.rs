@@ -74,7 +74,7 @@ pub struct RouteVerdict {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// This.
-    Compiled(CompiledRoute),
+    Compiled(Box<CompiledRoute>),
     /// What they were told last, since the MeshRoute is wrong.
     Kept(Problem),
     /// Nothing.

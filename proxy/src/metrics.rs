@@ -154,6 +154,11 @@ fn calls(tallies: &[Arc<Tally>], out: &mut Out<'_>) -> fmt::Result {
         sum(|t| t.retries_denied.get()),
     )?;
     out.counter(
+        "ejections",
+        "Pods left out for a while because their calls failed",
+        sum(|t| t.ejections.get()),
+    )?;
+    out.counter(
         "stale_retries",
         "Calls placed again: an idle connection had died",
         sum(|t| t.stale_retries.get()),

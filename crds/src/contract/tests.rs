@@ -27,6 +27,7 @@ fn route() -> CompiledRoute {
         requeues: 1,
         affinity: None,
         concurrency: None,
+        circuit_breaker: None,
         retry: None,
         rules: Vec::new(),
     }
@@ -64,6 +65,15 @@ requestHeaderModifier: {set: [{name: x-tier, value: canary}]}
         retry: None,
     };
     route.rules = vec![compiled, answer];
+    route.circuit_breaker = Some(CompiledBreaker {
+        codes: vec![503],
+        consecutive_failures: 5,
+        failure_percent: 30,
+        minimum_calls: 20,
+        ejection_milliseconds: 10_000,
+        max_ejection_milliseconds: 60_000,
+        max_ejected_percent: 50,
+    });
     route.version = CompiledRoute::version_of(&route.ports, &route.rules);
     route
 }
@@ -115,6 +125,7 @@ fn golden_route() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a whole document")]
 fn golden_rules() {
     golden(
         &with_rules(),
@@ -136,6 +147,15 @@ fn golden_rules() {
             connectTimeoutMilliseconds: 1000
             requestTimeoutMilliseconds: 0
             requeues: 1
+            circuitBreaker:
+              codes:
+              - 503
+              consecutiveFailures: 5
+              failurePercent: 30
+              minimumCalls: 20
+              ejectionMilliseconds: 10000
+              maxEjectionMilliseconds: 60000
+              maxEjectedPercent: 50
             rules:
             - rule:
                 name: canary

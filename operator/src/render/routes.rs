@@ -16,7 +16,7 @@ pub(super) fn render(validated: &Validated, mesh: &AcceptedMesh, live: &parts::L
         }
         let data_key = names::data_key(&key.name);
         let text = match &verdict.outcome {
-            Outcome::Compiled(route) => Some(contract::write(route)),
+            Outcome::Compiled(route) => Some(contract::write(&**route)),
             Outcome::Kept(_) => live.route(&mesh.name, &key.namespace, &data_key).cloned(),
             Outcome::Nothing(_) => None,
         };

@@ -43,7 +43,7 @@ pub(super) fn status(context: &Context<'_>, key: &Key, route: &Route, now: &Time
 /// What proxies are told: the route as compiled now, or as it was when it was last valid.
 fn in_force(outcome: &Outcome, kept: Option<&str>) -> Option<CompiledRoute> {
     match outcome {
-        Outcome::Compiled(route) => Some(route.clone()),
+        Outcome::Compiled(route) => Some((**route).clone()),
         Outcome::Kept(_) => kept.and_then(|text| contract::read(text.as_bytes()).ok()).map(|r| r.document),
         Outcome::Nothing(_) => None,
     }

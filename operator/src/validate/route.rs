@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use vicino_crds::contract::{
-    self, CompiledBackend, CompiledConcurrency, CompiledPort, CompiledRetry, CompiledRoute, CompiledRule,
-    DOCUMENT_BYTES_MAX,
+    self, CompiledBackend, CompiledBreaker, CompiledConcurrency, CompiledPort, CompiledRetry, CompiledRoute,
+    CompiledRule, DOCUMENT_BYTES_MAX,
 };
 use vicino_crds::mesh::RouteDefaults;
-use vicino_crds::route::{Backend, Retry, Timeouts};
+use vicino_crds::route::{Backend, CircuitBreaker, Retry, Timeouts};
 use vicino_crds::{MeshRouteSpec, names};
 
 use super::{MeshVerdict, Outcome, Problem, RouteVerdict, list};
@@ -87,7 +87,7 @@ fn judge(world: &World, key: &Key, service: &Service, defaults: &RouteDefaults) 
         Ok((ports, rules)) => {
             let requeues = unsigned(spec.requeues.unwrap_or(defaults.requeues));
             let route = compile(key, service, (generation, spec), (times, requeues), (ports, rules));
-            too_large(&route).map_or(Outcome::Compiled(route), Outcome::Kept)
+            too_large(&route).map_or(Outcome::Compiled(Box::new(route)), Outcome::Kept)
         }
         Err(problem) => Outcome::Kept(problem),
     }
@@ -114,6 +114,18 @@ fn retry(spec: &Retry) -> CompiledRetry {
         backoff_milliseconds: unsigned(spec.backoff_milliseconds),
         budget_percent: unsigned(spec.budget_percent),
         min_per_second: unsigned(spec.min_per_second),
+    }
+}
+
+fn breaker(spec: &CircuitBreaker) -> CompiledBreaker {
+    CompiledBreaker {
+        codes: spec.codes.iter().filter_map(|code| u16::try_from(*code).ok()).collect(),
+        consecutive_failures: unsigned(spec.consecutive_failures),
+        failure_percent: spec.failure_percent.map_or(0, unsigned),
+        minimum_calls: unsigned(spec.minimum_calls),
+        ejection_milliseconds: unsigned(spec.ejection_milliseconds),
+        max_ejection_milliseconds: unsigned(spec.max_ejection_milliseconds),
+        max_ejected_percent: unsigned(spec.max_ejected_percent),
     }
 }
 
@@ -159,6 +171,7 @@ fn compile(
             queue_length: unsigned(concurrency.queue.length),
             queue_timeout_milliseconds: unsigned(concurrency.queue.timeout_milliseconds),
         }),
+        circuit_breaker: spec.circuit_breaker.as_ref().map(breaker),
         retry: spec.retry.as_ref().map(retry),
         rules,
     }

@@ -237,6 +237,14 @@ pub(crate) struct Exchange {
     pub(crate) queued: Option<Arc<Queue>>,
     /// Idle connections have proved dead: take a new one.
     pub(crate) is_fresh_only: bool,
+    /// What its pod has made of it, as an HTTP status; 0: nothing yet.
+    pub(crate) outcome: u16,
+    /// It tries whether a pod that was left out is well again.
+    pub(crate) is_probe: bool,
+    /// A node has no pod that is not left out.
+    pub(crate) has_met_ejected: bool,
+    /// A pod that is left out will do.
+    pub(crate) is_last_resort: bool,
     /// Why it was not served where it was placed last.
     pub(crate) failure: Reason,
     pub(crate) started: Time,
@@ -258,10 +266,9 @@ impl Exchange {
         self.tried_pods.contains(&pod.address)
     }
 
-    /// The pod that its key leads to among those that it has not tried; None without a key, too.
-    pub(crate) fn home(&self, pods: &[Arc<PodSlot>]) -> Option<usize> {
-        let places =
-            pods.iter().map(|pod| (!self.has_tried(pod)).then(|| (affinity::of_pod(pod.address), 1)));
+    /// The pod that its key leads to among those that may have it; None without a key, too.
+    pub(crate) fn home(&self, pods: &[Arc<PodSlot>], may_have: impl Fn(&PodSlot) -> bool) -> Option<usize> {
+        let places = pods.iter().map(|pod| may_have(pod).then(|| (affinity::of_pod(pod.address), 1)));
         affinity::pick(self.affinity?, places)
     }
 
@@ -360,6 +367,9 @@ impl Core {
 
     /// The call cannot be served: it is repeated when its route says so, else the caller is told, or cut off when a response has begun.
     pub(crate) fn fail(&mut self, id: ExchangeId, reason: Reason) {
+        if let Some(exchange) = self.exchanges.get_mut(id) {
+            exchange.note_failure(reason);
+        }
         if self.retry(id, reason.status()) {
             return;
         }
@@ -428,12 +438,16 @@ impl Core {
         let is_clean = exchange.request.is_sent && exchange.response.is_ended;
         let target = std::mem::replace(&mut exchange.target, Target::None);
         let counted = exchange.counted.take();
-        let choice = &exchange.plan.choices[exchange.choice];
+        let plan = Rc::clone(&exchange.plan);
+        let choice = &plan.choices[exchange.choice];
         let key = choice.key;
         if let Some(pod) = exchange.pod.take() {
             pod.release();
+            if choice.breaker.is_some() {
+                self.judge_pod(id, &pod);
+            }
             if let Some(limit) = &choice.limit {
-                limit.freed(&pod, &self.mailbox);
+                limit.freed(&pod, (&self.mailbox, self.now));
             }
         }
         if let Some(node) = counted {

@@ -11,6 +11,7 @@
 //! | [`rules`] | which rule of a route a request falls under, what it changes or answers |
 //! | [`affinity`] | which calls belong together, and which pod they lead to |
 //! | `balance` | which backend, which node, which pod |
+//! | [`breaker`] | pods that fail again and again, left out for a while |
 //! | [`queue`] | calls that wait for a pod with a limit |
 //! | [`retry`] | which calls are repeated, and the budget for that |
 //! | [`reply`] | our own answers: one table of reasons and statuses |
@@ -22,6 +23,7 @@
 
 pub mod affinity;
 mod balance;
+pub mod breaker;
 pub mod config;
 mod connection;
 mod connections;

@@ -10,6 +10,7 @@ use vicino_wire::hop::Destination;
 
 use crate::affinity::{self, Affinity};
 use crate::balance::pick_weighted;
+use crate::breaker::Breaker;
 use crate::deadline::Time;
 use crate::hash::{self, FastMap};
 use crate::hop::node::{NodeIndex, Nodes};
@@ -58,6 +59,8 @@ pub(crate) struct Choice {
     pub(crate) pods: Vec<Arc<PodSlot>>,
     /// How many calls each of them takes.
     pub(crate) limit: Option<Limit>,
+    /// When each of them is left out.
+    pub(crate) breaker: Option<Breaker>,
 }
 
 impl Choice {
@@ -279,5 +282,6 @@ fn choice(snapshot: &Snapshot, backend: &Backend, nodes: &mut Nodes) -> Choice {
         cumulative,
         pods: endpoints.local.clone(),
         limit: limit(snapshot, service, endpoints),
+        breaker: route.and_then(|route| route.breaker.clone()),
     }
 }

@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
 
+use crate::breaker::Standing;
 use crate::core::Core;
-use crate::exchange::ExchangeId;
+use crate::deadline::Time;
+use crate::exchange::{Exchange, ExchangeId};
 use crate::reply::Reason;
 use crate::snapshot::{Concurrency, PodSlot};
 
@@ -26,6 +28,8 @@ pub struct Queue {
 struct Waiter {
     mailbox: Arc<Mailbox>,
     exchange: ExchangeId,
+    /// A pod that is left out will do.
+    is_last_resort: bool,
 }
 
 /// A slot that was taken for a call.
@@ -34,6 +38,7 @@ struct Grant {
     exchange: ExchangeId,
     slot: Arc<PodSlot>,
     limit: Limit,
+    is_probe: bool,
 }
 
 /// Where a worker finds the slots that others took for its calls.
@@ -93,21 +98,32 @@ impl Queue {
 
     /// Takes slots of `pods` for those in line, while there are both. Whoever frees a slot calls this after it, and whoever lines up
     /// after that: whichever is later sees what the other did.
-    fn serve(self: &Arc<Self>, pods: &[Arc<PodSlot>], concurrency: Concurrency, own: &Arc<Mailbox>) {
+    fn serve(
+        self: &Arc<Self>,
+        pods: &[Arc<PodSlot>],
+        concurrency: Concurrency,
+        (own, now): (&Arc<Mailbox>, Time),
+    ) {
         if self.waiting() == 0 {
             return;
         }
         let mut line = self.line();
         while !line.is_empty() {
-            let free = pods.iter().filter(|pod| pod.in_flight() < concurrency.per_pod);
+            let is_any = line.front().is_some_and(|first| first.is_last_resort);
+            let is_free = |pod: &&Arc<PodSlot>| {
+                let is_in = is_any || pod.health.standing(now) != Standing::Out;
+                is_in && pod.in_flight() < concurrency.per_pod
+            };
+            let free = pods.iter().filter(is_free);
             let Some(slot) = free.min_by_key(|pod| pod.in_flight()) else { return };
             if !slot.acquire_below(concurrency.per_pod) {
                 continue;
             }
-            let Some(Waiter { mailbox, exchange }) = line.pop_front() else { return slot.release() };
+            let Some(Waiter { mailbox, exchange, .. }) = line.pop_front() else { return slot.release() };
             self.waiting.fetch_sub(1, Ordering::SeqCst);
             let limit = Limit { concurrency, queue: Arc::clone(self) };
-            mailbox.post(Grant { exchange, slot: Arc::clone(slot), limit }, own);
+            let is_probe = slot.health.standing(now) == Standing::Probe && slot.health.begin_probe();
+            mailbox.post(Grant { exchange, slot: Arc::clone(slot), limit, is_probe }, own);
         }
     }
 }
@@ -137,8 +153,8 @@ impl Mailbox {
 
 impl Limit {
     /// A slot was given back: the first in line gets it.
-    pub(crate) fn freed(&self, slot: &Arc<PodSlot>, own: &Arc<Mailbox>) {
-        self.queue.serve(std::slice::from_ref(slot), self.concurrency, own);
+    pub(crate) fn freed(&self, slot: &Arc<PodSlot>, turn: (&Arc<Mailbox>, Time)) {
+        self.queue.serve(std::slice::from_ref(slot), self.concurrency, turn);
     }
 }
 
@@ -161,21 +177,23 @@ impl Core {
     }
 
     /// Slots were taken for calls that wait here.
-    pub fn granted(&mut self, now: crate::deadline::Time) {
+    pub fn granted(&mut self, now: Time) {
         self.now = now;
         self.settle();
     }
 
     /// Gives calls what was taken for them.
     pub(crate) fn read_mail(&mut self) {
-        for Grant { exchange: id, slot, limit } in self.mailbox.take() {
+        for Grant { exchange: id, slot, limit, is_probe } in self.mailbox.take() {
             let Some(exchange) = self.exchanges.get_mut(id).filter(|exchange| exchange.queued.is_some())
             else {
                 slot.release();
-                limit.freed(&slot, &self.mailbox);
+                slot.health.end_probe(is_probe);
+                limit.freed(&slot, (&self.mailbox, self.now));
                 continue;
             };
             exchange.queued = None;
+            exchange.is_probe = is_probe;
             self.tally.queued.sub(1);
             self.set_attempt_due(id);
             self.deliver(id, &slot, None);
@@ -189,11 +207,28 @@ impl Core {
         choice: usize,
         (limit, pods): (&Limit, &[Arc<PodSlot>]),
     ) -> Found {
-        let Some(exchange) = self.exchanges.get(id) else { return Found::Waits };
+        let now = self.now;
+        let Some(exchange) = self.exchanges.get_mut(id) else { return Found::Waits };
         let Limit { concurrency, queue } = limit;
+        let standing = |exchange: &Exchange, pod: &PodSlot| exchange.standing(pod, choice, now);
+        let has_any = pods.iter().any(|pod| standing(exchange, pod) != Standing::Out);
+        if !has_any && pods.iter().any(|pod| !exchange.has_tried(pod)) {
+            exchange.meet_ejected();
+            return Found::Nothing(Reason::PodsEjected);
+        }
+        if queue.waiting() == 0 {
+            let probes = pods.iter().filter(|pod| standing(exchange, pod) == Standing::Probe);
+            for pod in probes.filter(|pod| pod.health.begin_probe()) {
+                if pod.acquire_below(concurrency.per_pod) {
+                    exchange.is_probe = true;
+                    return Found::Slot(Arc::clone(pod));
+                }
+                pod.health.end_probe(true);
+            }
+        }
         // Calls that belong together stay together as long as their pod has room.
         if queue.waiting() == 0
-            && let Some(home) = exchange.home(pods)
+            && let Some(home) = exchange.home(pods, |pod| standing(exchange, pod) == Standing::In)
             && pods[home].acquire_below(concurrency.per_pod)
         {
             return Found::Slot(Arc::clone(&pods[home]));
@@ -201,8 +236,8 @@ impl Core {
         let mut races = 0;
         while queue.waiting() == 0 && races < RACES_MAX {
             let loads = pods.iter().map(|pod| {
-                let is_tried = exchange.has_tried(pod);
-                Some(pod.in_flight()).filter(|load| !is_tried && *load < concurrency.per_pod)
+                let is_in = standing(exchange, pod) == Standing::In;
+                Some(pod.in_flight()).filter(|load| is_in && *load < concurrency.per_pod)
             });
             let Some(picked) = crate::balance::pick_pod(loads, &mut self.random) else { break };
             if pods[picked].acquire_below(concurrency.per_pod) {
@@ -216,7 +251,8 @@ impl Core {
             return Found::Nothing(if pods.is_empty() { Reason::NoEndpoint } else { exchange.failure });
         }
         let length_max = concurrency.queue_length;
-        let waiter = Waiter { mailbox: Arc::clone(&self.mailbox), exchange: id };
+        let is_last_resort = exchange.is_last_resort;
+        let waiter = Waiter { mailbox: Arc::clone(&self.mailbox), exchange: id, is_last_resort };
         exchange.choice = choice;
         exchange.queued = Some(Arc::clone(queue));
         let due =
@@ -227,7 +263,7 @@ impl Core {
         }
         self.tally.queued.add(1);
         self.exchanges.set_due(id, due);
-        queue.serve(pods, *concurrency, &self.mailbox);
+        queue.serve(pods, *concurrency, (&self.mailbox, now));
         Found::Waits
     }
 
@@ -259,7 +295,7 @@ impl Core {
                     let service = self.snapshot.service(namespace, name);
                     let unlimited = Concurrency { per_pod: u32::MAX, ..Concurrency::default() };
                     let concurrency = service.and_then(|service| service.concurrency).unwrap_or(unlimited);
-                    port.queue.serve(&port.local, concurrency, &self.mailbox);
+                    port.queue.serve(&port.local, concurrency, (&self.mailbox, self.now));
                 }
             }
         }

@@ -70,6 +70,8 @@ reasons! {
     FaultInjected = 503 "fault-injected" "the route injects this fault",
     /// No usable endpoint.
     NoEndpoint = 503 "no-endpoint" "the Service has no ready endpoint",
+    /// All pods have failed too often; said between proxies only, since then one of them has to do.
+    PodsEjected = 503 "pods-ejected" "every pod has failed too often and is left out for now",
     /// No endpoint took a connection.
     ConnectFailed = 503 "connect-failed" "no endpoint of the Service took a connection",
     /// All pods are at their limit, and so is the line of those who wait.
@@ -96,6 +98,7 @@ impl Reason {
         match reset {
             Reset::Unprocessed | Reset::ConnectFailed => Reason::ConnectFailed,
             Reset::NoEndpoint => Reason::NoEndpoint,
+            Reset::Ejected => Reason::PodsEjected,
             Reset::UpstreamClosed => Reason::UpstreamClosed,
             Reset::BadResponse => Reason::BadResponse,
             Reset::Timeout | Reset::DeadlineExpired => Reason::Timeout,
@@ -111,6 +114,7 @@ impl Reason {
     pub fn to_reset(self) -> Reset {
         match self {
             Reason::NoEndpoint | Reason::NoSuchService | Reason::NoSuchPort => Reset::NoEndpoint,
+            Reason::PodsEjected => Reset::Ejected,
             Reason::ConnectFailed => Reset::ConnectFailed,
             Reason::UpstreamClosed => Reset::UpstreamClosed,
             Reason::BadResponse => Reset::BadResponse,

@@ -18,7 +18,7 @@ pub(crate) use self::caller::ClientSim;
 pub(crate) use self::cluster::{SnapshotSpec, caller_ip, node_ip, pod_address};
 pub(crate) use self::mux::{Mux, Said, fields};
 use self::pipe::Pipe;
-pub(crate) use self::pod::{PodConn, Seen};
+pub(crate) use self::pod::{ILL_CALLS, PodConn, Seen};
 use crate::CoreConfig;
 use crate::core::{Command, ConnId, Core, Event, Role};
 use crate::deadline::Time;
@@ -141,6 +141,7 @@ impl World {
                 retry: None,
                 concurrency: None,
                 affinity: None,
+                breaker: None,
             },
             slots: BTreeMap::new(),
             queues: BTreeMap::new(),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::affinity::Affinity;
+use crate::breaker::{Breaker, Health};
 use crate::queue::Queue;
 use crate::retry::Retry;
 use crate::rules::Rules;
@@ -63,6 +64,8 @@ pub struct Service {
     pub affinity: Option<Affinity>,
     /// How many calls its pods take at a time; None: as many as come.
     pub concurrency: Option<Concurrency>,
+    /// When its pods are left out; None: never.
+    pub breaker: Option<Breaker>,
     /// What some of the calls get instead.
     pub rules: Rules,
 }
@@ -162,12 +165,14 @@ pub struct PodSlot {
     pub uid: Arc<str>,
     /// Calls that this proxy, all workers together, has open to it.
     in_flight: AtomicU32,
+    /// How its calls went.
+    pub(crate) health: Health,
 }
 
 impl PodSlot {
     /// A slot with nothing in flight.
     pub fn new(address: SocketAddr, uid: Arc<str>) -> Self {
-        Self { address, uid, in_flight: AtomicU32::new(0) }
+        Self { address, uid, in_flight: AtomicU32::new(0), health: Health::default() }
     }
 
     /// Calls in flight now.

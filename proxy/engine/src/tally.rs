@@ -149,6 +149,8 @@ pub struct Tally {
     pub retries: Counter,
     /// Calls that would have been repeated, had the budget not been spent.
     pub retries_denied: Counter,
+    /// Pods that were left out because their calls failed.
+    pub ejections: Counter,
     /// Calls that wait for a pod with a limit.
     pub queued: Counter,
     /// Callers whose request waits for their being known.

@@ -56,6 +56,7 @@ fn service(service: &Service) -> Value {
         "connectTimeoutMilliseconds": service.connect_timeout_ns / 1_000_000,
         "requestTimeoutMilliseconds": service.request_timeout_ns / 1_000_000,
         "requeues": service.requeues,
+        "leavesOutAfter": service.breaker.as_ref().map(|breaker| breaker.consecutive_failures),
         "perPod": service.concurrency.map(|concurrency| concurrency.per_pod),
     })
 }

@@ -55,6 +55,9 @@ fn line(news: &News) {
         News::Engine(Event::DialFailed { address, kind }) => {
             tracing::warn!(%address, error = %kind, "connection not taken");
         }
+        News::Engine(Event::Ejected { address, time }) => {
+            tracing::warn!(%address, seconds = time.as_secs_f64(), "pod left out: its calls fail");
+        }
         News::Engine(Event::Refused { peer, status, reason }) => {
             tracing::info!(%peer, status, reason, "request answered by the proxy itself");
         }

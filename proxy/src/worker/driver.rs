@@ -4,8 +4,8 @@ use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -23,6 +23,9 @@ use super::post::Desk;
 use super::ready::{ReadyList, Token};
 use super::socket::Stream;
 use super::table::{Entry, Table};
+
+/// When the engine's time begins, for all workers alike: what they share of pods is told in it.
+static START: OnceLock<Instant> = OnceLock::new();
 
 /// One buffer for all reads of a worker, in bytes.
 const SCRATCH_BYTES: usize = 64 * 1024;
@@ -135,7 +138,7 @@ impl Driver {
             bell,
             ready,
             news,
-            start: now,
+            start: *START.get_or_init(|| now),
             now,
             timer: Box::pin(tokio::time::sleep_until(now)),
             draining: false,

@@ -57,6 +57,7 @@ fn exchange(buffers: &mut Buffers) {
         kind: Kind::Http,
         deadline_ms: 0,
         hops: 1,
+        is_last_resort: false,
         caller: Some([10, 0, 0, 1].into()),
         head: read.head,
         framing: read.framing,

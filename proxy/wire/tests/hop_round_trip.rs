@@ -53,7 +53,7 @@ proptest! {
             method: &method, authority: &authority, path: &path, version: Version::Http11, accepts_trailers, headers: Headers::from(&list[..]),
         };
         let to = Destination { namespace: &names[0], service: &names[1], port, port_name: &names[2], pod };
-        let request = RequestFrame { to, kind: Kind::Http, deadline_ms, hops, caller, head, framing };
+        let request = RequestFrame { to, kind: Kind::Http, deadline_ms, hops, is_last_resort: deadline_ms % 2 == 1, caller, head, framing };
         let mut wire = Vec::new();
         hop::encode_request(&mut wire, stream, &request, &extra).unwrap();
 
@@ -147,7 +147,7 @@ proptest! {
             method: "POST", authority: "web.demo:8080", path: "/p?q", version: Version::Http11, accepts_trailers: false, headers: Headers::from(&list[..]),
         };
         let to = Destination { namespace: "demo", service: "web", port: 80, port_name: "http", pod: None };
-        let request = RequestFrame { to, kind: Kind::Http, deadline_ms: 7, hops: 1, caller: None, head, framing: Framing::Length(5) };
+        let request = RequestFrame { to, kind: Kind::Http, deadline_ms: 7, hops: 1, is_last_resort: false, caller: None, head, framing: Framing::Length(5) };
         let mut wire = Vec::new();
         hop::encode_request(&mut wire, 1, &request, &[]).unwrap();
         for (at, byte) in changes {
@@ -202,6 +202,7 @@ fn an_opaque_stream_carries_a_destination_and_no_head() {
         kind: Kind::Opaque,
         deadline_ms: hop::DEADLINE_MS_NONE,
         hops: 1,
+        is_last_resort: false,
         caller: None,
         head: RequestHead::opaque(),
         framing: Framing::UntilClose,

@@ -42,7 +42,7 @@ fn encoded(request: &RequestFrame<'_>) -> Vec<u8> {
 fn request(head: RequestHead<'_>) -> RequestFrame<'_> {
     let to = Destination { namespace: "demo", service: "web", port: 80, port_name: "http", pod: None };
     let (kind, framing) = (Kind::Http, Framing::None);
-    RequestFrame { to, kind, deadline_ms: 0, hops: 1, caller: None, head, framing }
+    RequestFrame { to, kind, deadline_ms: 0, hops: 1, is_last_resort: false, caller: None, head, framing }
 }
 
 fn head() -> RequestHead<'static> {
@@ -253,14 +253,18 @@ fn a_request_goes_out_again_with_another_stream_and_deadline() {
     let list = [Header { name: b"a", value: b"b" }];
     let call = request(RequestHead { headers: Headers::from(&list[..]), ..head() });
     let first = encoded(&RequestFrame { deadline_ms: 900, ..call });
-    let mut out = b"before".to_vec();
-    hop::encode_request_again(&mut out, &first, 7, 400);
-    let expected =
-        Frame::Request { stream: 7, end: true, request: RequestFrame { deadline_ms: 400, ..call } };
-    assert_eq!(decode(&out[6..]), Ok(Some((expected, first.len()))));
+    let mut first = first;
+    for is_last_resort in [true, false] {
+        let mut out = b"before".to_vec();
+        hop::encode_request_again(&mut out, &first, 7, (400, is_last_resort));
+        let again = RequestFrame { deadline_ms: 400, is_last_resort, ..call };
+        let expected = Frame::Request { stream: 7, end: true, request: again };
+        assert_eq!(decode(&out[6..]), Ok(Some((expected, first.len()))));
+        first = out.split_off(6);
+    }
     for other in [&first[..14], &frame(0x04, 0, 1, b"no request, but long enough to be one")] {
         let mut out = Vec::new();
-        hop::encode_request_again(&mut out, other, 7, 400);
+        hop::encode_request_again(&mut out, other, 7, (400, false));
         assert_eq!(out, b"");
     }
 }

@@ -81,7 +81,16 @@ fn frame(fields: &[Header<'_>], framing: Framing) -> Vec<u8> {
         accepts_trailers: false,
         headers: Headers::from(fields),
     };
-    let request = RequestFrame { to, kind: Kind::Http, deadline_ms: 0, hops: 1, caller: None, head, framing };
+    let request = RequestFrame {
+        to,
+        kind: Kind::Http,
+        deadline_ms: 0,
+        hops: 1,
+        is_last_resort: false,
+        caller: None,
+        head,
+        framing,
+    };
     let mut out = Vec::new();
     hop::encode_request(&mut out, 1, &request, &[]).unwrap();
     out

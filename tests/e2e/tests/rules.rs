@@ -7,7 +7,7 @@ use serde_json::Value;
 use vicino_e2e::caller::Caller;
 use vicino_e2e::mesh::{programmed, route_says};
 use vicino_e2e::scenario;
-use vicino_e2e::workload::{App, Space};
+use vicino_e2e::workload::{App, EFFECT_MAX, Space, grpc, list};
 
 /// In a split by weight each share of this many calls is as good as certain to be near its weight.
 const SPLIT_CALLS: usize = 400;
@@ -209,6 +209,60 @@ spec: {affinity: {type: QueryParam, name: user}}
         ensure!(pods.len() > 1, "20 users are at more than one pod: {pods:?}");
         space.leave().await
     });
+}
+
+/// Half of the pods speak gRPC where HTTP/1.1 is asked for, and fail at every call: with a circuit breaker they are left out.
+#[test]
+fn pods_that_fail_are_left_out() {
+    const MIXED: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: mixed}
+spec:
+  selector: {mixed: 'yes'}
+  ports: [{name: http, port: 80, targetPort: 8080}]
+";
+    const BREAKER: &str = "
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {name: mixed}
+spec: {circuitBreaker: {consecutiveFailures: 3, ejectionMilliseconds: 600000, maxEjectionMilliseconds: 600000}}
+";
+    scenario("breaker", async |fixture| {
+        let nodes = fixture.nodes();
+        let (here, there) = (&nodes[0], &nodes[1]);
+        let space = Space::new(fixture, "breaker", &[App::new("well", 1).on(there)]).await?;
+        space.apply(&list(&grpc("ill", there))).await?;
+        space.pods_ready("ill", 1).await?;
+        space.kubectl(&["label", "pod", "--selector", "app in (well, ill)", "mixed=yes"]).await?;
+        space.apply(MIXED).await?;
+        programmed(fixture, &space.name, "mixed").await?;
+        let caller = space.caller(here);
+        let what = "calls to both pods of mixed";
+        let mut failed = 0;
+        fixture
+            .until(what, EFFECT_MAX, async || {
+                failed = failures(caller, 20).await?;
+                Ok((1..20).contains(&failed))
+            })
+            .await?;
+        space.apply(BREAKER).await?;
+        programmed(fixture, &space.name, "mixed").await?;
+        let first = failures(caller, 40).await?;
+        ensure!(first <= 3, "before, {failed} of 20 calls failed; of the first 40 with a breaker {first}");
+        let then = failures(caller, 40).await?;
+        ensure!(then == 0, "the ill pod is left out, and yet {then} of 40 calls failed");
+        space.leave().await
+    });
+}
+
+/// How many of `count` calls to `mixed` failed.
+async fn failures(caller: &Caller, count: usize) -> Result<usize> {
+    let mut failed = 0;
+    for _ in 0..count {
+        failed += usize::from(caller.get("http://mixed/headers").await?.status() != 200);
+    }
+    Ok(failed)
 }
 
 async fn limit(space: &Space<'_>, name: &str, length: u32) -> Result<()> {

@@ -111,6 +111,9 @@ pub(super) struct Target {
     /// Calls that each of its pods takes at a time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) per_pod: Option<u32>,
+    /// Failures in a row after which a pod is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) left_out_after: Option<u32>,
     /// Nodes with ready pods, and how many.
     pub(super) nodes: Vec<(String, u32)>,
 }
@@ -310,6 +313,10 @@ fn targets(snapshot: &Snapshot, backends: &[Backend]) -> Vec<Target> {
                 .service(&service.namespace, &service.name)
                 .and_then(|service| service.concurrency)
                 .map(|concurrency| concurrency.per_pod),
+            left_out_after: snapshot
+                .service(&service.namespace, &service.name)
+                .and_then(|service| service.breaker.as_ref())
+                .map(|breaker| breaker.consecutive_failures),
             nodes: nodes.iter().map(|node| (node.node.to_string(), node.pods)).collect(),
         }
     };

@@ -108,5 +108,7 @@ fn target(target: &Target) -> String {
     };
     let local = if target.node_local { ", those of the caller's node only" } else { "" };
     let limit = target.per_pod.map(|limit| format!(", {limit} calls at a time each")).unwrap_or_default();
-    format!("{share:>7}  {service}:{port}, {where_}{limit}{local}")
+    let breaker =
+        target.left_out_after.map(|count| format!(", left out after {count} failures")).unwrap_or_default();
+    format!("{share:>7}  {service}:{port}, {where_}{limit}{breaker}{local}")
 }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A connection of one core. Never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -68,6 +69,13 @@ pub enum Event {
         address: SocketAddr,
         /// What the system said, or `TimedOut`.
         kind: std::io::ErrorKind,
+    },
+    /// A pod has failed too often and is left out for a while.
+    Ejected {
+        /// Its address.
+        address: SocketAddr,
+        /// For how long.
+        time: Duration,
     },
     /// A request got an answer of our own.
     Refused {

@@ -189,6 +189,7 @@ impl Core {
             kind: Kind::Http,
             deadline_ms: DEADLINE_MS_NONE,
             hops: way.hops + 1,
+            is_last_resort: false,
             caller: Some(peer),
             head,
             framing: if ask.upgrade.is_some() { Framing::UntilClose } else { ask.framing },
@@ -257,6 +258,10 @@ impl Core {
             affinity: None,
             wait: None,
             queued: None,
+            outcome: 0,
+            is_probe: false,
+            has_met_ejected: false,
+            is_last_resort: frame.is_last_resort,
             failure: Reason::NoEndpoint,
             started: self.now,
         }

@@ -106,6 +106,7 @@ impl Core {
             kind: Kind::Opaque,
             deadline_ms: DEADLINE_MS_NONE,
             hops: 1,
+            is_last_resort: false,
             caller: Some(peer),
             head,
             framing: Framing::UntilClose,

@@ -15,6 +15,7 @@ use vicino_wire::http1::write_request_head;
 use super::{Exchange, ExchangeId, Method, RequestSide, Target};
 use crate::affinity;
 use crate::balance::{Candidate, draw_node, pick_node, pick_pod, pick_weighted};
+use crate::breaker::Standing;
 use crate::core::{ConnId, Core};
 use crate::deadline::Time;
 use crate::hash::FastMap;
@@ -102,7 +103,7 @@ impl Core {
             let place = if exchange.origin.is_caller() {
                 let failure = exchange.failure;
                 let place = self.choose(id, &plan);
-                if place.is_none() && self.may_try_again(id) {
+                if place.is_none() && (self.may_try_again(id) || self.may_resort(id)) {
                     continue;
                 }
                 let Some(place) = place else { return self.fail(id, failure) };
@@ -223,7 +224,8 @@ impl Core {
         request.begin_attempt(window);
         request.is_sent = request.framing.is_empty();
         if let Some(out) = self.net.out(hop) {
-            encode_request_again(out, &request.kept[..request.body_at], stream, deadline_ms);
+            let again = (deadline_ms, exchange.is_last_resort);
+            encode_request_again(out, &exchange.request.kept[..exchange.request.body_at], stream, again);
         }
         self.flush_request(id);
     }
@@ -245,11 +247,22 @@ impl Core {
                 }
             };
         }
-        let Some(exchange) = self.exchanges.get(id) else { return true };
+        let now = self.now;
+        let Some(exchange) = self.exchanges.get_mut(id) else { return true };
         let pods = &plan.choices[choice].pods;
-        let loads = pods.iter().map(|pod| (!exchange.has_tried(pod)).then(|| pod.in_flight()));
-        let picked = exchange.home(pods).or_else(|| pick_pod(loads, &mut self.random));
-        let Some(picked) = picked else { return false };
+        let standing = |pod: &PodSlot| exchange.standing(pod, choice, now);
+        let is_in = |pod: &PodSlot| standing(pod) == Standing::In;
+        let loads = pods.iter().map(|pod| is_in(pod).then(|| pod.in_flight()));
+        let probed = pods.iter().position(|pod| standing(pod) == Standing::Probe && pod.health.begin_probe());
+        let picked =
+            probed.or_else(|| exchange.home(pods, is_in)).or_else(|| pick_pod(loads, &mut self.random));
+        let Some(picked) = picked else {
+            if pods.iter().any(|pod| !exchange.has_tried(pod)) {
+                exchange.meet_ejected();
+            }
+            return false;
+        };
+        exchange.is_probe = probed.is_some();
         let slot = Arc::clone(&pods[picked]);
         slot.acquire();
         self.choose_pod(id, choice, &slot, fresh);
@@ -349,7 +362,10 @@ impl Core {
         exchange.failure = reason;
         // A node without endpoints is news that has come there before it came here: to ask the others costs nothing, and
         // each is asked once. Else a Service that is scaled down would fail calls while its last pods are ready.
-        let is_news = reason == Reason::NoEndpoint && is_excluded && exchange.pod.is_none();
+        let is_known_there = matches!(reason, Reason::NoEndpoint | Reason::PodsEjected);
+        exchange.has_met_ejected |= reason == Reason::PodsEjected;
+        exchange.note_failure(reason);
+        let is_news = is_known_there && is_excluded && exchange.pod.is_none();
         if !exchange.is_replayable() || (exchange.requeues_left == 0 && !is_news) {
             return self.fail(id, reason);
         }

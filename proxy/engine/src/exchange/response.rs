@@ -51,6 +51,7 @@ impl Core {
             }
         }
         if is_final {
+            exchange.note_status(head.status, head.headers);
             if self.retry(id, head.status) {
                 return;
             }
@@ -255,6 +256,7 @@ impl Core {
         if std::mem::replace(&mut exchange.response.is_ended, true) {
             return;
         }
+        exchange.note_status(exchange.outcome, trailers);
         if exchange.response.backlog.is_empty() {
             return self.send_response_end(id, trailers);
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::{L2_PORT, Listener, World};
 use crate::affinity::Affinity;
+use crate::breaker::Breaker;
 use crate::retry::Retry;
 use crate::rules::Rules;
 use crate::snapshot::{
@@ -45,6 +46,7 @@ pub(crate) struct SnapshotSpec {
     pub(crate) requeues: u32,
     pub(crate) retry: Option<Retry>,
     pub(crate) concurrency: Option<Concurrency>,
+    pub(crate) breaker: Option<Breaker>,
     pub(crate) affinity: Option<Affinity>,
 }
 
@@ -93,6 +95,7 @@ fn services(spec: &SnapshotSpec) -> HashMap<Arc<str>, Arc<Service>> {
             retry: spec.retry.clone(),
             concurrency: spec.concurrency,
             affinity: spec.affinity.clone(),
+            breaker: spec.breaker.clone(),
             connect_timeout_ns: spec.connect_timeout.as_nanos() as u64,
             request_timeout_ns: spec.request_timeout.as_nanos() as u64,
             requeues: spec.requeues,

@@ -10,6 +10,9 @@ use super::mux::{Mux, Said, pairs};
 
 use crate::deadline::Time;
 
+/// So many calls on one connection a pod that is ill at first gets wrong.
+pub(crate) const ILL_CALLS: usize = 8;
+
 /// A request that a pod got.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
@@ -219,6 +222,8 @@ impl PodConn {
         match () {
             () if ip.ends_with(".55") => Some(ill.to_vec()),
             () if ip.ends_with(".56") => Some(Vec::new()),
+            // Ill at first, then well.
+            () if ip.ends_with(".58") && self.served <= ILL_CALLS => Some(ill.to_vec()),
             () => None,
         }
     }

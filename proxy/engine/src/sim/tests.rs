@@ -1,6 +1,7 @@
 //! What the data path promises, on whole simulated clusters.
 
 mod affinity;
+mod breakers;
 mod deadlines;
 mod drain;
 mod faults;

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use vicino_crds::contract::{
-    CompiledBackend, CompiledNode, CompiledPort, CompiledProtocol, CompiledRetry, CompiledRoute, CompiledRule,
+    CompiledBackend, CompiledBreaker, CompiledNode, CompiledPort, CompiledProtocol, CompiledRetry,
+    CompiledRoute, CompiledRule,
 };
 use vicino_crds::route::{Affinity as CrdAffinity, AffinityType};
 use vicino_crds::rule::{
@@ -12,6 +13,7 @@ use vicino_crds::rule::{
     RequestRedirect, RouteMatch, Scheme, ValueMatchType, matcher,
 };
 use vicino_engine::affinity::Affinity;
+use vicino_engine::breaker::Breaker;
 use vicino_engine::retry::Retry;
 use vicino_engine::rules::{
     Action, Fault, HeaderEdit, PathEdit, PathTest, Pattern, Redirect, Rule, Rules, Test, ValueTest,
@@ -40,6 +42,7 @@ pub(super) fn service(route: &CompiledRoute) -> Service {
             queue_length: concurrency.queue_length,
             queue_timeout_ns: nanoseconds(concurrency.queue_timeout_milliseconds),
         }),
+        breaker: route.circuit_breaker.as_ref().map(breaker),
         rules: Rules::new(route.rules.iter().map(rule).collect()),
         name,
     }
@@ -63,6 +66,18 @@ fn service_port(
         },
         backends: backends(&port.backends, owner),
         of_rules: route.rules.iter().map(of_rule).collect(),
+    }
+}
+
+fn breaker(compiled: &CompiledBreaker) -> Breaker {
+    Breaker {
+        codes: compiled.codes.clone(),
+        consecutive_failures: compiled.consecutive_failures,
+        failure_percent: compiled.failure_percent,
+        minimum_calls: compiled.minimum_calls,
+        ejection_ns: nanoseconds(compiled.ejection_milliseconds),
+        ejection_max_ns: nanoseconds(compiled.max_ejection_milliseconds),
+        ejected_percent: compiled.max_ejected_percent,
     }
 }
 

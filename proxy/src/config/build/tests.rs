@@ -45,6 +45,7 @@ fn route(service: &str, generation: i64) -> String {
     contract::write(&CompiledRoute {
         affinity: None,
         concurrency: None,
+        circuit_breaker: None,
         retry: None,
         rules: Vec::new(),
         version: 1,

@@ -151,7 +151,8 @@ fn request(stream: u32, end: bool, mut payload: Payload<'_>) -> Result<Frame<'_>
     if end != framing.is_empty() {
         return Err(HopError::BadEnd);
     }
-    let request = RequestFrame { to, kind, deadline_ms, hops, caller, head, framing };
+    let is_last_resort = flags & request_flag::LAST_RESORT != 0;
+    let request = RequestFrame { to, kind, deadline_ms, hops, is_last_resort, caller, head, framing };
     Ok(Frame::Request { stream, end, request })
 }
 

@@ -40,10 +40,11 @@ pub fn encode_request(
     if request.head.method == "CONNECT" {
         return Err(HopError::BadValue);
     }
-    let RequestFrame { to, kind, deadline_ms, hops, caller, head, framing } = request;
+    let RequestFrame { to, kind, deadline_ms, hops, is_last_resort, caller, head, framing } = request;
     let is_http = *kind == Kind::Http;
     frame(out, kind::REQUEST, stream, is_http && framing.is_empty(), |out| {
-        let flags = if head.accepts_trailers { request_flag::ACCEPTS_TRAILERS } else { 0 };
+        let trailers = if head.accepts_trailers { request_flag::ACCEPTS_TRAILERS } else { 0 };
+        let flags = trailers | if *is_last_resort { request_flag::LAST_RESORT } else { 0 };
         out.extend_from_slice(&[kind_tag(*kind), flags, *hops]);
         out.extend_from_slice(&deadline_ms.to_be_bytes());
         push_address(out, *caller);
@@ -52,9 +53,16 @@ pub fn encode_request(
     })
 }
 
-/// Appends a REQUEST that [`encode_request`] wrote (or that came as a frame) once more, for another stream and with the time that is left now.
+/// Appends a REQUEST that [`encode_request`] wrote (or that came as a frame) once more, for another stream, with the time that is left now, and as a last resort or not.
 /// Nothing when `frame` is no REQUEST.
-pub fn encode_request_again(out: &mut Vec<u8>, frame: &[u8], stream: u32, deadline_ms: u32) {
+pub fn encode_request_again(
+    out: &mut Vec<u8>,
+    frame: &[u8],
+    stream: u32,
+    (deadline_ms, is_last_resort): (u32, bool),
+) {
+    /// Behind the kind.
+    const FLAGS_AT: usize = FRAME_HEADER_BYTES + 1;
     /// Behind kind, flags and hops.
     const DEADLINE_AT: usize = FRAME_HEADER_BYTES + 3;
     if frame.len() < DEADLINE_AT + 4 || frame[2] != kind::REQUEST {
@@ -63,6 +71,8 @@ pub fn encode_request_again(out: &mut Vec<u8>, frame: &[u8], stream: u32, deadli
     let start = out.len();
     out.extend_from_slice(frame);
     out[start + 4..start + FRAME_HEADER_BYTES].copy_from_slice(&stream.to_be_bytes());
+    out[start + FLAGS_AT] &= !request_flag::LAST_RESORT;
+    out[start + FLAGS_AT] |= if is_last_resort { request_flag::LAST_RESORT } else { 0 };
     out[start + DEADLINE_AT..start + DEADLINE_AT + 4].copy_from_slice(&deadline_ms.to_be_bytes());
 }
 

@@ -63,6 +63,7 @@ pub(super) mod framing_tag {
 /// Flags of a REQUEST's payload.
 pub(super) mod request_flag {
     pub(in crate::hop) const ACCEPTS_TRAILERS: u8 = 1;
+    pub(in crate::hop) const LAST_RESORT: u8 = 2;
 }
 
 /// The number of a version of HTTP.
@@ -214,6 +215,8 @@ pub struct RequestFrame<'a> {
     pub deadline_ms: u32,
     /// How many hops the call has behind it; L1 writes 1 for a call from a pod that has none.
     pub hops: u8,
+    /// Every node has answered [`Reset::Ejected`]: an endpoint that is left out will do.
+    pub is_last_resort: bool,
     /// The calling pod's address as L1 saw it.
     pub caller: Option<IpAddr>,
     /// The request's head.

@@ -28,11 +28,13 @@ pub enum Reset {
     Overloaded = 11,
     /// None of the others.
     Internal = 12,
+    /// All endpoints here have failed too often and are left out for now.
+    Ejected = 13,
 }
 
 impl Reset {
     /// All of them, in order of their numbers.
-    pub const ALL: [Reset; 12] = [
+    pub const ALL: [Reset; 13] = [
         Reset::Unprocessed,
         Reset::NoEndpoint,
         Reset::ConnectFailed,
@@ -45,6 +47,7 @@ impl Reset {
         Reset::Protocol,
         Reset::Overloaded,
         Reset::Internal,
+        Reset::Ejected,
     ];
 
     /// The number on the wire.
@@ -72,6 +75,7 @@ impl Reset {
             Reset::Protocol => "protocol",
             Reset::Overloaded => "overloaded",
             Reset::Internal => "internal",
+            Reset::Ejected => "ejected",
         }
     }
 
@@ -82,7 +86,8 @@ impl Reset {
             | Reset::NoEndpoint
             | Reset::ConnectFailed
             | Reset::Draining
-            | Reset::Overloaded => true,
+            | Reset::Overloaded
+            | Reset::Ejected => true,
             Reset::UpstreamClosed
             | Reset::BadResponse
             | Reset::Timeout
@@ -101,7 +106,8 @@ impl Reset {
             | Reset::ConnectFailed
             | Reset::Cancelled
             | Reset::Draining
-            | Reset::Overloaded => 503,
+            | Reset::Overloaded
+            | Reset::Ejected => 503,
             Reset::UpstreamClosed | Reset::BadResponse | Reset::Protocol => 502,
             Reset::Timeout | Reset::DeadlineExpired => 504,
             Reset::Internal => 500,

@@ -26,7 +26,16 @@ fn request(stream: u32, service: &str, framing: Framing, deadline_ms: u32) -> Ve
         accepts_trailers: false,
         headers: Headers::from(&via[..]),
     };
-    let frame = RequestFrame { to, kind: Kind::Http, deadline_ms, hops: 1, caller: None, head, framing };
+    let frame = RequestFrame {
+        to,
+        kind: Kind::Http,
+        deadline_ms,
+        hops: 1,
+        is_last_resort: false,
+        caller: None,
+        head,
+        framing,
+    };
     let mut out = Vec::new();
     encode_request(&mut out, stream, &frame, &[]).unwrap();
     out

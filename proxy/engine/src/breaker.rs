@@ -1,0 +1,344 @@
+//! Pods that fail again and again are left out for a while (circuit breaking, also called outlier detection), judged on their own node, where all of their calls are
+//! known. While every pod of a Service is out, all of them are in.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use vicino_wire::head::Headers;
+
+use crate::core::{Core, Event};
+use crate::deadline::Time;
+use crate::exchange::{Exchange, ExchangeId};
+use crate::reply::Reason;
+use crate::snapshot::PodSlot;
+
+/// The share of failures is counted over this time.
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// When a pod is left out, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Breaker {
+    /// Statuses that are failures, whether the pod answers so or the proxy had to; gRPC's count as what they mean in HTTP.
+    pub codes: Vec<u16>,
+    /// So many failures in a row put a pod out.
+    pub consecutive_failures: u32,
+    /// So many failures of a hundred calls do, too; 0: their share does not matter.
+    pub failure_percent: u32,
+    /// The share of fewer calls than these in ten seconds says nothing.
+    pub minimum_calls: u32,
+    /// Nanoseconds that a pod is out for the first time; twice as long each time that it fails again at once …
+    pub ejection_ns: u64,
+    /// … and at most so long.
+    pub ejection_max_ns: u64,
+    /// Of a node's pods at most this share is out, but one may always be.
+    pub ejected_percent: u32,
+}
+
+/// What is known of a pod's failures, by all workers together.
+#[derive(Debug, Default)]
+pub struct Health {
+    /// Until when it is out, in the engine's time; 0: it is in.
+    out_until: AtomicU64,
+    /// One call tries whether it is well again.
+    is_probed: AtomicBool,
+    record: Mutex<Record>,
+}
+
+#[derive(Debug, Default)]
+struct Record {
+    failures: u32,
+    /// How often it was put out; forgotten one by one while it is well.
+    ejections: u32,
+    calm_from: Time,
+    window_from: Time,
+    calls: u32,
+    failed: u32,
+}
+
+/// Whether a pod may have a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    In,
+    /// It was out long enough: one call tries it.
+    Probe,
+    Out,
+}
+
+/// What became of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Good,
+    Failed,
+    /// Its caller gave up: that says nothing of the pod.
+    Unknown,
+}
+
+impl Health {
+    pub(crate) fn standing(&self, now: Time) -> Standing {
+        match self.out_until.load(Ordering::Relaxed) {
+            0 => Standing::In,
+            until if until > now.0 || self.is_probed.load(Ordering::Relaxed) => Standing::Out,
+            _ => Standing::Probe,
+        }
+    }
+
+    fn is_out(&self) -> bool {
+        self.out_until.load(Ordering::Relaxed) != 0
+    }
+
+    /// Takes the one call that tries whether it is well. False when another has.
+    pub(crate) fn begin_probe(&self) -> bool {
+        !self.is_probed.swap(true, Ordering::Relaxed)
+    }
+
+    /// The call that was to try it did not come about.
+    pub(crate) fn end_probe(&self, is_probe: bool) {
+        if is_probe {
+            self.is_probed.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes in what became of a call. For how long it puts the pod out, when it does.
+    fn note(
+        &self,
+        (outcome, is_probe): (Outcome, bool),
+        policy: &Breaker,
+        now: Time,
+        may_eject: impl Fn() -> bool,
+    ) -> Option<Duration> {
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_over = match outcome {
+            Outcome::Unknown => false,
+            Outcome::Good if is_probe => {
+                self.out_until.store(0, Ordering::Relaxed);
+                record.begin_again(policy, now);
+                false
+            }
+            Outcome::Failed if is_probe => true,
+            // Calls that began before it was put out say nothing new.
+            _ if self.is_out() => false,
+            outcome => record.count(outcome == Outcome::Failed, policy, now) && may_eject(),
+        };
+        let time = is_over.then(|| record.eject(policy));
+        if let Some(time) = time {
+            self.out_until.store((now + time).0, Ordering::Relaxed);
+        }
+        self.end_probe(is_probe);
+        time
+    }
+}
+
+impl Record {
+    fn begin_again(&mut self, policy: &Breaker, now: Time) {
+        *self = Record { ejections: self.ejections, ..Record::default() };
+        self.window_from = now;
+        self.calm_from = now + Duration::from_nanos(policy.ejection_ns);
+    }
+
+    /// Counts a call. Whether it is one failure too many.
+    fn count(&mut self, is_failed: bool, policy: &Breaker, now: Time) -> bool {
+        if now.since(self.window_from) > WINDOW {
+            (self.window_from, self.calls, self.failed) = (now, 0, 0);
+        }
+        self.calls += 1;
+        self.failed += u32::from(is_failed);
+        self.failures = if is_failed { self.failures + 1 } else { 0 };
+        if !is_failed && self.ejections > 0 && self.calm_from <= now {
+            self.ejections -= 1;
+            self.calm_from = now + Duration::from_nanos(policy.ejection_ns);
+        }
+        let share = u64::from(self.failed) * 100 >= u64::from(policy.failure_percent) * u64::from(self.calls);
+        let is_share = policy.failure_percent > 0 && self.calls >= policy.minimum_calls && share;
+        is_failed && (self.failures >= policy.consecutive_failures || is_share)
+    }
+
+    fn eject(&mut self, policy: &Breaker) -> Duration {
+        let times = 1_u64.checked_shl(self.ejections).unwrap_or(u64::MAX);
+        *self = Record { ejections: (self.ejections + 1).min(63), ..Record::default() };
+        Duration::from_nanos(policy.ejection_ns.saturating_mul(times).min(policy.ejection_max_ns))
+    }
+}
+
+impl Breaker {
+    fn outcome(&self, status: u16) -> Outcome {
+        match status {
+            0 => Outcome::Unknown,
+            status if self.codes.contains(&status) => Outcome::Failed,
+            _ => Outcome::Good,
+        }
+    }
+
+    /// Whether one more of these pods may be out.
+    fn may_eject(&self, pods: &[std::sync::Arc<PodSlot>]) -> bool {
+        let out = pods.iter().filter(|pod| pod.health.is_out()).count() as u64;
+        (out + 1) * 100 <= u64::from(self.ejected_percent) * pods.len() as u64 || out == 0
+    }
+}
+
+/// The HTTP status that a gRPC status means (<https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto>); None where it says nothing of the pod.
+fn of_grpc(headers: Headers<'_>) -> Option<u16> {
+    Some(match headers.get("grpc-status")? {
+        b"2" | b"13" | b"15" => 500,
+        b"4" => 504,
+        b"8" => 429,
+        b"12" => 501,
+        b"14" => 503,
+        _ => return None,
+    })
+}
+
+impl Exchange {
+    /// Notes what a final head, or trailers, say of the pod.
+    pub(crate) fn note_status(&mut self, status: u16, headers: Headers<'_>) {
+        if self.pod.is_some() && self.plan.choices[self.choice].breaker.is_some() {
+            self.outcome = of_grpc(headers).unwrap_or(status);
+        }
+    }
+
+    /// Notes that the pod, and nobody else, made the call fail.
+    pub(crate) fn note_failure(&mut self, reason: Reason) {
+        let is_pods = matches!(
+            reason,
+            Reason::ConnectFailed | Reason::UpstreamClosed | Reason::BadResponse | Reason::Timeout
+        );
+        if is_pods && self.pod.is_some() {
+            self.outcome = reason.status();
+        }
+    }
+
+    /// Here is no pod that is not left out.
+    pub(crate) fn meet_ejected(&mut self) {
+        self.has_met_ejected = true;
+        self.failure = Reason::PodsEjected;
+    }
+
+    /// Whether a pod may have this call.
+    pub(crate) fn standing(&self, pod: &PodSlot, choice: usize, now: Time) -> Standing {
+        let has_breaker = self.plan.choices[choice].breaker.is_some();
+        match () {
+            () if self.has_tried(pod) => Standing::Out,
+            () if has_breaker && !self.is_last_resort => pod.health.standing(now),
+            () => Standing::In,
+        }
+    }
+}
+
+impl Core {
+    /// A call leaves its pod.
+    pub(crate) fn judge_pod(&mut self, id: ExchangeId, pod: &PodSlot) {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        let (status, is_probe) =
+            (std::mem::take(&mut exchange.outcome), std::mem::take(&mut exchange.is_probe));
+        let choice = &exchange.plan.choices[exchange.choice];
+        let Some(breaker) = &choice.breaker else { return };
+        let outcome = (breaker.outcome(status), is_probe);
+        let out = pod.health.note(outcome, breaker, self.now, || breaker.may_eject(&choice.pods));
+        if let Some(time) = out {
+            self.tally.ejections.add(1);
+            self.event(Event::Ejected { address: pod.address, time });
+        }
+    }
+
+    /// Every node that was asked has put its pods out: then one of them has to do, once.
+    pub(crate) fn may_resort(&mut self, id: ExchangeId) -> bool {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return false };
+        if !exchange.has_met_ejected || exchange.is_last_resort {
+            return false;
+        }
+        exchange.is_last_resort = true;
+        exchange.tried_nodes.clear();
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> Breaker {
+        Breaker {
+            codes: vec![500, 503],
+            consecutive_failures: 3,
+            failure_percent: 0,
+            minimum_calls: 10,
+            ejection_ns: 1_000,
+            ejection_max_ns: 5_000,
+            ejected_percent: 50,
+        }
+    }
+
+    fn note(health: &Health, outcome: Outcome, is_probe: bool, now: u64) -> Option<u64> {
+        let time = health.note((outcome, is_probe), &policy(), Time(now), || true);
+        time.map(|time| u64::try_from(time.as_nanos()).unwrap())
+    }
+
+    #[test]
+    fn failures_in_a_row_put_it_out_and_one_success_between_them_does_not() {
+        let health = Health::default();
+        for outcome in [Outcome::Failed, Outcome::Failed, Outcome::Good, Outcome::Failed, Outcome::Failed] {
+            assert_eq!(note(&health, outcome, false, 1), None);
+        }
+        assert_eq!(health.standing(Time(1)), Standing::In);
+        assert_eq!(note(&health, Outcome::Failed, false, 1), Some(1_000));
+        assert_eq!(health.standing(Time(1_000)), Standing::Out);
+        assert_eq!(note(&health, Outcome::Failed, false, 2), None, "calls that began before say nothing new");
+        assert_eq!(health.standing(Time(1_001)), Standing::Probe);
+    }
+
+    #[test]
+    fn one_call_tries_it_and_decides() {
+        let health = Health::default();
+        for _ in 0..3 {
+            note(&health, Outcome::Failed, false, 0);
+        }
+        let mut out_until = 1_000;
+        // Twice as long each time, up to the longest.
+        for time in [2_000, 4_000, 5_000, 5_000] {
+            assert!(health.begin_probe());
+            assert!(!health.begin_probe() && health.standing(Time(out_until)) == Standing::Out);
+            assert_eq!(note(&health, Outcome::Failed, true, out_until), Some(time));
+            out_until += time;
+        }
+        assert!(health.begin_probe());
+        assert_eq!(note(&health, Outcome::Unknown, true, out_until), None);
+        assert_eq!(
+            health.standing(Time(out_until)),
+            Standing::Probe,
+            "a caller that gave up decides nothing"
+        );
+        assert!(health.begin_probe());
+        assert_eq!(note(&health, Outcome::Good, true, out_until), None);
+        assert_eq!(health.standing(Time(out_until)), Standing::In);
+        // It is remembered for a while that it was out.
+        for _ in 0..2 {
+            note(&health, Outcome::Failed, false, out_until);
+        }
+        assert_eq!(note(&health, Outcome::Failed, false, out_until), Some(5_000));
+    }
+
+    #[test]
+    fn a_share_of_failures_counts_when_there_are_enough_calls() {
+        let policy = Breaker { failure_percent: 40, consecutive_failures: 100, ..policy() };
+        let health = Health::default();
+        let mut out = None;
+        let mut calls = 0;
+        while out.is_none() && calls < 100 {
+            let outcome = if calls % 2 == 0 { Outcome::Failed } else { Outcome::Good };
+            out = health.note((outcome, false), &policy, Time(1), || true);
+            calls += 1;
+        }
+        assert_eq!(calls, 11, "ten are enough, and the tenth was good");
+    }
+
+    #[test]
+    fn grpc_statuses_count_as_what_they_mean() {
+        use vicino_wire::head::Header;
+        for (status, expected) in
+            [("0", None), ("5", None), ("14", Some(503)), ("13", Some(500)), ("4", Some(504))]
+        {
+            let fields = [Header { name: b"grpc-status", value: status.as_bytes() }];
+            assert_eq!(of_grpc(fields[..].into()), expected, "{status}");
+        }
+    }
+}
