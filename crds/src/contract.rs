@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::route::{Affinity, AffinityType};
+use crate::route::{Affinity, AffinityType, RateLimit};
 use crate::rule::{RouteRule, check_all};
 
 /// The highest version that this code reads. A document is written with the lowest version that has everything it says, so
@@ -78,6 +78,9 @@ pub struct CompiledRoute {
     /// How many calls each pod takes. A proxy that does not know this field sends as many as come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<CompiledConcurrency>,
+    /// How many calls each node lets through. A proxy that does not know this field lets all through.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
     /// When a pod is left out for a while. A proxy that does not know this field leaves none out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<CompiledBreaker>,
@@ -337,6 +340,12 @@ impl Document for CompiledRoute {
         if self.concurrency.as_ref().is_some_and(|concurrency| concurrency.per_pod == 0) {
             return Err(invalid(
                 "concurrency.perPod".to_owned(),
+                "must be at least 1, or no call would ever be served",
+            ));
+        }
+        if self.rate_limit.as_ref().is_some_and(|limit| limit.requests_per_second < 1) {
+            return Err(invalid(
+                "rateLimit.requestsPerSecond".to_owned(),
                 "must be at least 1, or no call would ever be served",
             ));
         }

@@ -58,6 +58,9 @@ pub struct MeshRouteSpec {
     /// How many calls the pods of this Service take at a time, and how the others wait. Absent: as many as come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<Concurrency>,
+    /// How many calls each node lets through to this Service. Absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
     /// When a pod whose calls fail is left out for a while. Absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<CircuitBreaker>,
@@ -172,6 +175,49 @@ fn queue_length() -> i32 {
 }
 fn queue_timeout() -> i32 {
     1000
+}
+
+/// How many calls the proxy of the callers' node lets through; the others are answered with 429 `rate-limited` and `Retry-After`, or to gRPC clients with UNAVAILABLE. Every node counts by itself.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RateLimit {
+    /// Calls a second, in the long run.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub requests_per_second: i32,
+    /// Calls that may come at once after a rest. Absent: as many as there may be in a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub burst: Option<i32>,
+    /// Which calls share the limit. Absent: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<RateLimitKey>,
+}
+
+/// What calls that share a limit have in common.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.type == 'Header' ? has(self.name) : !has(self.name)").message("name says which header; with another type than Header it must be absent")
+)]
+pub struct RateLimitKey {
+    /// What it is.
+    #[serde(rename = "type")]
+    pub kind: RateLimitKeyType,
+    /// Name of the header field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9!#$%&'*+.^_|~-]+$"))]
+    pub name: Option<String>,
+}
+
+/// What calls that share a limit have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RateLimitKeyType {
+    /// The value of a header field; calls without it share a limit as well.
+    Header,
+    /// The calling pod.
+    Source,
+    /// The calling pod's service account.
+    ServiceAccount,
 }
 
 /// When a pod of this Service is left out, for how long, and how it comes back: after that time one call tries it; when that one is served well the pod has its share again, else it is left out for

@@ -5,7 +5,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::route::{Backend, Retry, Timeouts};
+use crate::route::{Backend, RateLimit, Retry, Timeouts};
 
 mod check;
 
@@ -40,6 +40,9 @@ pub struct RouteRule {
     /// How long things may take. Absent fields take the route's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
+    /// How many of these calls each node lets through. Absent: as the route says, together with its other calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
     /// Which failed calls are repeated. Absent: as the route says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,

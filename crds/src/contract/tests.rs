@@ -1,6 +1,7 @@
 //! The contract, golden: these documents are what released proxies read; a change here is a change for them.
 
 use super::*;
+use crate::route::{RateLimitKey, RateLimitKeyType};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
@@ -27,6 +28,7 @@ fn route() -> CompiledRoute {
         requeues: 1,
         affinity: None,
         concurrency: None,
+        rate_limit: None,
         circuit_breaker: None,
         retry: None,
         rules: Vec::new(),
@@ -65,6 +67,8 @@ requestHeaderModifier: {set: [{name: x-tier, value: canary}]}
         retry: None,
     };
     route.rules = vec![compiled, answer];
+    let key = RateLimitKey { kind: RateLimitKeyType::Header, name: Some("x-user".to_owned()) };
+    route.rate_limit = Some(RateLimit { requests_per_second: 100, burst: Some(20), key: Some(key) });
     route.circuit_breaker = Some(CompiledBreaker {
         codes: vec![503],
         consecutive_failures: 5,
@@ -147,6 +151,12 @@ fn golden_rules() {
             connectTimeoutMilliseconds: 1000
             requestTimeoutMilliseconds: 0
             requeues: 1
+            rateLimit:
+              requestsPerSecond: 100
+              burst: 20
+              key:
+                type: Header
+                name: x-user
             circuitBreaker:
               codes:
               - 503

@@ -171,6 +171,7 @@ fn compile(
             queue_length: unsigned(concurrency.queue.length),
             queue_timeout_milliseconds: unsigned(concurrency.queue.timeout_milliseconds),
         }),
+        rate_limit: spec.rate_limit.clone(),
         circuit_breaker: spec.circuit_breaker.as_ref().map(breaker),
         retry: spec.retry.as_ref().map(retry),
         rules,

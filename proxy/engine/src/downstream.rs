@@ -74,6 +74,11 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// Who it is, as far as it was asked.
+    pub(crate) fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
     fn new(peer: SocketAddr) -> Self {
         Client {
             state: ClientState::Head,

@@ -13,6 +13,7 @@
 //! | `balance` | which backend, which node, which pod |
 //! | [`breaker`] | pods that fail again and again, left out for a while |
 //! | [`queue`] | calls that wait for a pod with a limit |
+//! | [`rate`] | how many calls a second are let through |
 //! | [`retry`] | which calls are repeated, and the budget for that |
 //! | [`reply`] | our own answers: one table of reasons and statuses |
 //! | [`tally`] | counters that another thread may read |
@@ -37,6 +38,7 @@ pub mod identify;
 mod plan;
 pub mod queue;
 mod random;
+pub mod rate;
 pub mod reply;
 pub mod retry;
 pub mod route;

@@ -16,6 +16,7 @@ use crate::hash::{self, FastMap};
 use crate::hop::node::{NodeIndex, Nodes};
 use crate::queue::Limit;
 use crate::random::Random;
+use crate::rate::RateLimit;
 use crate::reply::Reason;
 use crate::retry::{Budgets, Retries, Retry};
 use crate::route::{Route, pick};
@@ -88,6 +89,8 @@ pub(crate) struct Plan {
     /// Which calls go to the same pod.
     pub(crate) affinity: Option<Affinity>,
     pub(crate) retries: Option<Retries>,
+    /// The limit on calls a second, and the rule that it is of.
+    pub(crate) rate: Option<(RateLimit, Box<str>)>,
     pub(crate) tally: Arc<ServiceTally>,
     /// The rule that this is the plan of.
     pub(crate) rule: Option<Arc<Rule>>,
@@ -180,6 +183,10 @@ pub(crate) fn outbound(
         policy: Rc::new(policy.clone()),
         budget: budgets.of(&service.name, policy, now),
     };
+    let rate = |rule: Option<&Rule>| {
+        let own = rule.and_then(|rule| Some((rule.rate_limit.clone()?, rule.name.clone())));
+        own.or_else(|| Some((service.rate_limit.clone()?, Box::default())))
+    };
     let mut plan = |backends: &[Backend], (connect_ns, request_ns), retry: Option<&Retry>| Plan {
         choices: backends.iter().map(|backend| choice(snapshot, backend, nodes)).collect(),
         connect_timeout: Duration::from_nanos(connect_ns),
@@ -188,6 +195,7 @@ pub(crate) fn outbound(
         is_opaque: port.protocol == Protocol::Opaque,
         affinity: service.affinity.clone(),
         retries: retry.map(&mut retries),
+        rate: rate(None),
         tally: Arc::clone(&tally),
         rule: None,
         rules: None,
@@ -198,7 +206,8 @@ pub(crate) fn outbound(
         let of_rules = service.rules.list().iter().zip(&port.of_rules);
         let plans = of_rules.map(|(rule, backends)| {
             let times = (rule.connect_timeout_ns, rule.request_timeout_ns);
-            Rc::new(Plan { rule: Some(Arc::clone(rule)), ..plan(backends, times, rule.retry.as_ref()) })
+            let plan = plan(backends, times, rule.retry.as_ref());
+            Rc::new(Plan { rule: Some(Arc::clone(rule)), rate: rate(Some(rule)), ..plan })
         });
         let plans = plans.collect();
         whole.rules = Some(Box::new(RulePlans { rules: service.rules.clone(), plans }));
@@ -238,6 +247,7 @@ pub(crate) fn inbound(
         is_opaque: false,
         affinity: service.and_then(|service| service.affinity.clone()),
         retries: None,
+        rate: None,
         rule: None,
         rules: None,
     })

@@ -52,6 +52,8 @@ reasons! {
     NoMatchingRule = 404 "no-matching-rule" "no rule of the route matches the request",
     /// The head did not come in time.
     HeadTimeout = 408 "head-timeout" "the request's head did not come in time",
+    /// More calls than the route lets through in a second.
+    RateLimited = 429 "rate-limited" "more calls than the route lets through in a second",
     /// The fields that a rule adds make the head longer than heads may be.
     HeadTooLarge = 431 "head-too-large" "with what the mesh adds to it the request's head is too large",
     /// Something of ours went wrong.
@@ -134,9 +136,17 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) word: &'static str,
     pub(crate) text: &'static str,
+    /// Seconds after which it is worth another try.
+    retry_after: Option<u64>,
 }
 
 impl Reply {
+    /// It is worth another try, but not before so long.
+    pub(crate) fn later(reason: Reason, wait: std::time::Duration) -> Reply {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Reply { retry_after: Some(seconds), ..reason.into() }
+    }
+
     /// A fault on purpose.
     pub(crate) fn fault(status: u16) -> Reply {
         Reply { status, ..Reason::FaultInjected.into() }
@@ -145,7 +155,7 @@ impl Reply {
 
 impl From<Reason> for Reply {
     fn from(reason: Reason) -> Reply {
-        Reply { status: reason.status(), word: reason.word(), text: reason.text() }
+        Reply { status: reason.status(), word: reason.word(), text: reason.text(), retry_after: None }
     }
 }
 
@@ -161,7 +171,7 @@ pub(crate) struct DirectReply<'a> {
 /// What breaks HTTP is named by its own rule.
 impl From<Reject> for Reply {
     fn from(reject: Reject) -> Reply {
-        Reply { status: reject.status(), word: reject.reason(), text: Reason::BadRequest.text() }
+        Reply { status: reject.status(), word: reject.reason(), ..Reason::BadRequest.into() }
     }
 }
 
@@ -211,12 +221,15 @@ pub(crate) struct Manner {
 
 /// An answer with a reason. One line of text, so that a person who tries with curl reads why.
 pub(crate) fn with_direct<T>(reply: Reply, write: impl FnOnce(&DirectReply<'_>) -> T) -> T {
+    let wait = reply.retry_after.map(|seconds| seconds.to_string());
     let fields = [
         Header { name: b"vicino-error", value: reply.word.as_bytes() },
         Header { name: b"content-type", value: b"text/plain" },
+        Header { name: b"retry-after", value: wait.as_deref().unwrap_or_default().as_bytes() },
     ];
+    let fields = if wait.is_some() { &fields[..] } else { &fields[..2] };
     let body = [reply.word, ": ", reply.text, "\n"];
-    write(&DirectReply { status: reply.status, fields: &fields, body: &body })
+    write(&DirectReply { status: reply.status, fields, body: &body })
 }
 
 /// Appends an answer of our own.

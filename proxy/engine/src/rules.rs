@@ -10,6 +10,7 @@ use regex::bytes::Regex;
 use vicino_wire::head::{Header, RequestHead};
 
 use crate::random::Random;
+use crate::rate::RateLimit;
 use crate::retry::Retry;
 
 mod edit;
@@ -33,6 +34,8 @@ pub struct Rule {
     pub connect_timeout_ns: u64,
     /// Nanoseconds from head to the end of the response; 0 is no limit.
     pub request_timeout_ns: u64,
+    /// How many calls a second each node lets through; None: as many as the route says.
+    pub rate_limit: Option<RateLimit>,
     /// Which calls are repeated; None: none.
     pub retry: Option<Retry>,
     /// Changes to the request's fields.

@@ -142,6 +142,8 @@ impl World {
                 concurrency: None,
                 affinity: None,
                 breaker: None,
+                rate_limit: None,
+                buckets: BTreeMap::new(),
             },
             slots: BTreeMap::new(),
             queues: BTreeMap::new(),

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::affinity::Affinity;
 use crate::breaker::{Breaker, Health};
 use crate::queue::Queue;
+use crate::rate::{Buckets, RateLimit};
 use crate::retry::Retry;
 use crate::rules::Rules;
 
@@ -41,6 +42,8 @@ pub struct Snapshot {
     pub neighbours: HashMap<IpAddr, Arc<Neighbour>>,
     /// Addresses of every other node, to tell a foreign caller at once.
     pub foreign_addresses: HashMap<IpAddr, Arc<str>>,
+    /// What limits have let through so far. The same object in all snapshots of a process.
+    pub buckets: Arc<Buckets>,
     /// Services by cluster IP, for calls that name one instead of a Service.
     pub cluster_ips: HashMap<IpAddr, ServiceName>,
 }
@@ -64,6 +67,8 @@ pub struct Service {
     pub affinity: Option<Affinity>,
     /// How many calls its pods take at a time; None: as many as come.
     pub concurrency: Option<Concurrency>,
+    /// How many calls a second each node lets through to it; None: all.
+    pub rate_limit: Option<RateLimit>,
     /// When its pods are left out; None: never.
     pub breaker: Option<Breaker>,
     /// What some of the calls get instead.

@@ -46,6 +46,7 @@ pub fn build(inputs: &Inputs, previous: &Built) -> Built {
         cluster_domain: inputs
             .bootstrap()
             .map_or_else(|| Arc::from(""), |b| Arc::from(&*b.value.cluster_domain)),
+        buckets: Arc::clone(&previous.snapshot.buckets),
         ..Snapshot::default()
     };
     let documents = newest(inputs);

@@ -134,6 +134,7 @@ impl Configuration {
             requeues: 1,
             affinity: None,
             concurrency: None,
+            rate_limit: None,
             circuit_breaker: None,
             retry: None,
             rules,

@@ -46,6 +46,10 @@ spec:
   - name: saved
     matches: [{path: {value: /flaky}}]
     retry: {codes: [503], attempts: 2, backoffMilliseconds: 5, budgetPercent: 100, minPerSecond: 100}
+  - name: rare
+    matches: [{path: {value: /rare}}]
+    urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /headers}}
+    rateLimit: {requestsPerSecond: 1, burst: 2, key: {type: Header, name: x-user}}
   - name: quick
     matches: [{path: {value: /slow}}]
     timeouts: {requestMilliseconds: 300}
@@ -66,6 +70,7 @@ fn calls_get_what_their_rule_says() {
         heads_are_edited(caller).await?;
         rules_answer(caller).await?;
         retries_save_calls(caller).await?;
+        callers_are_limited(caller).await?;
         what_is_wrong_is_said_and_changes_nothing(fixture, &space, caller).await?;
         space.leave().await
     });
@@ -154,6 +159,22 @@ async fn retries_save_calls(caller: &Caller) -> Result<()> {
         failed += usize::from(answer.status() == 503);
     }
     ensure!(failed == 5, "of ten calls without retries {failed} failed");
+    Ok(())
+}
+
+/// Two at once, and then one a second; each user by itself. Whole calls take less than a second, or the count would say so.
+async fn callers_are_limited(caller: &Caller) -> Result<()> {
+    let proxy = format!("http://{}", caller.proxy);
+    for user in ["x-user: a", "x-user: b"] {
+        let asks = ["--proxy", &proxy, "--header", user, "http://quotes/rare"];
+        let calls = (0..12).map(|_| caller.curl(&asks));
+        let answers = futures::future::try_join_all(calls).await?;
+        let let_through = answers.iter().filter(|answer| answer.status == 200).count();
+        ensure!((2..12).contains(&let_through), "{user}: {let_through} of 12 were let through");
+        let refused = answers.iter().find(|answer| answer.status != 200).context("one was refused")?;
+        let said = (refused.status, refused.header("vicino-error"), refused.header("retry-after"));
+        ensure!(said == (429, Some("rate-limited"), Some("1")), "{refused}");
+    }
     Ok(())
 }
 

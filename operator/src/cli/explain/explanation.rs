@@ -1,6 +1,7 @@
 //! A decision with everything that a person wants to know of it, as data.
 
 use serde::Serialize;
+use vicino_engine::rate::{RateKey, RateLimit};
 use vicino_engine::reply::Reason;
 use vicino_engine::retry::Retry;
 use vicino_engine::route::Decision;
@@ -50,6 +51,9 @@ pub(super) struct Explanation {
     pub(super) response: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) limits: Option<Limits>,
+    /// How many such calls each node lets through.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rate_limit: Option<String>,
     /// Which failed calls are repeated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) retries: Option<String>,
@@ -180,11 +184,13 @@ pub(super) fn of(
                 route.service.requeues,
             ));
             all.retries = route.service.retry.as_ref().map(retries);
+            all.rate_limit = route.service.rate_limit.as_ref().map(rate);
             all.backends = targets(snapshot, &route.port().backends);
         }
         Ok(Decision { route, pick: Some(pick) }) => {
             let rule = &route.service.rules.list()[pick.rule];
             of_rule(&mut all, rule, head, *pick);
+            all.rate_limit = rule.rate_limit.as_ref().or(route.service.rate_limit.as_ref()).map(rate);
             if rule.action == Action::Forward {
                 all.limits =
                     Some(limits(rule.connect_timeout_ns, rule.request_timeout_ns, route.service.requeues));
@@ -278,6 +284,17 @@ fn limits(connect_ns: u64, request_ns: u64, requeues: u32) -> Limits {
         request_milliseconds: request_ns / NANOSECONDS_PER_MILLISECOND,
         requeues,
     }
+}
+
+fn rate(limit: &RateLimit) -> String {
+    let RateLimit { per_second, burst, key } = limit;
+    let of = match key {
+        None => "of all callers together".to_owned(),
+        Some(RateKey::Header(name)) => format!("of each value of the header {name}"),
+        Some(RateKey::Source) => "of each pod".to_owned(),
+        Some(RateKey::ServiceAccount) => "of each service account".to_owned(),
+    };
+    format!("{per_second} calls a second {of}, {burst} at once, on each node")
 }
 
 fn retries(retry: &Retry) -> String {

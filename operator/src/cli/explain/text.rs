@@ -44,6 +44,9 @@ pub(super) fn show(explanation: &Explanation) -> String {
     if let Some(limits) = &explanation.limits {
         out.line("Limits", &said(limits));
     }
+    if let Some(rate) = &explanation.rate_limit {
+        out.line("Rate limit", rate);
+    }
     if let Some(retries) = &explanation.retries {
         out.line("Retries", retries);
     }

@@ -13,7 +13,7 @@ use crate::deadline::Time;
 use crate::exchange::{Exchange, Fresh, Method, Origin, RequestSide, ResponseSide, Target, Wait};
 use crate::identify::{Caller, identify};
 use crate::plan::{Choice, Plan, outbound};
-use crate::reply::Reason;
+use crate::reply::{Reason, Reply};
 use crate::route::route;
 
 /// Proxies of this mesh that a call may have passed.
@@ -93,10 +93,19 @@ impl Core {
         }
         let way = look_back(ask.head.headers);
         let plan = if way.hops > HOPS_MAX { Err(Reason::Loop) } else { self.plan(id, ask.head.authority) };
-        match plan.as_ref().map_err(|reason| *reason).and_then(|plan| plan.of(&ask.head)) {
-            Ok((plan, None)) => self.call((&ask, way), plan, (ask.head, None)),
-            Ok((plan, Some(pick))) => self.follow((&ask, way), plan, pick),
-            Err(reason) => self.answer(ask.asker(), reason),
+        let (plan, pick) = match plan.as_ref().map_err(|reason| *reason).and_then(|plan| plan.of(&ask.head)) {
+            Ok(found) => found,
+            Err(reason) => return self.answer(ask.asker(), reason),
+        };
+        if let Some((limit, rule)) = &plan.rate
+            && let Err(wait) = self.take_rate(id, &ask.head, (limit, &plan.tally.service, rule))
+        {
+            plan.tally.answered(Reason::RateLimited.status());
+            return self.answer_as(ask.asker(), Reason::RateLimited, Reply::later(Reason::RateLimited, wait));
+        }
+        match pick {
+            None => self.call((&ask, way), plan, (ask.head, None)),
+            Some(pick) => self.follow((&ask, way), plan, pick),
         }
     }
 

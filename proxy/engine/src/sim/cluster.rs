@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{L2_PORT, Listener, World};
 use crate::affinity::Affinity;
 use crate::breaker::Breaker;
+use crate::rate::{Buckets, RateLimit};
 use crate::retry::Retry;
 use crate::rules::Rules;
 use crate::snapshot::{
@@ -47,6 +48,8 @@ pub(crate) struct SnapshotSpec {
     pub(crate) retry: Option<Retry>,
     pub(crate) concurrency: Option<Concurrency>,
     pub(crate) breaker: Option<Breaker>,
+    pub(crate) rate_limit: Option<RateLimit>,
+    pub(crate) buckets: BTreeMap<usize, Arc<Buckets>>,
     pub(crate) affinity: Option<Affinity>,
 }
 
@@ -95,6 +98,7 @@ fn services(spec: &SnapshotSpec) -> HashMap<Arc<str>, Arc<Service>> {
             retry: spec.retry.clone(),
             concurrency: spec.concurrency,
             affinity: spec.affinity.clone(),
+            rate_limit: spec.rate_limit.clone(),
             breaker: spec.breaker.clone(),
             connect_timeout_ns: spec.connect_timeout.as_nanos() as u64,
             request_timeout_ns: spec.request_timeout.as_nanos() as u64,
@@ -136,7 +140,9 @@ impl World {
         let spec = self.snapshot.clone();
         let namespace: Arc<str> = "demo".into();
         let place = spec.twins.get(&own).copied().unwrap_or(own);
+        let buckets = Arc::clone(self.snapshot.buckets.entry(own).or_default());
         let mut snapshot = Snapshot {
+            buckets,
             version: spec.version,
             node: node_name(place).into(),
             node_addresses: vec![node_ip(place)],

@@ -11,6 +11,7 @@ mod http2;
 mod manners;
 mod nearness;
 mod queues;
+mod rates;
 mod refusals;
 mod retries;
 mod rules;

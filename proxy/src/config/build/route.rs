@@ -7,13 +7,16 @@ use vicino_crds::contract::{
     CompiledBackend, CompiledBreaker, CompiledNode, CompiledPort, CompiledProtocol, CompiledRetry,
     CompiledRoute, CompiledRule,
 };
-use vicino_crds::route::{Affinity as CrdAffinity, AffinityType};
+use vicino_crds::route::{
+    Affinity as CrdAffinity, AffinityType, RateLimit as CrdRateLimit, RateLimitKeyType,
+};
 use vicino_crds::rule::{
     Fault as CrdFault, HeaderField, HeaderModifier, PathMatchType, PathModifier, PathModifierType,
     RequestRedirect, RouteMatch, Scheme, ValueMatchType, matcher,
 };
 use vicino_engine::affinity::Affinity;
 use vicino_engine::breaker::Breaker;
+use vicino_engine::rate::{RateKey, RateLimit};
 use vicino_engine::retry::Retry;
 use vicino_engine::rules::{
     Action, Fault, HeaderEdit, PathEdit, PathTest, Pattern, Redirect, Rule, Rules, Test, ValueTest,
@@ -42,6 +45,7 @@ pub(super) fn service(route: &CompiledRoute) -> Service {
             queue_length: concurrency.queue_length,
             queue_timeout_ns: nanoseconds(concurrency.queue_timeout_milliseconds),
         }),
+        rate_limit: route.rate_limit.as_ref().map(rate_limit),
         breaker: route.circuit_breaker.as_ref().map(breaker),
         rules: Rules::new(route.rules.iter().map(rule).collect()),
         name,
@@ -67,6 +71,17 @@ fn service_port(
         backends: backends(&port.backends, owner),
         of_rules: route.rules.iter().map(of_rule).collect(),
     }
+}
+
+fn rate_limit(limit: &CrdRateLimit) -> RateLimit {
+    let per_second = u32::try_from(limit.requests_per_second).unwrap_or(1).max(1);
+    let key = limit.key.as_ref().map(|key| match key.kind {
+        RateLimitKeyType::Header => RateKey::Header(key.name.as_deref().unwrap_or_default().into()),
+        RateLimitKeyType::Source => RateKey::Source,
+        RateLimitKeyType::ServiceAccount => RateKey::ServiceAccount,
+    });
+    let burst = limit.burst.and_then(|burst| u32::try_from(burst).ok()).unwrap_or(per_second);
+    RateLimit { per_second, burst, key }
 }
 
 fn breaker(compiled: &CompiledBreaker) -> Breaker {
@@ -111,6 +126,7 @@ fn rule(compiled: &CompiledRule) -> (Rule, Vec<Test>) {
         name: rule.name.as_deref().unwrap_or_default().into(),
         connect_timeout_ns: nanoseconds(*connect_timeout_milliseconds),
         request_timeout_ns: nanoseconds(*request_timeout_milliseconds),
+        rate_limit: rule.rate_limit.as_ref().map(rate_limit),
         retry: compiled.retry.as_ref().map(retry),
         request: rule.request_header_modifier.as_ref().map(edit).unwrap_or_default(),
         response: rule.response_header_modifier.as_ref().map(edit).unwrap_or_default(),

@@ -45,6 +45,7 @@ fn route(service: &str, generation: i64) -> String {
     contract::write(&CompiledRoute {
         affinity: None,
         concurrency: None,
+        rate_limit: None,
         circuit_breaker: None,
         retry: None,
         rules: Vec::new(),

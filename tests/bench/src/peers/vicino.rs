@@ -93,6 +93,7 @@ fn route() -> CompiledRoute {
         requeues: 1,
         affinity: None,
         concurrency: None,
+        rate_limit: None,
         circuit_breaker: None,
         retry: None,
         rules: Vec::new(),
