@@ -130,3 +130,21 @@ impl Buffers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::mem::size_of;
+
+    use super::*;
+    use crate::exchange::Exchange;
+    use crate::session::Session;
+
+    /// What an idle connection costs beside its socket, since its buffers are given back; and what a call and an HTTP/2 connection come on top. Whoever makes these
+    /// larger should mean it: there may be 65,536 of each.
+    #[test]
+    fn a_connection_is_small() {
+        assert!(size_of::<Conn>() <= 256, "a connection has {} bytes", size_of::<Conn>());
+        assert!(size_of::<Exchange>() <= 512, "a call has {} bytes", size_of::<Exchange>());
+        assert!(size_of::<Session>() <= 320, "an HTTP/2 connection has {} bytes", size_of::<Session>());
+    }
+}

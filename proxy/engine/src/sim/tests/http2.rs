@@ -622,3 +622,38 @@ fn any_mixture_of_calls_is_answered_as_each_would_be_alone() {
         world.assert_nothing_left();
     }
 }
+
+/// Bytes that went wrong on their way: whatever comes of them, nothing breaks, nothing is left, and nobody else notices.
+#[test]
+fn any_bytes_hurt_nobody_but_whoever_sent_them() {
+    for seed in 0..200 {
+        let mut world = web_on(&[0, 1], seed);
+        world.snapshot.protocols.insert("web".into(), PROTOCOLS[seed as usize % 3]);
+        world.publish();
+        let (bad, good) = (world.client(0), world.http2_client(0));
+        let mut mux = Mux::new(true);
+        for i in 0..5 {
+            let stream = 2 * i + 1;
+            mux.request(stream, ("POST", "web", "/echo"), Framing::Chunked, &fields(&[("cookie", "a=b")]));
+            mux.body(stream, &pattern(i as usize * 300), Some(fields(&[("x-sum", "1")])));
+        }
+        mux.request(11, ("GET", "web", "/slow/50"), Framing::None, &grpc());
+        let mut bytes = std::mem::take(&mut mux.out);
+        for _ in 0..=world.random.below(8) {
+            // Never the preface, or it would not be HTTP/2.
+            let at = 24 + world.random.below(bytes.len() as u64 - 24) as usize;
+            match world.random.below(4) {
+                0 => drop(bytes.remove(at)),
+                1 => bytes.insert(at, world.random.below(256) as u8),
+                2 => bytes.truncate(at.max(40)),
+                _ => bytes[at] = world.random.below(256) as u8,
+            }
+        }
+        world.send(bad, &bytes);
+        world.run(Duration::from_millis(200));
+        assert_eq!(ask_on(&mut world, good, 1, "/").0, 200, "seed {seed}");
+        world.reset_client(bad);
+        world.run(Duration::from_secs(1));
+        world.assert_nothing_left();
+    }
+}
