@@ -28,7 +28,7 @@ pub struct CoreConfig {
     pub session_stream_window: u32,
     /// Window of an HTTP/2 connection, in bytes. 1 MiB.
     pub session_window: u32,
-    /// Streams of an HTTP/2 connection that a peer may give up or break in a second before it is closed. 500.
+    /// Streams that a caller may give up or break in a second before its HTTP/2 connection is closed. 5,000.
     pub session_faults_per_second_max: u32,
     /// Idle connections that are kept for one pod port. 64.
     pub pool_idle_max: usize,
@@ -80,7 +80,7 @@ impl Default for CoreConfig {
             session_streams_max: 100,
             session_stream_window: 64 * 1024,
             session_window: 1024 * 1024,
-            session_faults_per_second_max: 500,
+            session_faults_per_second_max: 5_000,
             pool_idle_max: 64,
             pool_idle_timeout: Duration::from_secs(30),
             pool_idle_once: Duration::from_secs(1),

@@ -60,7 +60,7 @@ pub(crate) struct Session {
     over: VecDeque<(u32, bool)>,
     /// Empty DATA frames in a row.
     empties: u32,
-    /// The second that `faults` counts in, and how many streams the peer gave up or broke in it.
+    /// The second that `faults` counts in, and how many streams a caller gave up or broke in it.
     faults_since: Time,
     faults: u32,
 }
@@ -88,7 +88,7 @@ impl Session {
         })
     }
 
-    /// Counts a stream that the peer gave up or broke. More than a second's worth are an attack (CVE-2023-44487).
+    /// Counts a stream that a caller gave up or broke. More than a second's worth are an attack (CVE-2023-44487).
     fn count_fault(&mut self, now: Time, max: u32) -> bool {
         if now.since(self.faults_since) >= Duration::from_secs(1) {
             self.faults_since = now;

@@ -38,6 +38,7 @@ impl Core {
             self.caller_trailers(id, (stream, is_end), block)?;
             return Ok(Taken::Yes);
         }
+        self.is_session_read(id)?;
         let verdict = self.verdict(id);
         if verdict == Verdict::Unknown {
             self.hold(id);

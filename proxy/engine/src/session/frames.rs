@@ -198,7 +198,7 @@ impl Core {
         let (now, max) = (self.now, self.config.session_faults_per_second_max);
         let is_caller = self.net.client(id).is_some();
         let Some(session) = self.net.session(id) else { return Ok(()) };
-        if !session.count_fault(now, max) {
+        if is_caller && !session.count_fault(now, max) {
             return Err(Fault::Connection(ErrorCode::EnhanceYourCalm));
         }
         let Some(call) = call else { return Ok(()) };
@@ -260,8 +260,8 @@ impl Core {
         Ok(())
     }
 
-    /// A peer that asks for more while it reads nothing is given up: answers to PING and SETTINGS are under no credit.
-    fn is_session_read(&self, id: ConnId) -> Result<(), Fault> {
+    /// A peer that asks for more while it reads nothing is given up: heads, and answers to PING and SETTINGS, are under no credit.
+    pub(super) fn is_session_read(&self, id: ConnId) -> Result<(), Fault> {
         let is_full = self.net.get(id).is_some_and(|conn| conn.pending() > ANSWERS_OUTPUT_BYTES_MAX);
         if is_full { Err(Fault::Connection(ErrorCode::EnhanceYourCalm)) } else { Ok(()) }
     }
@@ -276,7 +276,7 @@ impl Core {
         let (now, max) = (self.now, self.config.session_faults_per_second_max);
         let is_caller = self.net.client(id).is_some();
         let Some(session) = self.net.session(id) else { return Ok(()) };
-        if !session.count_fault(now, max) {
+        if is_caller && !session.count_fault(now, max) {
             return Err(ErrorCode::EnhanceYourCalm);
         }
         let Ok(call) = call else { return Err(code) };

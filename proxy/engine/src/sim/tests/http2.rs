@@ -435,13 +435,13 @@ const BLOCK: &[u8] = b"\x82\x86\x04\x0b/slow/60000\x01\x03web";
 #[test]
 fn floods_end_the_connection_that_they_come_on() {
     check_fault(ErrorCode::EnhanceYourCalm, "rapid reset", |out| {
-        for i in 1..2000 {
+        for i in 1..8000 {
             frame(out, 1, 5, 2 * i + 1, BLOCK);
             frame(out, 3, 0, 2 * i + 1, &[0, 0, 0, 8]);
         }
     });
     check_fault(ErrorCode::EnhanceYourCalm, "streams that are broken again and again", |out| {
-        for i in 1..2000 {
+        for i in 1..8000 {
             frame(out, 1, 5, 2 * i + 1, b"\x82");
         }
     });
@@ -466,6 +466,40 @@ fn floods_end_the_connection_that_they_come_on() {
     check_fault(ErrorCode::EnhanceYourCalm, "a field block that does not end", |out| {
         frame(out, 1, 1, 3, BLOCK);
     });
+}
+
+#[test]
+fn whoever_asks_without_reading_is_given_up_before_it_costs_much() {
+    // PING, and requests that are answered at once.
+    for what in 0..2 {
+        let mut world = web_on(&[0], 3);
+        let (bad, good) = (world.http2_client(0), world.http2_client(0));
+        ask_on(&mut world, good, 1, "/");
+        ask_on(&mut world, bad, 1, "/");
+        world.clients[bad].is_stalled = true;
+        for i in 1..100_000 {
+            if world.nodes[0].core.tally().clients.open.get() < 2 {
+                break;
+            }
+            world.speak(bad, |mux| match what {
+                0 => frame(&mut mux.out, 6, 0, 0, &[0; 8]),
+                _ => frame(&mut mux.out, 1, 5, 2 * i + 1, b"\x82\x86\x84\x01\x06nobody"),
+            });
+            if i % 500 == 0 {
+                world.run(Duration::from_millis(2));
+                let held =
+                    world.nodes[0].core.net.table.iter().map(|(_, conn)| conn.pending()).sum::<usize>();
+                assert!(held < 3_000_000, "{held} bytes wait for somebody who does not read");
+            }
+        }
+        world.run(Duration::from_mins(2));
+        assert_eq!(
+            world.nodes[0].core.tally().clients.open.get(),
+            0,
+            "both are gone, the good one because it was idle"
+        );
+        world.assert_nothing_left();
+    }
 }
 
 #[test]
