@@ -255,8 +255,9 @@ pub(crate) fn inbound(
 
 /// The limit that the Service's own route sets, whichever route leads to it.
 fn limit(snapshot: &Snapshot, service: &ServiceName, endpoints: &PortEndpoints) -> Option<Limit> {
-    let concurrency = snapshot.service(&service.namespace, &service.name)?.concurrency?;
-    Some(Limit { concurrency, queue: Arc::clone(&endpoints.queue) })
+    let route = snapshot.service(&service.namespace, &service.name)?;
+    let has_breaker = route.breaker.is_some();
+    Some(Limit { concurrency: route.concurrency?, has_breaker, queue: Arc::clone(&endpoints.queue) })
 }
 
 fn choice(snapshot: &Snapshot, backend: &Backend, nodes: &mut Nodes) -> Choice {

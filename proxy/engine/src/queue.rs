@@ -53,6 +53,8 @@ pub(crate) struct Mailbox {
 #[derive(Clone, Debug)]
 pub(crate) struct Limit {
     pub(crate) concurrency: Concurrency,
+    /// Pods that fail are left out.
+    pub(crate) has_breaker: bool,
     pub(crate) queue: Arc<Queue>,
 }
 
@@ -101,7 +103,7 @@ impl Queue {
     fn serve(
         self: &Arc<Self>,
         pods: &[Arc<PodSlot>],
-        concurrency: Concurrency,
+        (concurrency, has_breaker): (Concurrency, bool),
         (own, now): (&Arc<Mailbox>, Time),
     ) {
         if self.waiting() == 0 {
@@ -109,7 +111,7 @@ impl Queue {
         }
         let mut line = self.line();
         while !line.is_empty() {
-            let is_any = line.front().is_some_and(|first| first.is_last_resort);
+            let is_any = !has_breaker || line.front().is_some_and(|first| first.is_last_resort);
             let is_free = |pod: &&Arc<PodSlot>| {
                 let is_in = is_any || pod.health.standing(now) != Standing::Out;
                 is_in && pod.in_flight() < concurrency.per_pod
@@ -121,8 +123,9 @@ impl Queue {
             }
             let Some(Waiter { mailbox, exchange, .. }) = line.pop_front() else { return slot.release() };
             self.waiting.fetch_sub(1, Ordering::SeqCst);
-            let limit = Limit { concurrency, queue: Arc::clone(self) };
-            let is_probe = slot.health.standing(now) == Standing::Probe && slot.health.begin_probe();
+            let limit = Limit { concurrency, has_breaker, queue: Arc::clone(self) };
+            let is_probe =
+                has_breaker && slot.health.standing(now) == Standing::Probe && slot.health.begin_probe();
             mailbox.post(Grant { exchange, slot: Arc::clone(slot), limit, is_probe }, own);
         }
     }
@@ -154,7 +157,7 @@ impl Mailbox {
 impl Limit {
     /// A slot was given back: the first in line gets it.
     pub(crate) fn freed(&self, slot: &Arc<PodSlot>, turn: (&Arc<Mailbox>, Time)) {
-        self.queue.serve(std::slice::from_ref(slot), self.concurrency, turn);
+        self.queue.serve(std::slice::from_ref(slot), (self.concurrency, self.has_breaker), turn);
     }
 }
 
@@ -209,7 +212,7 @@ impl Core {
     ) -> Found {
         let now = self.now;
         let Some(exchange) = self.exchanges.get_mut(id) else { return Found::Waits };
-        let Limit { concurrency, queue } = limit;
+        let Limit { concurrency, has_breaker, queue } = limit;
         let standing = |exchange: &Exchange, pod: &PodSlot| exchange.standing(pod, choice, now);
         let has_any = pods.iter().any(|pod| standing(exchange, pod) != Standing::Out);
         if !has_any && pods.iter().any(|pod| !exchange.has_tried(pod)) {
@@ -263,7 +266,7 @@ impl Core {
         }
         self.tally.queued.add(1);
         self.exchanges.set_due(id, due);
-        queue.serve(pods, *concurrency, (&self.mailbox, now));
+        queue.serve(pods, (*concurrency, *has_breaker), (&self.mailbox, now));
         Found::Waits
     }
 
@@ -295,7 +298,8 @@ impl Core {
                     let service = self.snapshot.service(namespace, name);
                     let unlimited = Concurrency { per_pod: u32::MAX, ..Concurrency::default() };
                     let concurrency = service.and_then(|service| service.concurrency).unwrap_or(unlimited);
-                    port.queue.serve(&port.local, concurrency, (&self.mailbox, self.now));
+                    let has_breaker = service.is_some_and(|service| service.breaker.is_some());
+                    port.queue.serve(&port.local, (concurrency, has_breaker), (&self.mailbox, self.now));
                 }
             }
         }
