@@ -76,6 +76,10 @@ pub struct Summary {
     pub user_share: Option<Spread>,
     /// Requests a second in the closed loop.
     pub per_second: Option<Spread>,
+    /// CPU of both proxies in the closed loop over HTTP/2.
+    pub http2_cpu100k: Option<Spread>,
+    /// Requests a second in it.
+    pub http2_per_second: Option<Spread>,
     /// Median latency in the closed loop.
     pub p50_us: Option<Spread>,
     /// 99th percentile in the closed loop.
@@ -106,7 +110,8 @@ pub fn summarise(peer: Peer, samples: &[Sample]) -> Summary {
     #[expect(clippy::cast_precision_loss, reason = "KiB of resident memory stay far below 2^52")]
     let kib = |kib: u64| kib as f64;
     let errors = |f: &Figures| {
-        f.closed.load.errors + f.fixed.load.errors + f.memory.map_or(0, |m| u64::from(m.failed))
+        let http2 = f.http2.map_or(0, |http2| http2.load.errors);
+        f.closed.load.errors + f.fixed.load.errors + http2 + f.memory.map_or(0, |m| u64::from(m.failed))
     };
     Summary {
         peer,
@@ -116,6 +121,8 @@ pub fn summarise(peer: Peer, samples: &[Sample]) -> Summary {
         cpu100k: spread(&|f| f.closed.cpu100k),
         user_share: spread(&|f| f.closed.user_share),
         per_second: spread(&|f| Some(f.closed.load.per_second)),
+        http2_cpu100k: spread(&|f| f.http2?.cpu100k),
+        http2_per_second: spread(&|f| Some(f.http2?.load.per_second)),
         p50_us: spread(&|f| Some(f.closed.load.p50_us)),
         p99_us: spread(&|f| Some(f.closed.load.p99_us)),
         rate_p50_us: spread(&|f| Some(f.fixed.load.p50_us)),
@@ -190,7 +197,8 @@ mod tests {
             steal_cores: 0.0,
         };
         let memory = Memory { start_kib: 100, idle_kib: 200, failed: 0 };
-        let figures = Figures { memory: Some(memory), closed: measured, fixed: measured, calls: None };
+        let figures =
+            Figures { memory: Some(memory), closed: measured, fixed: measured, http2: None, calls: None };
         Sample { peer, repetition, figures: Some(figures), failed: None }
     }
 

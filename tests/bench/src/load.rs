@@ -1,8 +1,9 @@
-//! Load generators: wrk for the closed loop, our own for the fixed rate and for idle connections; no process is started here.
+//! Load generators: wrk for the closed loop, h2load for the one of HTTP/2, our own for the fixed rate and for idle connections; no process is started here.
 
 pub mod closed;
 pub mod exchange;
 pub mod fixed_rate;
+pub mod http2;
 pub mod idle;
 
 use serde::{Deserialize, Serialize};
@@ -19,9 +20,9 @@ pub struct Load {
     pub unsent: u64,
     /// Answers a second.
     pub per_second: f64,
-    /// Median latency in microseconds.
+    /// Median latency in microseconds; 0 from h2load, which does not tell it.
     pub p50_us: f64,
-    /// 99th percentile of the latency in microseconds.
+    /// 99th percentile of the latency in microseconds; 0 from h2load.
     pub p99_us: f64,
 }
 
@@ -41,7 +42,7 @@ pub enum LoadError {
         /// What the last try gave.
         last: String,
     },
-    /// What wrk printed lacks a figure.
-    #[error("wrk's report has no {0}")]
+    /// What wrk or h2load printed lacks a figure.
+    #[error("the generator's report has no {0}")]
     Report(&'static str),
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::clock;
-use crate::load::{Load, LoadError, closed};
+use crate::load::{Load, LoadError, closed, http2};
 use crate::net::Nodes;
 use crate::options::{RunOptions, Target};
 use crate::peers::{self, Leg, Peer, PeerError, Role};
@@ -31,6 +31,8 @@ pub struct Figures {
     pub closed: Measured,
     /// A fixed rate.
     pub fixed: Measured,
+    /// As many requests over HTTP/2 as the peer can take, the backend spoken to in HTTP/1.1; none of peers that need another listener for it.
+    pub http2: Option<Measured>,
     /// System calls of L1 and L2 per request in a closed loop, where they were counted.
     pub calls: Option<[Calls; 2]>,
 }
@@ -154,7 +156,8 @@ impl Bench<'_> {
         self.closed(peer, WARM_UP_SECONDS)?;
         let closed = standing.watch(|| self.closed(peer, options.seconds))?;
         let fixed = standing.watch(|| self.fixed(peer))?;
-        Ok(Figures { memory, closed, fixed, calls: None })
+        let http2 = peer.speaks_http2().then(|| standing.watch(|| self.http2(peer))).transpose()?;
+        Ok(Figures { memory, closed, fixed, http2, calls: None })
     }
 
     fn calls(
@@ -181,6 +184,15 @@ impl Bench<'_> {
             CommandLine::new(&wrk, closed::arguments(&peer.target(), self.options.connections, seconds));
         let report = output(&line, self.namespace(Role::L1)).map_err(|e| MeasureError::Run("wrk", e))?;
         closed::parse(&report).map_err(|e| MeasureError::Load("the closed loop", e))
+    }
+
+    fn http2(&self, peer: Peer) -> Result<Load, MeasureError> {
+        let h2load = self.tools.h2load.clone().map_err(PeerError::Missing);
+        let h2load = h2load.map_err(|e| MeasureError::Configure("the closed loop over HTTP/2", e))?;
+        let arguments = http2::arguments(&peer.target(), self.options.connections, self.options.seconds);
+        let line = CommandLine::new(&h2load, arguments);
+        let report = output(&line, self.namespace(Role::L1)).map_err(|e| MeasureError::Run("h2load", e))?;
+        http2::parse(&report).map_err(|e| MeasureError::Load("the closed loop over HTTP/2", e))
     }
 
     fn fixed(&self, peer: Peer) -> Result<Load, MeasureError> {

@@ -60,6 +60,11 @@ impl Peer {
         }
     }
 
+    /// Whether its listener takes HTTP/2 with prior knowledge as well; nginx needs one of its own for it.
+    pub fn speaks_http2(self) -> bool {
+        !matches!(self, Self::Nginx | Self::Direct)
+    }
+
     /// Reads a list such as `vicino,haproxy,direct`; `haproxy` is both of its wires.
     pub fn parse_list(text: &str) -> Result<PeerList, String> {
         let mut peers: Vec<Self> = Vec::new();

@@ -12,8 +12,14 @@ use crate::report::progress;
 const ENVOY_VERSION: &str = "1.40.0";
 
 /// Debian package of each program that the distribution has.
-const PACKAGES: [(&str, &str); 5] =
-    [("ip", "iproute2"), ("haproxy", "haproxy"), ("nginx", "nginx"), ("wrk", "wrk"), ("strace", "strace")];
+const PACKAGES: [(&str, &str); 6] = [
+    ("ip", "iproute2"),
+    ("haproxy", "haproxy"),
+    ("nginx", "nginx"),
+    ("wrk", "wrk"),
+    ("h2load", "nghttp2-client"),
+    ("strace", "strace"),
+];
 
 /// Forbids that a package that is installed starts its service (Debian policy §9.3.3.1).
 const POLICY: &str = "/usr/sbin/policy-rc.d";
@@ -23,6 +29,8 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 pub struct Tools {
     /// Load generator.
     pub wrk: Result<PathBuf, String>,
+    /// Load generator of HTTP/2.
+    pub h2load: Result<PathBuf, String>,
     /// Peer and backend.
     pub nginx: Result<PathBuf, String>,
     /// Peer.
@@ -50,6 +58,7 @@ pub fn prepare(options: &PrepareOptions) -> Tools {
     };
     Tools {
         wrk: packaged("wrk"),
+        h2load: packaged("h2load"),
         nginx: packaged("nginx"),
         haproxy: packaged("haproxy"),
         strace: packaged("strace"),

@@ -80,6 +80,11 @@ pub fn tables(summaries: &[Summary], options: &RunOptions) {
         let cells = [cell(s.rate_p50_us, 0), cell(s.rate_p99_us, 0), cell(s.rate_cpu100k, 2)];
         say(&format!("{:<14} {:<16} {:<16} {:<16} {}", s.peer, cells[0], cells[1], cells[2], s.unsent));
     }
+    say("\nHTTP/2         cpu100k          requests/s");
+    for s in summaries.iter().filter(|s| s.http2_per_second.is_some()) {
+        let per_second = s.http2_per_second.map_or_else(dash, |x| format!("{:.0}", x.median));
+        say(&format!("{:<14} {:<16} {per_second}", s.peer, cell(s.http2_cpu100k, 2)));
+    }
     say(&format!("\nmemory, MiB    start       +{} idle  KiB a connection", options.idle));
     for s in summaries {
         let (Some(start), Some(idle)) = (s.start_kib, s.idle_kib) else { continue };

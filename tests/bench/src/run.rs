@@ -68,7 +68,8 @@ fn measure_all(options: &RunOptions) -> anyhow::Result<ExitCode> {
     }
     raise_open_files();
     let tools = prepare(&options.prepare);
-    for (needed, found) in [("wrk", &tools.wrk), ("nginx (the backend)", &tools.nginx)] {
+    let needed = [("wrk", &tools.wrk), ("h2load", &tools.h2load), ("nginx (the backend)", &tools.nginx)];
+    for (needed, found) in needed {
         if let Err(reason) = found {
             bail!("nothing can be measured without {needed}: {reason}");
         }

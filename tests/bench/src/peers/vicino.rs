@@ -8,8 +8,8 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort
 use kube::api::ObjectMeta;
 use serde::Serialize;
 use vicino_crds::contract::{
-    self, Bootstrap, CompiledBackend, CompiledNode, CompiledPort, CompiledProtocol, CompiledRoute,
-    VERSION_PLAIN,
+    self, Bootstrap, CONTRACT_VERSION, CompiledBackend, CompiledNode, CompiledPort, CompiledProtocol,
+    CompiledRoute, VERSION_PLAIN,
 };
 use vicino_crds::node::{MeshNode, MeshNodeSpec, Neighbour};
 
@@ -82,12 +82,12 @@ fn route() -> CompiledRoute {
         node_local: false,
     };
     CompiledRoute {
-        version: VERSION_PLAIN,
+        version: CONTRACT_VERSION,
         namespace: NAMESPACE.to_owned(),
         service: SERVICE.to_owned(),
         generation: 1,
         cluster_ips: vec!["10.96.0.10".to_owned()],
-        ports: vec![CompiledPort { port: 80, protocol: CompiledProtocol::Http, backends: vec![backend] }],
+        ports: vec![CompiledPort { port: 80, protocol: CompiledProtocol::Http1, backends: vec![backend] }],
         connect_timeout_milliseconds: 2000,
         request_timeout_milliseconds: 0,
         requeues: 1,
