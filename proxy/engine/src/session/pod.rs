@@ -103,8 +103,9 @@ impl Core {
                     }
                     Ok(())
                 }
+                Err(Refused::Connection(code)) => Err(Refused::Connection(code)),
                 // Of a stream that is over nothing matters but what it says for the blocks after it.
-                Ok(_) if known.is_none() => Ok(()),
+                _ if known.is_none() => Ok(()),
                 Ok(_) => Err(Refused::Malformed),
                 Err(refused) => Err(refused),
             },
