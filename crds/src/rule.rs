@@ -78,7 +78,14 @@ impl RouteRule {
 /// method; then the one with more headers; then the one with more query parameters; then the one that is listed first.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("!has(self.grpc) || (!has(self.path) && !has(self.method))")
+        .message("a match says which gRPC calls it is about, or which path and method, not both: a gRPC call is POST /service/method")
+)]
 pub struct RouteMatch {
+    /// Calls of gRPC, by service and method. They are POST with the path `/service/method`, and are matched as such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grpc: Option<GrpcMatch>,
     /// The path, without the query. Absent: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathMatch>,
@@ -95,6 +102,22 @@ pub struct RouteMatch {
     /// The method; case matters, as in HTTP. Absent: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32), regex(pattern = r"^[A-Z]+(-[A-Z]+)*$"))]
+    pub method: Option<String>,
+}
+
+/// A test of a gRPC call.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GrpcMatch {
+    /// The service with its package, for example `helloworld.Greeter`.
+    #[schemars(
+        length(min = 1, max = 512),
+        regex(pattern = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$")
+    )]
+    pub service: String,
+    /// The method, for example `SayHello`. Absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_]*$"))]
     pub method: Option<String>,
 }
 

@@ -104,6 +104,11 @@ fn check_match(at: &str, one: &RouteMatch) -> Result<usize, Flaw> {
         regexes += 1;
         matcher(pattern).map(drop).map_err(|problem| flaw(field, problem))
     };
+    if one.grpc.is_some() && (one.path.is_some() || one.method.is_some()) {
+        let problem =
+            "says which calls by their path and method, so that neither path nor method can say it as well";
+        return Err(flaw(format!("{at}.grpc"), problem));
+    }
     if let Some(path) = &one.path {
         let field = format!("{at}.path.value");
         match path.kind {
@@ -347,6 +352,16 @@ mod tests {
     fn flaws_name_their_field() {
         check(&[
             ("[{name: a}, {name: a}]", "rules[1].name", "rules[0]"),
+            (
+                "[{matches: [{grpc: {service: a.B}, path: {value: /}}]}]",
+                "rules[0].matches[0].grpc",
+                "neither path",
+            ),
+            (
+                "[{matches: [{grpc: {service: a.B}, method: GET}]}]",
+                "rules[0].matches[0].grpc",
+                "neither path",
+            ),
             (
                 "[{matches: [{}, {path: {type: RegularExpression, value: '('}}]}]",
                 "rules[0].matches[1].path.value",

@@ -34,6 +34,14 @@ pub(crate) fn get(address: SocketAddr, host: &str, path: &str) -> io::Result<Ans
     client.receive()
 }
 
+/// POST without a body.
+pub(crate) fn post(address: SocketAddr, host: &str, path: &str) -> io::Result<Answer> {
+    let mut client = Client::connect(address)?;
+    let head = format!("POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: 0\r\n\r\n");
+    client.stream.get_mut().write_all(head.as_bytes())?;
+    client.receive()
+}
+
 impl Client {
     pub(crate) fn connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, PATIENCE)?;

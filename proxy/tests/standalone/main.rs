@@ -11,7 +11,7 @@ mod process;
 use std::time::Duration;
 
 use backend::Backend;
-use client::{Client, get};
+use client::{Client, get, post};
 use configuration::Configuration;
 use process::{Proxy, eventually};
 use rustix::process::Signal;
@@ -107,6 +107,8 @@ fn rules_of_a_document_are_served() {
         &[
             "{matches: [{path: {value: /v1}}], urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /v2}}}",
             "{matches: [{path: {value: '/[0-9]+', type: RegularExpression}}], directResponse: {statusCode: 418, body: short and stout}}",
+            "{matches: [{grpc: {service: a.B, method: C}}], directResponse: {statusCode: 501, body: C}}",
+            "{matches: [{grpc: {service: a.B}}], directResponse: {statusCode: 502, body: B}}",
             "{matches: [{path: {value: /old, type: Exact}}], requestRedirect: {hostname: new.example, statusCode: 308}}",
         ],
     );
@@ -118,6 +120,12 @@ fn rules_of_a_document_are_served() {
     assert_eq!((answer.status, answer.body.as_str()), (418, "short and stout"));
     let answer = ask("/old");
     assert_eq!((answer.status, answer.header("location")), (308, Some("http://new.example/old")));
+
+    // gRPC calls are POST with the path /service/method, whichever version they come in.
+    for (path, status) in [("/a.B/C", 501), ("/a.B/D", 502), ("/a.B2/C", 404)] {
+        assert_eq!(post(world.a.l1(), "web.default", path).unwrap().status, status, "{path}");
+    }
+    assert_eq!(ask("/a.B/C").status, 404);
 
     // What is worse than the rules in force is refused, and they stay.
     configuration.route_with("web", 3, &["{matches: [{path: {value: '[', type: RegularExpression}}]}"]);

@@ -16,6 +16,18 @@ spec:
   ports: [{name: http, port: 80, targetPort: 8080, appProtocol: http}]
 ";
 
+/// No rule is about other services than this one, which is UNIMPLEMENTED to gRPC.
+const RULES: &str = "
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {name: near}
+spec:
+  rules:
+  - matches: [{grpc: {service: grpc.testing.TestService}}]
+  - matches: [{grpc: {service: grpc.testing.TestService, method: UnaryCall}}]
+    fault: {abort: {statusCode: 403}}
+";
+
 /// gRPC's interoperability tests (<https://github.com/grpc/grpc/blob/master/doc/interop-test-descriptions.md>): unary calls and every kind of
 /// stream, deadlines, cancellation, metadata, trailers and statuses.
 const CASES: [&str; 14] = [
@@ -59,6 +71,16 @@ fn grpc_and_http2_are_carried() {
                 caller.grpc(name, case).await?;
             }
         }
+        space.apply(RULES).await?;
+        programmed(fixture, &space.name, "near").await?;
+        for case in ["empty_unary", "ping_pong", "unimplemented_service"] {
+            caller.grpc("near", case).await?;
+        }
+        let refused = caller.grpc("near", "large_unary").await.err().map(|error| format!("{error:#}"));
+        ensure!(
+            refused.as_ref().is_some_and(|said| said.contains("PermissionDenied")),
+            "403 of a rule is PermissionDenied to gRPC: {refused:?}"
+        );
         http2_reaches_applications_of_http1(caller).await?;
         own_answers_are_understood(caller).await?;
         space.leave().await

@@ -166,6 +166,11 @@ fn test(one: &RouteMatch) -> Test {
         PathMatchType::PathPrefix => PathTest::prefix(&path.value),
         PathMatchType::RegularExpression => PathTest::Regex(pattern(&path.value)),
     });
+    let grpc = one.grpc.as_ref().map(|grpc| match &grpc.method {
+        Some(method) => PathTest::Exact(format!("/{}/{method}", grpc.service).into()),
+        None => PathTest::prefix(&format!("/{}", grpc.service)),
+    });
+    let method = if grpc.is_some() { Some("POST") } else { one.method.as_deref() };
     let value = |kind, text: &str| match kind {
         ValueMatchType::Exact => ValueTest::Exact(text.into()),
         ValueMatchType::RegularExpression => ValueTest::Regex(pattern(text)),
@@ -173,8 +178,8 @@ fn test(one: &RouteMatch) -> Test {
     let headers = one.headers.iter().map(|header| ((*header.name).into(), value(header.kind, &header.value)));
     let query = one.query_params.iter().map(|param| ((*param.name).into(), value(param.kind, &param.value)));
     Test {
-        path: path.unwrap_or_default(),
-        method: one.method.as_deref().map(Into::into),
+        path: grpc.or(path).unwrap_or_default(),
+        method: method.map(Into::into),
         headers: headers.collect(),
         query: query.collect(),
     }
