@@ -323,14 +323,11 @@ impl Core {
         request.begin_attempt(window);
         request.is_sent = request.framing.is_empty();
         let Some((out, session)) = self.net.session_out(conn) else { return };
-        match (fresh, decode(&request.kept[..request.body_at])) {
-            (Some(Fresh { frame, extra }), _) => {
-                session.encoder.request(out, stream, (&frame.head, frame.framing), extra);
-            }
-            (None, Ok(Some((Frame::Request { request, .. }, _)))) => {
-                session.encoder.request(out, stream, (&request.head, request.framing), &[]);
-            }
-            _ => {}
+        if let Some(Fresh { frame, extra }) = fresh {
+            session.encoder.request(out, stream, (&frame.head, frame.framing), extra);
+        } else if let Ok(Some((Frame::Request { request, .. }, _))) = decode(&request.kept[..request.body_at])
+        {
+            session.encoder.request(out, stream, (&request.head, request.framing), &[]);
         }
         self.flush_request(id);
     }
