@@ -229,7 +229,7 @@ pub enum RateLimitKeyType {
 )]
 pub struct CircuitBreaker {
     /// Statuses that are failures, whether the pod answers so or the mesh has to, as with 502 when the pod closes before it has answered. gRPC's statuses count as what they mean in HTTP:
-    /// UNAVAILABLE as 503, INTERNAL and UNKNOWN as 500, DEADLINE_EXCEEDED as 504.
+    /// UNAVAILABLE as 503, INTERNAL and UNKNOWN as 500, `DEADLINE_EXCEEDED` as 504.
     #[serde(default = "failures")]
     #[schemars(length(min = 1, max = 16), inner(range(min = 400, max = 599)))]
     pub codes: Vec<i32>,
@@ -290,7 +290,8 @@ pub struct Retry {
     #[serde(default = "attempts")]
     #[schemars(range(min = 1, max = 5))]
     pub attempts: i32,
-    /// Statuses that are worth another attempt, whether an application answers so or the mesh could not reach one.
+    /// Statuses that are worth another attempt, whether an application answers so or the mesh could not reach one. A gRPC call that fails at once, without a message before, counts as what its status
+    /// means in HTTP: UNAVAILABLE as 503, INTERNAL and UNKNOWN as 500, `DEADLINE_EXCEEDED` as 504; gRPC calls are not idempotent.
     #[serde(default = "codes")]
     #[schemars(length(min = 1, max = 16), inner(range(min = 400, max = 599)))]
     pub codes: Vec<i32>,

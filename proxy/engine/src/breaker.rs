@@ -10,6 +10,7 @@ use vicino_wire::head::Headers;
 use crate::core::{Core, Event};
 use crate::deadline::Time;
 use crate::exchange::{Exchange, ExchangeId};
+use crate::grpc;
 use crate::reply::Reason;
 use crate::snapshot::PodSlot;
 
@@ -176,23 +177,11 @@ impl Breaker {
     }
 }
 
-/// The HTTP status that a gRPC status means (<https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto>); None where it says nothing of the pod.
-fn of_grpc(headers: Headers<'_>) -> Option<u16> {
-    Some(match headers.get("grpc-status")? {
-        b"2" | b"13" | b"15" => 500,
-        b"4" => 504,
-        b"8" => 429,
-        b"12" => 501,
-        b"14" => 503,
-        _ => return None,
-    })
-}
-
 impl Exchange {
     /// Notes what a final head, or trailers, say of the pod.
     pub(crate) fn note_status(&mut self, status: u16, headers: Headers<'_>) {
         if self.pod.is_some() && self.plan.choices[self.choice].breaker.is_some() {
-            self.outcome = of_grpc(headers).unwrap_or(status);
+            self.outcome = grpc::status_in_http(headers).unwrap_or(status);
         }
     }
 
@@ -329,16 +318,5 @@ mod tests {
             calls += 1;
         }
         assert_eq!(calls, 11, "ten are enough, and the tenth was good");
-    }
-
-    #[test]
-    fn grpc_statuses_count_as_what_they_mean() {
-        use vicino_wire::head::Header;
-        for (status, expected) in
-            [("0", None), ("5", None), ("14", Some(503)), ("13", Some(500)), ("4", Some(504))]
-        {
-            let fields = [Header { name: b"grpc-status", value: status.as_bytes() }];
-            assert_eq!(of_grpc(fields[..].into()), expected, "{status}");
-        }
     }
 }

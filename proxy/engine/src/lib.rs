@@ -32,6 +32,7 @@ pub mod core;
 pub mod deadline;
 mod downstream;
 mod exchange;
+mod grpc;
 mod hash;
 mod hop;
 pub mod identify;

@@ -4,6 +4,7 @@ use vicino_wire::head::{Framing, Header, ResponseHead, Version};
 use vicino_wire::hop::Reset;
 use vicino_wire::http1::{Reject, write_response_head};
 
+use crate::grpc;
 use crate::session::Session;
 
 /// What L1 adds to every response.
@@ -175,25 +176,11 @@ impl From<Reject> for Reply {
     }
 }
 
-/// The gRPC status that a client is to take an answer of our own for: what gRPC says of HTTP statuses, but for what a deadline ended.
-/// (<https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md>)
-pub(crate) fn grpc_status(reply: Reply) -> &'static str {
-    match reply.status {
-        _ if reply.word == Reason::Timeout.word() => "4",
-        400 => "13",
-        401 => "16",
-        403 => "7",
-        404 | 501 => "12",
-        408 | 429 | 502..=504 => "14",
-        _ => "2",
-    }
-}
-
 /// An answer to a gRPC client: a status that its HTTP side is content with, and the reason where it looks for it.
 pub(crate) fn write_grpc_reply((out, session): (&mut Vec<u8>, &mut Session), stream: u32, reply: Reply) {
     let fields = [
         Header { name: b"content-type", value: b"application/grpc" },
-        Header { name: b"grpc-status", value: grpc_status(reply).as_bytes() },
+        Header { name: b"grpc-status", value: grpc::status_of(reply).as_bytes() },
         Header { name: b"grpc-message", value: reply.text.as_bytes() },
         Header { name: b"vicino-error", value: reply.word.as_bytes() },
         VIA,

@@ -11,6 +11,7 @@ use super::place::pod_address;
 use super::{ExchangeId, Half, Origin, ResponseSide};
 use crate::core::{ConnId, Core};
 use crate::deadline::Time;
+use crate::grpc;
 use crate::reply::{Reason, VIA};
 
 impl ResponseSide {
@@ -52,7 +53,9 @@ impl Core {
         }
         if is_final {
             exchange.note_status(head.status, head.headers);
-            if self.retry(id, head.status) {
+            // A gRPC call that fails at once says so in its head; one that has begun is not repeated anyway.
+            let said = if exchange.is_grpc { grpc::status_in_http(head.headers) } else { None };
+            if self.retry(id, said.unwrap_or(head.status)) {
                 return;
             }
             self.attempt_is_answered(id);

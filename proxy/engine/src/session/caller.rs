@@ -8,7 +8,8 @@ use super::{STREAM_MAX, Session};
 use crate::core::{Command, ConnId, Core};
 use crate::downstream::{Ask, Asker, ClientState, Verdict};
 use crate::exchange::{Exchange, Origin};
-use crate::reply::{Reason, Reply, grpc_status};
+use crate::grpc;
+use crate::reply::{Reason, Reply};
 
 impl Core {
     /// The preface has come.
@@ -161,7 +162,7 @@ impl Core {
         }
         if let Some((out, session)) = self.net.session_out(id) {
             let fields = [
-                Header { name: b"grpc-status", value: grpc_status(reply).as_bytes() },
+                Header { name: b"grpc-status", value: grpc::status_of(reply).as_bytes() },
                 Header { name: b"grpc-message", value: reply.text.as_bytes() },
                 Header { name: b"vicino-error", value: reply.word.as_bytes() },
             ];

@@ -222,6 +222,10 @@ impl PodConn {
         match () {
             () if ip.ends_with(".55") => Some(ill.to_vec()),
             () if ip.ends_with(".56") => Some(Vec::new()),
+            // UNAVAILABLE.
+            () if ip.ends_with(".57") => {
+                Some(b"HTTP/1.1 200 OK\r\ngrpc-status: 14\r\nContent-Length: 0\r\n\r\n".to_vec())
+            }
             // Ill at first, then well.
             () if ip.ends_with(".58") && self.served <= ILL_CALLS => Some(ill.to_vec()),
             () => None,

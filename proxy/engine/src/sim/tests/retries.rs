@@ -194,3 +194,28 @@ fn a_caller_that_goes_while_its_call_waits_leaves_nothing_behind() {
     assert_eq!(world.seen.len(), 1);
     world.assert_nothing_left();
 }
+
+#[test]
+fn a_grpc_call_that_fails_at_once_is_saved_by_another_pod() {
+    use vicino_wire::head::Framing;
+    let retry = Retry { is_for_any_method: true, ..twice() };
+    let mut world = world_with(&[(0, 57), (1, 57), (2, 1)], retry, 1);
+    world.snapshot.protocols.insert("web".into(), Protocol::Http2);
+    world.publish();
+    let client = world.http2_client(0);
+    let grpc = fields(&[("content-type", "application/grpc")]);
+    for i in 0..30 {
+        world.speak(client, |mux| mux.request(2 * i + 1, ("POST", "web", "/a.B/C"), Framing::None, &grpc));
+        world.run(Duration::from_millis(100));
+    }
+    let (saved, _) = retries(&world);
+    assert!(saved > 10, "{saved} were repeated");
+    let is_unavailable = |said: &&Said| {
+        let Said::Response { fields, .. } = said else { return false };
+        fields.iter().any(|(name, value)| name == "grpc-status" && value == "14")
+    };
+    let failed = world.heard(client).iter().filter(is_unavailable).count();
+    // One of two ill pods, and then the other: a call is repeated once.
+    assert!(failed < 12, "{failed} of 30 failed although {saved} were repeated");
+    world.assert_nothing_left();
+}
