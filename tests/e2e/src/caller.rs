@@ -27,8 +27,8 @@ use crate::netns;
 
 /// One exchange, byte by byte, takes no longer.
 const RAW_SECONDS_MAX: Duration = Duration::from_secs(10);
-/// One run of curl takes no longer.
-const CURL_SECONDS_MAX: Duration = Duration::from_mins(2);
+/// One run of curl, h2load or gRPC's client takes no longer.
+const PROGRAM_SECONDS_MAX: Duration = Duration::from_mins(2);
 /// Pause between two calls of a wait.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -161,7 +161,8 @@ impl Caller {
         let mut command = self.command("curl");
         command.args(["--silent", "--show-error", "--max-time", "100", "--dump-header"]).arg(&head.0);
         command.args(["--write-out", "%{stderr}%{http_code}"]).args(arguments);
-        let output = timeout(CURL_SECONDS_MAX, command.output()).await.context("curl takes too long")??;
+        let output =
+            timeout(PROGRAM_SECONDS_MAX, command.output()).await.context("curl takes too long")??;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         let digits = said.len().checked_sub(3).and_then(|at| said.get(at..));
         let Some(status) = digits.and_then(|digits| digits.parse().ok()) else {
@@ -187,7 +188,8 @@ impl Caller {
         let mut command = self.command(vicino_cluster::prepare::grpc_client()?);
         command.env("HTTPS_PROXY", format!("http://{}", self.proxy));
         command.args(["--server_port=80", &format!("--server_host={host}"), &format!("--test_case={case}")]);
-        let output = timeout(RAW_SECONDS_MAX, command.output()).await.context("gRPC takes too long")??;
+        let output =
+            timeout(PROGRAM_SECONDS_MAX, command.output()).await.context("gRPC takes too long")??;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{case} from {} to {host}: {:.1000}", self.node, said);
         Ok(())
@@ -198,7 +200,8 @@ impl Caller {
         let mut command = self.command("h2load");
         command.args(["-m10", &format!("-n{count}"), &format!("-c{connections}")]);
         command.args(["-H", &format!(":authority: {authority}"), &format!("http://{}{path}", self.proxy)]);
-        let output = timeout(CURL_SECONDS_MAX, command.output()).await.context("h2load takes too long")??;
+        let output =
+            timeout(PROGRAM_SECONDS_MAX, command.output()).await.context("h2load takes too long")??;
         let said = String::from_utf8_lossy(&output.stdout);
         let answered = said.lines().find_map(|line| line.strip_prefix("status codes: ")?.split(' ').next());
         answered.and_then(|number| number.parse().ok()).with_context(|| format!("h2load said {said}"))
