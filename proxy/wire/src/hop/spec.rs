@@ -49,7 +49,7 @@ fn resets_mean_what_the_specification_says() {
         assert_eq!(row(reason.as_str()), expected);
         assert_eq!(Reset::from_number(reason.number()), reason);
     }
-    for unknown in [0, 13, 255] {
+    for unknown in [0, 14, 255] {
         assert_eq!(Reset::from_number(unknown), Reset::Internal);
     }
 }
