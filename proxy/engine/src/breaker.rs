@@ -178,9 +178,9 @@ impl Breaker {
 }
 
 impl Exchange {
-    /// Notes what a final head, or trailers, say of the pod.
+    /// Notes what a final head, or trailers, say of the call and its pod.
     pub(crate) fn note_status(&mut self, status: u16, headers: Headers<'_>) {
-        if self.pod.is_some() && self.plan.choices[self.choice].breaker.is_some() {
+        if self.is_grpc || (self.pod.is_some() && self.plan.choices[self.choice].breaker.is_some()) {
             self.outcome = grpc::status_in_http(headers).unwrap_or(status);
         }
     }

@@ -209,7 +209,7 @@ pub(crate) struct Exchange {
     pub(crate) method: Method,
     /// What the caller speaks.
     pub(crate) version: Version,
-    /// The caller speaks gRPC: answers of our own do, too.
+    /// The caller speaks gRPC: answers of our own do, too, and a call has gone as its gRPC status says.
     pub(crate) is_grpc: bool,
     /// The caller asked which way its call goes.
     pub(crate) wants_path: bool,
@@ -237,7 +237,7 @@ pub(crate) struct Exchange {
     pub(crate) queued: Option<Arc<Queue>>,
     /// Idle connections have proved dead: take a new one.
     pub(crate) is_fresh_only: bool,
-    /// What its pod has made of it, as an HTTP status; 0: nothing yet.
+    /// What its pod has made of it, as an HTTP status; 0: nothing yet, or nobody asks.
     pub(crate) outcome: u16,
     /// It tries whether a pod that was left out is well again.
     pub(crate) is_probe: bool,
@@ -325,7 +325,11 @@ impl Core {
     pub(crate) fn complete(&mut self, id: ExchangeId) {
         let Some(exchange) = self.exchanges.get(id) else { return };
         let is_http = exchange.kind == Kind::Http || exchange.is_upgrade;
-        let status = if is_http { exchange.response.status } else { 0 };
+        let status = match exchange.response.status {
+            _ if !is_http => 0,
+            _ if exchange.is_grpc && exchange.outcome != 0 => exchange.outcome,
+            status => status,
+        };
         let Some(exchange) = self.conclude(id, status, Reset::Cancelled) else { return };
         match exchange.origin {
             Origin::Client(client) if exchange.kind == Kind::Http => {

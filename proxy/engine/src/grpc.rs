@@ -32,16 +32,21 @@ pub(crate) fn timeout(value: &[u8]) -> Option<Duration> {
     })
 }
 
-/// The HTTP status that a gRPC status means (<https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto>), where it says something of the
-/// application; None where it is about what was asked.
+/// The HTTP status that a gRPC status means (<https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto>). None for OK, and where none is told.
 pub(crate) fn status_in_http(headers: Headers<'_>) -> Option<u16> {
     Some(match headers.get("grpc-status")? {
-        b"2" | b"13" | b"15" => 500,
+        b"1" => 499,
+        b"3" | b"9" | b"11" => 400,
         b"4" => 504,
+        b"5" => 404,
+        b"6" | b"10" => 409,
+        b"7" => 403,
         b"8" => 429,
         b"12" => 501,
         b"14" => 503,
-        _ => return None,
+        b"16" => 401,
+        b"0" => return None,
+        _ => 500,
     })
 }
 
@@ -105,7 +110,7 @@ mod tests {
     #[test]
     fn statuses_of_applications() {
         for (status, expected) in
-            [("0", None), ("5", None), ("14", Some(503)), ("13", Some(500)), ("4", Some(504))]
+            [("0", None), ("5", Some(404)), ("14", Some(503)), ("13", Some(500)), ("4", Some(504))]
         {
             let fields = [Header { name: b"grpc-status", value: status.as_bytes() }];
             assert_eq!(status_in_http(fields[..].into()), expected, "{status}");

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use vicino_wire::head::{Framing, Headers};
+use vicino_wire::head::{Framing, Headers, Version};
 use vicino_wire::hop::{
     DEADLINE_MS_NONE, Frame, Kind, RequestFrame, Reset, ResponseFrame, decode, encode_pong, encode_reset,
 };
@@ -13,6 +13,7 @@ use crate::core::{ConnId, Core};
 use crate::deadline::Time;
 use crate::downstream::HOPS_MAX;
 use crate::exchange::{ExchangeId, Fresh, Half, Origin, take_length};
+use crate::grpc;
 use crate::plan::{Plan, inbound};
 use crate::reply::Reason;
 
@@ -183,6 +184,7 @@ impl Core {
         let mut kept = self.net.buffers.take();
         kept.extend_from_slice(raw);
         let mut exchange = self.exchange(Origin::Stream(id, stream), &plan, kept, request);
+        exchange.is_grpc = request.head.version == Version::Http2 && grpc::is_spoken(request.head.headers);
         exchange.affinity = plan.key(&request.head, request.caller);
         exchange.wants_path = request.head.headers.get("vicino-debug") == Some(b"path");
         let due = match request.deadline_ms {

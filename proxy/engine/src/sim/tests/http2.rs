@@ -247,6 +247,28 @@ fn answers_of_our_own_are_what_the_caller_understands() {
     world.assert_nothing_left();
 }
 
+/// As what its status means, at both proxies.
+#[test]
+fn a_grpc_call_counts_as_its_status_says() {
+    for (node, pod, class) in [(0, 57, 5), (1, 57, 5), (0, 1, 2), (1, 1, 2)] {
+        let mut world = World::new(2, 1);
+        world.pod("web", node, pod);
+        world.snapshot.protocols.insert("web".into(), Protocol::Http2);
+        world.publish();
+        let client = world.http2_client(0);
+        world.speak(client, |mux| mux.request(1, ("POST", "web", "/a.B/C"), Framing::None, &grpc()));
+        world.until("an answer", |w| is_over(w, client, 1));
+        world.run(Duration::from_millis(10));
+        for core in world.nodes.iter().map(|node| &node.core) {
+            for service in core.tally().services() {
+                let counts: Vec<u64> = service.by_class.iter().map(crate::tally::Counter::get).collect();
+                assert_eq!((counts[class], counts.iter().sum()), (1, 1), "{service:?}");
+            }
+        }
+        assert_eq!(world.nodes[1].core.tally().services().len(), node);
+    }
+}
+
 #[test]
 fn a_foreign_caller_is_refused_and_one_that_is_not_known_yet_waits() {
     let mut world = web_on(&[1], 2);
