@@ -160,6 +160,18 @@ impl Connections {
         self.table.get(id).map_or(0, |conn| self.output_bytes_max.saturating_sub(conn.pending()))
     }
 
+    /// The same; when there is none, the source goes on once there is.
+    #[inline]
+    pub(crate) fn room_or_block(&mut self, id: ConnId) -> usize {
+        let room = self.room(id);
+        if room == 0
+            && let Some(conn) = self.table.get_mut(id)
+        {
+            conn.blocks_source = true;
+        }
+        room
+    }
+
     /// The driver takes the list of connections to write.
     pub(crate) fn take_dirty(&mut self, into: &mut Vec<ConnId>) {
         for id in self.dirty.drain(..) {

@@ -200,14 +200,7 @@ impl Core {
         let _ = kind;
         match self.net.forget(id) {
             None => {}
-            Some((kind, Some(session))) => {
-                match &kind {
-                    Kind::Pod(pod) => self.pools.remove(&pod.slot, id),
-                    Kind::Client(client) if client.state == ClientState::Held => self.tally.held.sub(1),
-                    Kind::Client(_) | Kind::Hop(_) => {}
-                }
-                self.session_is_gone(&session, &kind);
-            }
+            Some((kind, Some(session))) => self.session_is_gone(id, &session, &kind),
             Some((Kind::Client(client), _)) => {
                 if client.state == ClientState::Held {
                     self.tally.held.sub(1);

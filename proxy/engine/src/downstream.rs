@@ -387,7 +387,7 @@ impl Core {
         let Some(client) = self.net.client(id) else { return };
         let exchange = client.exchange;
         match client.state {
-            ClientState::Session | ClientState::Held if is_session => self.client_session_ended(id),
+            ClientState::Session | ClientState::Held if is_session => self.session_ended(id),
             // Half closed, so that the answer still goes out, or closed: FIN says the same of both. Whoever is there still gets
             // its answer when that begins in time.
             ClientState::Held => {}

@@ -5,7 +5,6 @@ pub(crate) mod node;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use vicino_wire::hop::{Hello, encode_drain, encode_hello, encode_ping};
 
@@ -15,6 +14,7 @@ use crate::core::{Command, ConnId, Core, Event};
 use crate::deadline::Time;
 use crate::exchange::{Blocked, ExchangeId, Method, Target};
 use crate::hash::FastMap;
+use crate::pace::Pace;
 use crate::reply::Reason;
 
 /// Bytes that wait to be written to one hop before the sources of its streams are paused.
@@ -66,9 +66,8 @@ pub(crate) struct Hop {
     silent_looks: u32,
     /// Bytes that the socket has taken, ever.
     pub(crate) written: u64,
-    /// The second that `resets` counts in, and how many streams the peer gave up in it.
-    resets_since: Time,
-    resets: u32,
+    /// Streams that the peer gives up. More than a second's worth are an attack (CVE-2023-44487 is HTTP/2's).
+    resets: Pace,
 }
 
 impl Hop {
@@ -87,19 +86,8 @@ impl Hop {
             idle_since: now,
             silent_looks: 0,
             written: 0,
-            resets_since: now,
-            resets: 0,
+            resets: Pace::new(now),
         })
-    }
-
-    /// Counts a stream that the peer gave up. More than a second's worth are an attack (CVE-2023-44487 is HTTP/2's).
-    fn count_reset(&mut self, now: Time, max: u32) -> bool {
-        if now.since(self.resets_since) >= Duration::from_secs(1) {
-            self.resets_since = now;
-            self.resets = 0;
-        }
-        self.resets += 1;
-        self.resets <= max
     }
 
     /// Nothing is or will be on it.

@@ -36,6 +36,7 @@ mod grpc;
 mod hash;
 mod hop;
 pub mod identify;
+mod pace;
 mod plan;
 pub mod queue;
 mod random;

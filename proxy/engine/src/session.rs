@@ -6,7 +6,6 @@ mod frames;
 mod pod;
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use vicino_wire::hop::{ReceiveCredit, SendCredit};
 use vicino_wire::http2::{
@@ -15,10 +14,12 @@ use vicino_wire::http2::{
 
 use crate::config::CoreConfig;
 use crate::connection::Kind;
-use crate::core::{ConnId, Core};
+use crate::core::{Command, ConnId, Core};
 use crate::deadline::Time;
+use crate::downstream::ClientState;
 use crate::exchange::{Blocked, ExchangeId};
 use crate::hash::FastMap;
+use crate::pace::Pace;
 
 /// Streams that were over lately, whose frames may still be on their way.
 const OVER_MAX: usize = 64;
@@ -60,9 +61,8 @@ pub(crate) struct Session {
     over: VecDeque<(u32, bool)>,
     /// Empty DATA frames in a row.
     empties: u32,
-    /// The second that `faults` counts in, and how many streams a caller gave up or broke in it.
-    faults_since: Time,
-    faults: u32,
+    /// Streams that a caller gives up or breaks. More than a second's worth are an attack (CVE-2023-44487).
+    faults: Pace,
 }
 
 impl Session {
@@ -83,19 +83,8 @@ impl Session {
             is_draining: false,
             over: VecDeque::new(),
             empties: 0,
-            faults_since: now,
-            faults: 0,
+            faults: Pace::new(now),
         })
-    }
-
-    /// Counts a stream that a caller gave up or broke. More than a second's worth are an attack (CVE-2023-44487).
-    fn count_fault(&mut self, now: Time, max: u32) -> bool {
-        if now.since(self.faults_since) >= Duration::from_secs(1) {
-            self.faults_since = now;
-            self.faults = 0;
-        }
-        self.faults += 1;
-        self.faults <= max
     }
 
     fn note_over(&mut self, stream: u32, is_given_up: bool) {
@@ -215,8 +204,21 @@ impl Core {
     }
 
     /// A connection is gone with all that is on it.
-    pub(crate) fn session_is_gone(&mut self, session: &Session, kind: &Kind) {
+    pub(crate) fn session_is_gone(&mut self, id: ConnId, session: &Session, kind: &Kind) {
+        match kind {
+            Kind::Pod(pod) => self.pools.remove(&pod.slot, id),
+            Kind::Client(client) if client.state == ClientState::Held => self.tally.held.sub(1),
+            Kind::Client(_) | Kind::Hop(_) => {}
+        }
         self.session_calls_lost(session.calls(), matches!(kind, Kind::Client(_)));
+    }
+
+    /// The peer sends no more: FIN ends both halves of an HTTP/2 connection, and what was not answered never will be.
+    pub(crate) fn session_ended(&mut self, id: ConnId) {
+        if let Some((kind, Some(session))) = self.net.forget(id) {
+            self.net.commands.push(Command::Close { id });
+            self.session_is_gone(id, &session, &kind);
+        }
     }
 
     fn session_calls_lost(&mut self, calls: Vec<ExchangeId>, is_caller: bool) {

@@ -367,7 +367,7 @@ impl Core {
         let Some(pod) = self.net.pod(id) else { return };
         let exchange = pod.exchange;
         if pod.state == PodState::Session {
-            return self.pod_session_ended(id);
+            return self.session_ended(id);
         }
         match (pod.state, exchange) {
             (PodState::Idle, _) | (_, None) => {

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use vicino_wire::hop::{encode_data, encode_window};
+use vicino_wire::head::Headers;
+use vicino_wire::hop::{Frame, SendCredit, decode, encode_data, encode_trailers, encode_window};
 use vicino_wire::http2;
 
 use super::{Exchange, ExchangeId, Origin, Target};
@@ -27,6 +28,14 @@ pub(crate) enum Lane {
 /// Calls that have something to say on a connection that takes nothing more now; who has waited longest goes on first.
 pub(crate) type Blocked = VecDeque<(ExchangeId, Half)>;
 
+/// The trailers that were kept as a frame.
+pub(super) fn kept_trailers(frame: &[u8]) -> Headers<'_> {
+    match decode(frame) {
+        Ok(Some((Frame::Trailers { headers, .. }, _))) => headers,
+        _ => Headers::default(),
+    }
+}
+
 impl Lane {
     fn conn(self) -> ConnId {
         let (Lane::Hop(conn, _) | Lane::Session(conn, _)) = self;
@@ -50,6 +59,14 @@ impl Exchange {
             Target::None | Target::Waiting(_) | Target::Pod(_) => None,
             Target::Session(conn, stream) => Some(Lane::Session(conn, stream)),
             Target::Stream(hop, stream) => Some(Lane::Hop(hop, stream)),
+        }
+    }
+
+    /// What the receiver of a half takes, where it says that itself.
+    pub(crate) fn send(&mut self, half: Half) -> &mut SendCredit {
+        match half {
+            Half::Request => &mut self.request.send,
+            Half::Response => &mut self.response.send,
         }
     }
 
@@ -95,6 +112,27 @@ impl Core {
                 if let Some((out, session)) = self.net.session_out(conn) {
                     session.send.take(data.len());
                     session.encoder.data(out, stream, data, is_end);
+                }
+            }
+        }
+    }
+
+    /// Ends a body on a shared connection, with trailers or without; those that do not fit a frame are left out, as trailers may be.
+    pub(super) fn lane_end(&mut self, lane: Lane, trailers: Headers<'_>) {
+        match lane {
+            Lane::Hop(hop, stream) => {
+                if let Some(out) = self.net.out(hop)
+                    && (trailers.is_empty() || encode_trailers(out, stream, trailers).is_err())
+                {
+                    encode_data(out, stream, &[], 1, true);
+                }
+            }
+            Lane::Session(conn, stream) => {
+                let Some((out, session)) = self.net.session_out(conn) else { return };
+                if trailers.is_empty() {
+                    session.encoder.data(out, stream, &[], true);
+                } else {
+                    session.encoder.trailers(out, stream, trailers);
                 }
             }
         }

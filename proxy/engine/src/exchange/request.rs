@@ -1,9 +1,10 @@
 //! The request's body on its way to the target: credit, room, what is kept for another try, and its end.
 
 use vicino_wire::head::{Framing, Headers};
-use vicino_wire::hop::{Frame, Kind, ReceiveCredit, SendCredit, decode, encode_data, encode_trailers};
+use vicino_wire::hop::{Kind, ReceiveCredit, SendCredit, encode_trailers};
 use vicino_wire::http1::{write_chunk, write_last_chunk};
 
+use super::flow::kept_trailers;
 use super::{ExchangeId, Half, RequestSide, Target};
 use crate::core::Core;
 
@@ -84,13 +85,7 @@ impl Core {
             return self.lane_room(lane, id, Half::Request, exchange.request.send.available());
         }
         let Target::Pod(pod) = exchange.target else { return 0 };
-        let room = self.net.room(pod);
-        if room == 0
-            && let Some(conn) = self.net.get_mut(pod)
-        {
-            conn.blocks_source = true;
-        }
-        room
+        self.net.room_or_block(pod)
     }
 
     /// Bytes of the body came, not empty; `is_end` when they are the last. The source has asked for the allowance, or had credit.
@@ -220,25 +215,13 @@ impl Core {
         if std::mem::replace(&mut request.is_sent, true) {
             return;
         }
-        let trailers = match decode(&request.trailers) {
-            Ok(Some((Frame::Trailers { headers, .. }, _))) => headers,
-            _ => Headers::default(),
-        };
         let is_opaque = exchange.kind == Kind::Opaque;
         match exchange.target {
             Target::None | Target::Waiting(_) => request.is_sent = false,
-            Target::Stream(hop, stream) => {
-                let Some(out) = self.net.out(hop) else { return };
-                if trailers.is_empty() || encode_trailers(out, stream, trailers).is_err() {
-                    encode_data(out, stream, &[], 1, true);
-                }
-            }
-            Target::Session(conn, stream) => {
-                let Some((out, session)) = self.net.session_out(conn) else { return };
-                if trailers.is_empty() {
-                    session.encoder.data(out, stream, &[], true);
-                } else {
-                    session.encoder.trailers(out, stream, trailers);
+            Target::Stream(..) | Target::Session(..) => {
+                let frame = request.trailers.clone();
+                if let Some(lane) = exchange.target_lane() {
+                    self.lane_end(lane, kept_trailers(&frame));
                 }
             }
             Target::Pod(pod) if is_opaque => self.net.shutdown_write(pod),
@@ -246,11 +229,11 @@ impl Core {
                 if request.framing == Framing::Chunked
                     && let Some(out) = self.net.out(pod)
                 {
-                    write_last_chunk(out, trailers);
+                    write_last_chunk(out, kept_trailers(&request.trailers));
                 }
             }
         }
-        if is_opaque && exchange.response.is_sent {
+        if is_opaque && self.exchanges.get(id).is_some_and(|exchange| exchange.response.is_sent) {
             self.complete(id);
         }
     }

@@ -1,12 +1,10 @@
 //! The response on its way back: heads, body with credit and room, trailers, end.
 
 use vicino_wire::head::{Framing, Header, Headers, ResponseHead, Version};
-use vicino_wire::hop::{
-    Frame, Kind, ReceiveCredit, ResponseFrame, SendCredit, decode, encode_data, encode_response,
-    encode_trailers,
-};
+use vicino_wire::hop::{Kind, ReceiveCredit, ResponseFrame, SendCredit, encode_response, encode_trailers};
 use vicino_wire::http1::{write_chunk, write_last_chunk, write_response_head};
 
+use super::flow::kept_trailers;
 use super::place::pod_address;
 use super::{ExchangeId, Half, Origin, ResponseSide};
 use crate::core::{ConnId, Core};
@@ -223,13 +221,7 @@ impl Core {
             return self.lane_room(lane, id, Half::Response, exchange.response.send.available());
         }
         let Origin::Client(client) = exchange.origin else { return usize::MAX };
-        let room = self.net.room(client);
-        if room == 0
-            && let Some(conn) = self.net.get_mut(client)
-        {
-            conn.blocks_source = true;
-        }
-        room
+        self.net.room_or_block(client)
     }
 
     /// Bytes of the body came, not empty; `is_end` when they are the last. The source has asked for the allowance, or had credit.
@@ -291,11 +283,7 @@ impl Core {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         if exchange.response.is_ended && !exchange.response.is_sent {
             let frame = std::mem::take(&mut exchange.response.trailers);
-            let trailers = match decode(&frame) {
-                Ok(Some((Frame::Trailers { headers, .. }, _))) => headers,
-                _ => Headers::default(),
-            };
-            self.send_response_end(id, trailers);
+            self.send_response_end(id, kept_trailers(&frame));
         } else if let Some(source) = exchange.response_source() {
             self.net.resume(source);
         }
@@ -346,20 +334,9 @@ impl Core {
             }
             // The head said already that nothing follows.
             Origin::Stream(..) | Origin::Session(..) if exchange.response.framing.is_empty() => {}
-            Origin::Session(conn, stream) => {
-                if let Some((out, session)) = self.net.session_out(conn) {
-                    if trailers.is_empty() {
-                        session.encoder.data(out, stream, &[], true);
-                    } else {
-                        session.encoder.trailers(out, stream, trailers);
-                    }
-                }
-            }
-            Origin::Stream(hop, stream) => {
-                if let Some(out) = self.net.out(hop)
-                    && (trailers.is_empty() || encode_trailers(out, stream, trailers).is_err())
-                {
-                    encode_data(out, stream, &[], 1, true);
+            Origin::Stream(..) | Origin::Session(..) => {
+                if let Some(lane) = exchange.origin_lane() {
+                    self.lane_end(lane, trailers);
                 }
             }
         }

@@ -230,7 +230,7 @@ impl Core {
             }
             Frame::Reset { stream, reason } => {
                 let (now, max) = (self.now, self.config.resets_per_second_max);
-                let is_bearable = self.net.hop(id).is_none_or(|hop| hop.count_reset(now, max));
+                let is_bearable = self.net.hop(id).is_none_or(|hop| hop.resets.count(now, max));
                 self.remove_stream(id, stream);
                 self.reset_frame(exchange, reason);
                 if is_bearable { Ok(()) } else { Err(Fault::Connection) }
@@ -238,8 +238,7 @@ impl Core {
             Frame::Window { credit, .. } => {
                 let call = self.exchanges.get_mut(exchange).ok_or(Fault::Connection)?;
                 let half = if is_inbound { Half::Response } else { Half::Request };
-                let send = if is_inbound { &mut call.response.send } else { &mut call.request.send };
-                send.grant(credit).map_err(|_| Fault::Connection)?;
+                call.send(half).grant(credit).map_err(|_| Fault::Connection)?;
                 self.go_on(exchange, half);
                 Ok(())
             }

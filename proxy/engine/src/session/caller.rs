@@ -5,8 +5,8 @@ use vicino_wire::http2::{ErrorCode, Fault, Refused, encode_go_away, read_request
 
 use super::frames::{Handled, Taken};
 use super::{STREAM_MAX, Session};
-use crate::core::{Command, ConnId, Core};
-use crate::downstream::{Ask, Asker, ClientState, Verdict};
+use crate::core::{ConnId, Core};
+use crate::downstream::{Ask, Asker, Verdict};
 use crate::exchange::{Exchange, Origin};
 use crate::grpc;
 use crate::reply::{Reason, Reply};
@@ -76,17 +76,6 @@ impl Core {
             self.reset_session_stream(id, stream, ErrorCode::NoError);
         }
         self.set_session_due(id);
-    }
-
-    /// A caller is gone: FIN ends both halves of an HTTP/2 connection.
-    pub(crate) fn client_session_ended(&mut self, id: ConnId) {
-        if self.net.client(id).is_some_and(|client| client.state == ClientState::Held) {
-            self.tally.held.sub(1);
-        }
-        if let Some((kind, Some(session))) = self.net.forget(id) {
-            self.net.commands.push(Command::Close { id });
-            self.session_is_gone(&session, &kind);
-        }
     }
 
     /// A second block on a stream ends its body.

@@ -198,7 +198,7 @@ impl Core {
         let (now, max) = (self.now, self.config.session_faults_per_second_max);
         let is_caller = self.net.client(id).is_some();
         let Some(session) = self.net.session(id) else { return Ok(()) };
-        if is_caller && !session.count_fault(now, max) {
+        if is_caller && !session.faults.count(now, max) {
             return Err(Fault::Connection(ErrorCode::EnhanceYourCalm));
         }
         let Some(call) = call else { return Ok(()) };
@@ -213,7 +213,7 @@ impl Core {
 
     fn settings_frame(&mut self, id: ConnId, settings: Settings<'_>) -> Result<(), Fault> {
         self.is_session_read(id)?;
-        let is_caller = self.net.client(id).is_some();
+        let half = self.half_to(id);
         for setting in settings.iter() {
             let setting = setting?;
             let Some(session) = self.net.session(id) else { return Ok(()) };
@@ -226,12 +226,11 @@ impl Core {
                     let calls = session.calls();
                     for call in &calls {
                         let Some(exchange) = self.exchanges.get_mut(*call) else { continue };
-                        let send =
-                            if is_caller { &mut exchange.response.send } else { &mut exchange.request.send };
-                        send.adjust(change).map_err(|_| Fault::Connection(ErrorCode::FlowControl))?;
+                        let adjusted = exchange.send(half).adjust(change);
+                        adjusted.map_err(|_| Fault::Connection(ErrorCode::FlowControl))?;
                     }
                     for call in calls {
-                        self.go_on(call, if is_caller { Half::Response } else { Half::Request });
+                        self.go_on(call, half);
                     }
                 }
                 // Nothing is pushed, and our blocks need no table and are as long as heads are.
@@ -249,15 +248,16 @@ impl Core {
 
     fn window_frame(&mut self, id: ConnId, stream: u32, credit: u32) -> Result<(), Fault> {
         let Some(call) = self.session_call(id, stream)? else { return Ok(()) };
-        let half = if self.net.client(id).is_some() { Half::Response } else { Half::Request };
+        let half = self.half_to(id);
         let Some(exchange) = self.exchanges.get_mut(call) else { return Ok(()) };
-        let send = match half {
-            Half::Request => &mut exchange.request.send,
-            Half::Response => &mut exchange.response.send,
-        };
-        send.grant(credit).map_err(|_| Fault::Stream(stream, ErrorCode::FlowControl))?;
+        exchange.send(half).grant(credit).map_err(|_| Fault::Stream(stream, ErrorCode::FlowControl))?;
         self.go_on(call, half);
         Ok(())
+    }
+
+    /// The half of calls that is sent to the peer of a connection.
+    fn half_to(&mut self, id: ConnId) -> Half {
+        if self.net.client(id).is_some() { Half::Response } else { Half::Request }
     }
 
     /// A peer that asks for more while it reads nothing is given up: heads, and answers to PING and SETTINGS, are under no credit.
@@ -276,7 +276,7 @@ impl Core {
         let (now, max) = (self.now, self.config.session_faults_per_second_max);
         let is_caller = self.net.client(id).is_some();
         let Some(session) = self.net.session(id) else { return Ok(()) };
-        if is_caller && !session.count_fault(now, max) {
+        if is_caller && !session.faults.count(now, max) {
             return Err(ErrorCode::EnhanceYourCalm);
         }
         let Ok(call) = call else { return Err(code) };

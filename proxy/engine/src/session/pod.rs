@@ -6,7 +6,7 @@ use std::time::Duration;
 use vicino_wire::http2::{ErrorCode, Fault, Refused, encode_preface, read_response, read_trailers};
 
 use super::{STREAM_MAX, Session};
-use crate::core::{Command, ConnId, Core};
+use crate::core::{ConnId, Core};
 use crate::exchange::{ExchangeId, Half, Method};
 use crate::reply::Reason;
 use crate::snapshot::PodSlot;
@@ -131,14 +131,10 @@ impl Core {
     /// GOAWAY: a pod takes no more streams; those that it has not looked at are placed again.
     pub(super) fn go_away_frame(&mut self, id: ConnId, last_stream: u32) {
         let is_caller = self.net.client(id).is_some();
-        let Some(session) = self.net.session(id) else { return };
-        session.is_draining = true;
-        if session.streams.is_empty() {
-            return self.end_session(id, ErrorCode::NoError);
-        }
-        if is_caller {
+        self.retire_session(id);
+        let Some(session) = self.net.session(id).filter(|session| !is_caller && session.has_calls()) else {
             return;
-        }
+        };
         let mut unseen: Vec<(u32, ExchangeId)> =
             session.streams.iter().filter(|(s, _)| **s > last_stream).map(|(s, id)| (*s, *id)).collect();
         unseen.sort_unstable_by_key(|(stream, _)| *stream);
@@ -146,15 +142,6 @@ impl Core {
         for (stream, call) in unseen {
             self.remove_session_stream(id, stream);
             self.requeue(call, Reason::Overloaded, false);
-        }
-    }
-
-    /// The pod sends no more: what it has not answered it never will.
-    pub(crate) fn pod_session_ended(&mut self, id: ConnId) {
-        self.forget_pod_session(id);
-        if let Some((kind, Some(session))) = self.net.forget(id) {
-            self.net.commands.push(Command::Close { id });
-            self.session_is_gone(&session, &kind);
         }
     }
 
