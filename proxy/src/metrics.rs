@@ -149,6 +149,11 @@ fn calls(tallies: &[Arc<Tally>], out: &mut Out<'_>) -> fmt::Result {
         &sum(|t| t.queued.get()),
     )?;
     out.counter(
+        "late_bound",
+        "Calls in line that went to another node because a pod was free there first",
+        sum(|t| t.late_bound.get()),
+    )?;
+    out.counter(
         "retries_denied",
         "Calls not repeated because their Service's retry budget was spent",
         sum(|t| t.retries_denied.get()),

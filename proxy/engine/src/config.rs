@@ -37,6 +37,8 @@ pub struct CoreConfig {
     /// How long a connection to a pod may have been idle for a request that is not idempotent: servers close idle connections after a few
     /// seconds, and a request that crosses the FIN cannot be sent again (RFC 9110 §9.2.2). 1 s.
     pub pool_idle_once: Duration,
+    /// How long a pod is held for a call that waits at another node, from when that one is told. 1 s.
+    pub hold_max: Duration,
     /// How long the request of a caller that is not known yet is held. 3 s.
     pub unknown_caller_hold: Duration,
     /// From accept to the end of the first request head. 10 s.
@@ -84,6 +86,7 @@ impl Default for CoreConfig {
             pool_idle_max: 64,
             pool_idle_timeout: Duration::from_secs(30),
             pool_idle_once: Duration::from_secs(1),
+            hold_max: Duration::from_secs(1),
             unknown_caller_hold: Duration::from_secs(3),
             first_head_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(10),

@@ -1,6 +1,7 @@
 //! One call, from where it came to where it goes: what was taken in, sent, kept for another try; and how it ends.
 
 mod flow;
+mod late;
 mod place;
 mod request;
 mod response;
@@ -25,6 +26,7 @@ use crate::snapshot::{PodSlot, Protocol};
 use crate::table::Id;
 
 pub(crate) use flow::{Blocked, Half};
+pub(crate) use late::Late;
 pub(crate) use place::{Fresh, Loads};
 
 /// An exchange of one core. Never used twice.
@@ -235,6 +237,10 @@ pub(crate) struct Exchange {
     pub(crate) wait: Option<Wait>,
     /// It waits there for a pod.
     pub(crate) queued: Option<Arc<Queue>>,
+    /// Its place in a second line.
+    pub(crate) late: Option<Box<Late>>,
+    /// It is a place for a call that waits at another node too, and has not come here.
+    pub(crate) is_reservation: bool,
     /// Idle connections have proved dead: take a new one.
     pub(crate) is_fresh_only: bool,
     /// What its pod has made of it, as an HTTP status; 0: nothing yet, or nobody asks.
@@ -358,6 +364,9 @@ impl Core {
         if exchange.queued.is_some() {
             return self.queue_due(id);
         }
+        if exchange.is_reservation {
+            return self.give_up_reservation(id, Reset::Unprocessed);
+        }
         let wait = exchange.wait.take();
         let Some(wait) = wait.filter(|_| exchange.deadline > self.now) else {
             return self.fail(id, Reason::Timeout);
@@ -431,13 +440,16 @@ impl Core {
             }
         }
         let duration = self.now.since(exchange.started);
-        exchange.plan.tally.finish(status, u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+        if !exchange.is_reservation {
+            exchange.plan.tally.finish(status, u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+        }
         Some(exchange)
     }
 
     /// Takes a call away from where it was placed.
     pub(crate) fn detach(&mut self, id: ExchangeId, reset: Reset) {
         self.leave_queue(id);
+        self.drop_reservation(id);
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         let is_clean = exchange.request.is_sent && exchange.response.is_ended;
         let target = std::mem::replace(&mut exchange.target, Target::None);

@@ -41,6 +41,7 @@ pub(crate) struct Peer {
     max_streams: u32,
     pub(crate) initial_window: u32,
     pub(crate) max_frame: u16,
+    pub(crate) binds_late: bool,
 }
 
 /// A hop.
@@ -95,6 +96,16 @@ impl Hop {
         self.streams.is_empty() && self.waiting.is_empty()
     }
 
+    /// The number of a new stream for a reservation; None when it cannot have one.
+    pub(crate) fn next_reservation(&mut self) -> Option<u32> {
+        let has_room = self.streams.len() < self.peer.max_streams as usize && self.last_stream < u32::MAX;
+        let is_able = self.state == HopState::Open && self.peer.binds_late && has_room;
+        is_able.then(|| {
+            self.last_stream += 1;
+            self.last_stream
+        })
+    }
+
     pub(crate) fn streams(&self) -> usize {
         self.streams.len()
     }
@@ -117,6 +128,7 @@ impl Core {
             max_streams: self.config.streams_max,
             initial_window: self.config.stream_window,
             max_frame: FRAME_BYTES_MAX,
+            binds_late: true,
             node,
         };
         if let Some(out) = self.net.out(id) {
@@ -183,6 +195,7 @@ impl Core {
             max_streams: hello.max_streams,
             initial_window: hello.initial_window,
             max_frame: hello.max_frame,
+            binds_late: hello.binds_late,
         };
         hop.peer_node = hello.node.into();
         hop.idle_since = now;
@@ -339,8 +352,12 @@ impl Core {
                 self.requeue(exchange, Reason::ConnectFailed, true);
             }
         }
-        for exchange in streams.into_values() {
-            self.stream_lost(exchange, written);
+        for (stream, exchange) in streams {
+            if self.is_reservation_stream(exchange, id, stream) {
+                self.reservation_lost(exchange);
+            } else {
+                self.stream_lost(exchange, written);
+            }
         }
     }
 

@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
 
+use vicino_wire::hop::{Reset, encode_wait};
+
 use crate::breaker::Standing;
 use crate::core::Core;
 use crate::deadline::Time;
-use crate::exchange::{Exchange, ExchangeId};
+use crate::exchange::{Exchange, ExchangeId, Origin};
 use crate::reply::Reason;
 use crate::snapshot::{Concurrency, PodSlot};
 
@@ -34,11 +36,20 @@ struct Waiter {
 
 /// A slot that was taken for a call.
 #[derive(Debug)]
-struct Grant {
+pub(crate) struct Grant {
     exchange: ExchangeId,
-    slot: Arc<PodSlot>,
+    pub(crate) slot: Arc<PodSlot>,
     limit: Limit,
-    is_probe: bool,
+    pub(crate) is_probe: bool,
+}
+
+impl Grant {
+    /// Nobody needs it: the next in line gets it.
+    pub(crate) fn give_back(self, turn: (&Arc<Mailbox>, Time)) {
+        self.slot.release();
+        self.slot.health.end_probe(self.is_probe);
+        self.limit.freed(&self.slot, turn);
+    }
 }
 
 /// Where a worker finds the slots that others took for its calls.
@@ -87,7 +98,7 @@ impl Queue {
     }
 
     /// Takes a call out of the line; false when it is not there: a slot was taken for it.
-    fn remove(&self, mailbox: &Arc<Mailbox>, exchange: ExchangeId) -> bool {
+    pub(crate) fn remove(&self, mailbox: &Arc<Mailbox>, exchange: ExchangeId) -> bool {
         let mut line = self.line();
         let is_it = |waiter: &Waiter| waiter.exchange == exchange && Arc::ptr_eq(&waiter.mailbox, mailbox);
         let found = line.iter().position(is_it);
@@ -157,7 +168,22 @@ impl Mailbox {
 impl Limit {
     /// A slot was given back: the first in line gets it.
     pub(crate) fn freed(&self, slot: &Arc<PodSlot>, turn: (&Arc<Mailbox>, Time)) {
-        self.queue.serve(std::slice::from_ref(slot), (self.concurrency, self.has_breaker), turn);
+        self.serve(std::slice::from_ref(slot), turn);
+    }
+
+    /// Those in line get what is free.
+    pub(crate) fn serve(&self, pods: &[Arc<PodSlot>], turn: (&Arc<Mailbox>, Time)) {
+        self.queue.serve(pods, (self.concurrency, self.has_breaker), turn);
+    }
+
+    /// Lines a call up that is in line elsewhere, too. False when the line is half full: room is for calls that have no other place.
+    pub(crate) fn reserve(
+        &self,
+        (mailbox, exchange): (&Arc<Mailbox>, ExchangeId),
+        is_last_resort: bool,
+    ) -> bool {
+        let waiter = Waiter { mailbox: Arc::clone(mailbox), exchange, is_last_resort };
+        self.queue.push(waiter, self.concurrency.queue_length / 2)
     }
 }
 
@@ -187,19 +213,25 @@ impl Core {
 
     /// Gives calls what was taken for them.
     pub(crate) fn read_mail(&mut self) {
-        for Grant { exchange: id, slot, limit, is_probe } in self.mailbox.take() {
+        for grant in self.mailbox.take() {
+            let id = grant.exchange;
             let Some(exchange) = self.exchanges.get_mut(id).filter(|exchange| exchange.queued.is_some())
             else {
-                slot.release();
-                slot.health.end_probe(is_probe);
-                limit.freed(&slot, (&self.mailbox, self.now));
+                if let Some(grant) = self.granted_here(id, grant) {
+                    grant.give_back((&self.mailbox, self.now));
+                }
                 continue;
             };
             exchange.queued = None;
-            exchange.is_probe = is_probe;
+            exchange.is_probe = grant.is_probe;
+            if exchange.is_reservation {
+                self.hold_pod(id, &grant.slot);
+                continue;
+            }
             self.tally.queued.sub(1);
             self.set_attempt_due(id);
-            self.deliver(id, &slot, None);
+            self.say_started(id);
+            self.deliver(id, &grant.slot, None);
         }
     }
 
@@ -253,28 +285,48 @@ impl Core {
         if pods.is_empty() || !exchange.tried_pods.is_empty() {
             return Found::Nothing(if pods.is_empty() { Reason::NoEndpoint } else { exchange.failure });
         }
-        let length_max = concurrency.queue_length;
         let is_last_resort = exchange.is_last_resort;
-        let waiter = Waiter { mailbox: Arc::clone(&self.mailbox), exchange: id, is_last_resort };
+        let is_reservation = exchange.is_reservation;
+        let origin = exchange.origin;
         exchange.choice = choice;
         exchange.queued = Some(Arc::clone(queue));
         let due =
             exchange.deadline.min(self.now + std::time::Duration::from_nanos(concurrency.queue_timeout_ns));
-        if !queue.push(waiter, length_max) {
+        let is_in_line = if is_reservation {
+            limit.reserve((&self.mailbox, id), is_last_resort)
+        } else {
+            let waiter = Waiter { mailbox: Arc::clone(&self.mailbox), exchange: id, is_last_resort };
+            queue.push(waiter, concurrency.queue_length)
+        };
+        if !is_in_line {
             exchange.queued = None;
             return Found::Nothing(Reason::QueueFull);
         }
-        self.tally.queued.add(1);
         self.exchanges.set_due(id, due);
+        if !is_reservation {
+            self.tally.queued.add(1);
+            self.say_waits(origin);
+        }
         queue.serve(pods, (*concurrency, *has_breaker), (&self.mailbox, now));
         Found::Waits
+    }
+
+    /// L1 is told that its call is in line, when it may give it a second place.
+    fn say_waits(&mut self, origin: Origin) {
+        if let Origin::Stream(hop, stream) = origin
+            && self.net.hop(hop).is_some_and(|hop| hop.peer.binds_late)
+            && let Some(out) = self.net.out(hop)
+        {
+            encode_wait(out, stream);
+        }
     }
 
     /// A call leaves the line without a slot.
     pub(crate) fn leave_queue(&mut self, id: ExchangeId) {
         let queue = self.exchanges.get_mut(id).and_then(|exchange| exchange.queued.take());
         if let Some(queue) = queue {
-            self.tally.queued.sub(1);
+            let is_call = self.exchanges.get(id).is_some_and(|exchange| !exchange.is_reservation);
+            self.tally.queued.sub(u64::from(is_call));
             // When a slot was taken for it just now, that is found in the mailbox and goes to the next.
             queue.remove(&self.mailbox, id);
         }
@@ -284,6 +336,7 @@ impl Core {
     pub(crate) fn queue_due(&mut self, id: ExchangeId) {
         let Some(exchange) = self.exchanges.get(id) else { return };
         match () {
+            () if exchange.is_reservation => self.give_up_reservation(id, Reset::Unprocessed),
             () if exchange.deadline <= self.now => self.fail(id, Reason::Timeout),
             () if exchange.origin.is_caller() => self.requeue(id, Reason::QueueTimeout, true),
             () => self.fail(id, Reason::QueueTimeout),

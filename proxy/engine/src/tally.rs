@@ -153,6 +153,8 @@ pub struct Tally {
     pub ejections: Counter,
     /// Calls that wait for a pod with a limit.
     pub queued: Counter,
+    /// Calls that left one line because a pod of another node was free first.
+    pub late_bound: Counter,
     /// Callers whose request waits for their being known.
     pub held: Counter,
     /// Own answers by reason, in the order of [`Reason::ALL`].

@@ -15,8 +15,9 @@ mod spec;
 pub use credit::{CREDIT_MAX, ReceiveCredit, SendCredit};
 pub use decode::{decode, frame_len};
 pub use encode::{
-    encode_data, encode_data_start, encode_drain, encode_hello, encode_ping, encode_pong, encode_request,
-    encode_request_again, encode_reset, encode_response, encode_trailers, encode_window,
+    encode_cancel, encode_data, encode_data_start, encode_drain, encode_grant, encode_hello, encode_ping,
+    encode_pong, encode_request, encode_request_again, encode_reserve, encode_reset, encode_response,
+    encode_started, encode_trailers, encode_wait, encode_window,
 };
 pub use error::HopError;
 pub use frame::{

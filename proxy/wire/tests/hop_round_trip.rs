@@ -121,7 +121,7 @@ proptest! {
         fields in fields(), node in "[a-zA-Z0-9.-]{1,253}", max_streams in 1..=u32::MAX, max_frame in hop::MAX_FRAME_MIN..,
     ) {
         let list = headers(&fields);
-        let hello = Hello { max_streams, initial_window: credit, max_frame, node: &node };
+        let hello = Hello { max_streams, initial_window: credit, max_frame, binds_late: credit % 2 == 0, node: &node };
         let trailers = Headers::from(&list[..]);
         let check = |encode: &dyn Fn(&mut Vec<u8>), frame: Frame<'_>| {
             let mut wire = Vec::new();
@@ -135,6 +135,16 @@ proptest! {
         check(&|out| hop::encode_ping(out, number), Frame::Ping(number));
         check(&|out| hop::encode_pong(out, number), Frame::Pong(number));
         check(&|out| hop::encode_drain(out), Frame::Drain);
+        let to = Destination { namespace: "demo", service: "web", port: 80, port_name: "http", pod: None };
+        let is_last_resort = number % 2 == 0;
+        check(
+            &|out| hop::encode_reserve(out, stream, &to, is_last_resort).unwrap(),
+            Frame::Reserve { stream, is_last_resort, to },
+        );
+        check(&|out| hop::encode_grant(out, stream), Frame::Grant { stream });
+        check(&|out| hop::encode_cancel(out, stream), Frame::Cancel { stream });
+        check(&|out| hop::encode_wait(out, stream), Frame::Wait { stream });
+        check(&|out| hop::encode_started(out, stream), Frame::Started { stream });
     }
 
     /// A valid REQUEST with some bytes changed, or any bytes: what still passes is good HTTP/1.1 as a whole.
@@ -168,7 +178,7 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_decode_to_a_frame_within_them_or_an_error(
-        kind in prop_oneof![0..0x0c_u8, any::<u8>()], flags: u8, stream in 0..3_u32, len in 0..200_u16,
+        kind in prop_oneof![0..0x0c_u8, 0x90..0x96_u8, any::<u8>()], flags: u8, stream in 0..3_u32, len in 0..200_u16,
         payload in prop::collection::vec(prop_oneof![any::<u8>(), 0..6_u8], 0..200),
     ) {
         let [l0, l1] = len.to_be_bytes();

@@ -92,7 +92,15 @@ fn frames() {
     check_stream(&frame(0x05, 0, 1, &[0]), HopError::BadEnd, &frame(0x05, END, 1, &[0]));
     check_stream(&frame(0x05, END, 1, b""), HopError::BadLength, &frame(0x05, END, 1, b"\x01\x01\x00\x01a:"));
     check_stream(&frame(0x05, END, 1, &[0, 0]), HopError::BadLength, &frame(0x05, END, 1, &[0]));
-    assert_eq!(decode(&frame(0x91, 0, 3, b"later")), Ok(Some((Frame::Skipped { kind: 0x91 }, 13))));
+    let reserve = b"\0\0\x50\x04demo\x03web\x04http\0";
+    check(&frame(0x90, 0, 0, reserve), HopError::BadStream, &frame(0x90, 0, 1, reserve));
+    check(&frame(0x90, 0, 1, &reserve[..3]), HopError::BadLength, &frame(0x90, 0, 1, reserve));
+    check(&frame(0x90, 0, 1, b"\0\0\0\0\0\0\0"), HopError::BadValue, &frame(0x90, 0, 1, reserve));
+    for kind in 0x91..=0x94 {
+        check(&frame(kind, 0, 0, b""), HopError::BadStream, &frame(kind, 0, 1, b""));
+        check(&frame(kind, 0, 1, b"?"), HopError::BadLength, &frame(kind, 0, 1, b""));
+    }
+    assert_eq!(decode(&frame(0x95, 0, 3, b"later")), Ok(Some((Frame::Skipped { kind: 0x95 }, 13))));
 }
 
 #[test]
@@ -106,7 +114,8 @@ fn hello() {
         hello[8 + at] = byte;
         hello
     };
-    let read = Hello { max_streams: 1, initial_window: 65_535, max_frame: 1024, node: "n" };
+    let read =
+        Hello { max_streams: 1, initial_window: 65_535, max_frame: 1024, binds_late: false, node: "n" };
     assert_eq!(decode(&good(b"")), Ok(Some((Frame::Hello(read), good(b"").len()))));
     assert_eq!(
         decode(&good(b"\xc8\x02??")).map(|read| read.map(|(frame, _)| frame)),

@@ -1,6 +1,7 @@
 //! A request's first moments: who calls, what is asked for, and the exchange that serves it or the answer that refuses it.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use vicino_wire::head::{Framing, Header, Headers, RequestHead, UPGRADE_FIELD, Version};
 use vicino_wire::hop::{DEADLINE_MS_NONE, Kind, RequestFrame, encode_request};
@@ -10,11 +11,12 @@ use super::{Ask, Asker, ClientState};
 use crate::connection::Kind as ConnKind;
 use crate::core::{ConnId, Core};
 use crate::deadline::Time;
-use crate::exchange::{Exchange, Fresh, Method, Origin, RequestSide, ResponseSide, Target, Wait};
+use crate::exchange::{Exchange, ExchangeId, Fresh, Method, Origin, RequestSide, ResponseSide, Target, Wait};
 use crate::identify::{Caller, identify};
 use crate::plan::{Choice, Plan, outbound};
 use crate::reply::{Reason, Reply};
 use crate::route::route;
+use crate::snapshot::PodSlot;
 
 /// Proxies of this mesh that a call may have passed.
 pub(crate) const HOPS_MAX: u8 = 8;
@@ -267,6 +269,8 @@ impl Core {
             affinity: None,
             wait: None,
             queued: None,
+            late: None,
+            is_reservation: false,
             outcome: 0,
             is_probe: false,
             has_met_ejected: false,
@@ -277,18 +281,36 @@ impl Core {
     }
 
     /// Takes a call in that has to be over at `due`, and places it when it need not wait.
-    pub(crate) fn start(&mut self, mut exchange: Exchange, due: Time, fresh: Option<Fresh<'_>>) {
+    pub(crate) fn start(&mut self, exchange: Exchange, due: Time, fresh: Option<Fresh<'_>>) {
+        let wait = exchange.wait;
+        let id = self.take_in(exchange, due);
+        if let Some(wait) = wait {
+            self.exchanges.set_due(id, wait.until.min(due));
+        } else {
+            self.place(id, fresh);
+        }
+    }
+
+    /// Takes a call in for which a pod is held.
+    pub(crate) fn start_on(
+        &mut self,
+        exchange: Exchange,
+        due: Time,
+        (slot, fresh): (&Arc<PodSlot>, Option<Fresh<'_>>),
+    ) {
+        let id = self.take_in(exchange, due);
+        self.deliver(id, slot, fresh);
+    }
+
+    fn take_in(&mut self, mut exchange: Exchange, due: Time) -> ExchangeId {
         exchange.plan.tally.open.add(1);
         if let Some(retries) = &exchange.plan.retries {
             retries.count(self.now);
         }
         exchange.deadline = due;
-        let (origin, wait) = (exchange.origin, exchange.wait);
+        let origin = exchange.origin;
         let id = self.exchanges.insert(exchange);
-        match wait {
-            Some(wait) => self.exchanges.set_due(id, wait.until.min(due)),
-            None => self.set_attempt_due(id),
-        }
+        self.set_attempt_due(id);
         match origin {
             Origin::Client(client) => {
                 if let Some(client) = self.net.client(client) {
@@ -298,8 +320,6 @@ impl Core {
             Origin::Session(conn, stream) => self.add_session_stream(conn, stream, id),
             Origin::Stream(hop, stream) => self.add_stream(hop, stream, id),
         }
-        if wait.is_none() {
-            self.place(id, fresh);
-        }
+        id
     }
 }

@@ -30,11 +30,11 @@ use crate::snapshot::PodSlot;
 pub(crate) struct Loads(FastMap<(u64, u32), u32>);
 
 impl Loads {
-    fn get(&self, backend: u64, node: NodeIndex) -> u32 {
+    pub(super) fn get(&self, backend: u64, node: NodeIndex) -> u32 {
         self.0.get(&(backend, node.0)).copied().unwrap_or(0)
     }
 
-    fn acquire(&mut self, backend: u64, node: NodeIndex) {
+    pub(super) fn acquire(&mut self, backend: u64, node: NodeIndex) {
         *self.0.entry((backend, node.0)).or_default() += 1;
     }
 
@@ -71,10 +71,10 @@ const GRADE_NEVER: u8 = 0;
 /// Failed lately.
 const GRADE_BAD: u8 = 1;
 const GRADE_FAR: u8 = 2;
-const GRADE_BEST: u8 = 3;
+pub(super) const GRADE_BEST: u8 = 3;
 
 /// How good a node is for a call: see [`Candidate::grade`].
-fn grade(exchange: &Exchange, choice: usize, share: Share, nodes: &Nodes, now: Time) -> u8 {
+pub(super) fn grade(exchange: &Exchange, choice: usize, share: Share, nodes: &Nodes, now: Time) -> u8 {
     let good = if share.is_near { GRADE_BEST } else { GRADE_FAR };
     if share.is_own {
         if exchange.tried_nodes.contains(&(choice, share.node)) {
@@ -118,6 +118,9 @@ impl Core {
                 Some(Place { choice, share }) => {
                     let is_placed = self.place_on_pod(id, &plan, choice, fresh);
                     self.count_own(id, share.node);
+                    if self.exchanges.get(id).is_some_and(|exchange| exchange.queued.is_some()) {
+                        self.reserve(id);
+                    }
                     if !is_placed && let Some(exchange) = self.exchanges.get_mut(id) {
                         exchange.tried_nodes.push((choice, share.node));
                     }
@@ -371,6 +374,15 @@ impl Core {
             exchange.note_tried();
         }
         self.tally.requeues.add(1);
+        self.detach(id, Reset::Cancelled);
+        self.place(id, None);
+    }
+
+    /// Where it was, it was not begun, and it was taken back from there: it is placed as if it were new.
+    pub(crate) fn place_again(&mut self, id: ExchangeId) {
+        if self.exchanges.get(id).is_some_and(|exchange| !exchange.is_replayable()) {
+            return self.fail(id, Reason::Overloaded);
+        }
         self.detach(id, Reset::Cancelled);
         self.place(id, None);
     }

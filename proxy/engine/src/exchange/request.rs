@@ -103,7 +103,9 @@ impl Core {
             request.kept.extend_from_slice(data);
             return self.flush_request(id);
         }
-        if request.is_kept && request.body_len() + data.len() <= self.config.replay_bytes_max {
+        // While it is asked back all of it stays: the node that has it grants no more than a window.
+        let is_within = request.body_len() + data.len() <= self.config.replay_bytes_max;
+        if request.is_kept && (is_within || exchange.late.is_some()) {
             request.kept.extend_from_slice(data);
             request.sent_to = request.kept.len();
         } else {
@@ -154,7 +156,8 @@ impl Core {
             let backlog = request.kept.len() - request.sent_to;
             let count = room.min(backlog);
             if count == 0 {
-                let is_too_long = !request.is_kept || request.body_len() > self.config.replay_bytes_max;
+                let is_above = request.body_len() > self.config.replay_bytes_max && exchange.late.is_none();
+                let is_too_long = !request.is_kept || is_above;
                 return if is_too_long {
                     self.forget_kept(id);
                 };

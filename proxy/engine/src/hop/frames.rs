@@ -1,11 +1,13 @@
 //! Frames that came over a hop, in the order that the specification allows; what it does not allow ends a stream or the hop.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use vicino_wire::head::{Framing, Headers, Version};
+use vicino_wire::head::{Framing, Headers, RequestHead, Version};
 use vicino_wire::hop::{
-    DEADLINE_MS_NONE, Frame, Kind, RequestFrame, Reset, ResponseFrame, decode, encode_pong, encode_reset,
+    DEADLINE_MS_NONE, Destination, Frame, Kind, RequestFrame, Reset, ResponseFrame, decode, encode_pong,
+    encode_reset,
 };
 
 use super::HopState;
@@ -16,6 +18,7 @@ use crate::exchange::{ExchangeId, Fresh, Half, Origin, take_length};
 use crate::grpc;
 use crate::plan::{Plan, inbound};
 use crate::reply::Reason;
+use crate::snapshot::PodSlot;
 
 /// Bytes that wait for a peer that asks without reading, beyond which it is given up.
 const ANSWERS_OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -79,12 +82,22 @@ impl Core {
                 return Ok(());
             }
             Frame::Malformed { stream, .. } => return self.malformed_frame(id, stream),
+            Frame::Reserve { stream, is_last_resort, to } => {
+                return self.reserve_frame(id, stream, &to, is_last_resort);
+            }
             Frame::Data { stream, .. }
             | Frame::Response { stream, .. }
             | Frame::Trailers { stream, .. }
             | Frame::Reset { stream, .. }
-            | Frame::Window { stream, .. } => {
+            | Frame::Window { stream, .. }
+            | Frame::Grant { stream }
+            | Frame::Cancel { stream }
+            | Frame::Wait { stream }
+            | Frame::Started { stream } => {
                 let Some(exchange) = self.stream(id, stream)? else { return Ok(()) };
+                if self.is_reservation_stream(exchange, id, stream) {
+                    return self.reservation_frame(id, stream, exchange, frame);
+                }
                 (stream, (exchange, self.stream_frame(id, exchange, frame)))
             }
         };
@@ -154,32 +167,26 @@ impl Core {
     /// A stream is opened: the call is taken in and given to a pod.
     fn request_frame(&mut self, id: ConnId, stream: u32, request: &RequestFrame<'_>, raw: &[u8]) -> Handled {
         self.is_read(id)?;
-        let streams_max = self.config.streams_max as usize;
         let hop = self.net.hop(id).ok_or(Fault::Connection)?;
-        if hop.node.is_some() || stream <= hop.last_stream {
-            return Err(Fault::Connection);
-        }
-        hop.last_stream = stream;
-        let refused = if hop.streams.len() >= streams_max {
-            Some(Reset::Overloaded)
-        } else if request.hops > HOPS_MAX + 1 {
-            Some(Reset::Internal)
-        } else {
-            None
+        let held = match hop.streams.get(&stream).copied() {
+            _ if hop.node.is_some() => return Err(Fault::Connection),
+            Some(reservation) => Some(self.claim(reservation, request)?),
+            // It has crossed the RESET of its reservation.
+            None if stream <= hop.last_stream => return Ok(()),
+            None => None,
         };
-        let plan = match refused {
-            None => self.plan_inbound(request).ok_or(Reset::NoEndpoint),
-            Some(reset) => Err(reset),
-        };
-        let plan = match plan {
-            Ok(plan) => plan,
-            Err(reset) => {
-                self.tally.reply(Reason::of_reset(reset));
-                if let Some(out) = self.net.out(id) {
-                    encode_reset(out, stream, reset);
+        let plan = match &held {
+            Some((plan, ..)) => Rc::clone(plan),
+            None => match self.open_inbound(id, stream, &request.to, request.hops)? {
+                Ok(plan) => plan,
+                Err(reset) => {
+                    self.tally.reply(Reason::of_reset(reset));
+                    if let Some(out) = self.net.out(id) {
+                        encode_reset(out, stream, reset);
+                    }
+                    return Ok(());
                 }
-                return Ok(());
-            }
+            },
         };
         let mut kept = self.net.buffers.take();
         kept.extend_from_slice(raw);
@@ -191,13 +198,114 @@ impl Core {
             DEADLINE_MS_NONE => Time::NEVER,
             ms => self.now + Duration::from_millis(u64::from(ms)),
         };
-        self.start(exchange, due, Some(Fresh { frame: request, extra: &[] }));
+        let fresh = Some(Fresh { frame: request, extra: &[] });
+        match held {
+            Some((_, slot, is_probe)) => {
+                exchange.is_probe = is_probe;
+                self.start_on(exchange, due, (&slot, fresh));
+            }
+            None => self.start(exchange, due, fresh),
+        }
         Ok(())
     }
 
-    fn plan_inbound(&mut self, request: &RequestFrame<'_>) -> Option<Rc<Plan>> {
+    /// Takes the pod that was held for a call that comes now. A stream that is no such reservation is not to be opened again.
+    fn claim(
+        &mut self,
+        id: ExchangeId,
+        request: &RequestFrame<'_>,
+    ) -> Result<(Rc<Plan>, Arc<PodSlot>, bool), Fault> {
+        let held = self.exchanges.get_mut(id).filter(|exchange| {
+            exchange.is_reservation && exchange.plan.choices[0].destination() == request.to
+        });
+        let exchange = held.ok_or(Fault::Connection)?;
+        let slot = exchange.pod.take().ok_or(Fault::Connection)?;
+        let (plan, is_probe) = (Rc::clone(&exchange.plan), exchange.is_probe);
+        if let Origin::Stream(hop, stream) = exchange.origin {
+            self.remove_stream(hop, stream);
+        }
+        self.exchanges.remove(id);
+        Ok((plan, slot, is_probe))
+    }
+
+    /// A number is used up, for a call or a place in line: what is wanted there, or why it is not to be had.
+    fn open_inbound(
+        &mut self,
+        id: ConnId,
+        stream: u32,
+        to: &Destination<'_>,
+        hops: u8,
+    ) -> Result<Result<Rc<Plan>, Reset>, Fault> {
+        let streams_max = self.config.streams_max as usize;
+        let hop = self.net.hop(id).ok_or(Fault::Connection)?;
+        if hop.node.is_some() || stream <= hop.last_stream {
+            return Err(Fault::Connection);
+        }
+        hop.last_stream = stream;
+        Ok(match () {
+            () if hop.streams.len() >= streams_max => Err(Reset::Overloaded),
+            () if hops > HOPS_MAX + 1 => Err(Reset::Internal),
+            () => self.plan_inbound(to).ok_or(Reset::NoEndpoint),
+        })
+    }
+
+    /// A call that waits at another node asks for a place in line.
+    fn reserve_frame(
+        &mut self,
+        id: ConnId,
+        stream: u32,
+        to: &Destination<'_>,
+        is_last_resort: bool,
+    ) -> Handled {
+        self.is_read(id)?;
+        let plan = match self.open_inbound(id, stream, to, 0)? {
+            Ok(plan) => plan,
+            Err(reset) => {
+                if let Some(out) = self.net.out(id) {
+                    encode_reset(out, stream, reset);
+                }
+                return Ok(());
+            }
+        };
+        let frame = RequestFrame {
+            to: *to,
+            kind: Kind::Opaque,
+            deadline_ms: DEADLINE_MS_NONE,
+            hops: 0,
+            is_last_resort,
+            caller: None,
+            head: RequestHead::opaque(),
+            framing: Framing::UntilClose,
+        };
+        let mut exchange = self.exchange(Origin::Stream(id, stream), &plan, Vec::new(), &frame);
+        exchange.is_reservation = true;
+        let exchange = self.exchanges.insert(exchange);
+        self.add_stream(id, stream, exchange);
+        self.place_reservation(exchange);
+        Ok(())
+    }
+
+    /// What the other node says of the second place of a call of ours.
+    fn reservation_frame(
+        &mut self,
+        id: ConnId,
+        stream: u32,
+        exchange: ExchangeId,
+        frame: Frame<'_>,
+    ) -> Handled {
+        match frame {
+            Frame::Grant { .. } => self.reservation_held(exchange, None),
+            Frame::Reset { .. } => {
+                self.remove_stream(id, stream);
+                self.reservation_lost(exchange);
+            }
+            _ => return Err(Fault::Connection),
+        }
+        Ok(())
+    }
+
+    fn plan_inbound(&mut self, to: &Destination<'_>) -> Option<Rc<Plan>> {
         let Core { plans_inbound, snapshot, nodes, tally, .. } = self;
-        let to = &request.to;
         let texts = [to.namespace, to.service, to.port_name];
         if let Some(plan) = plans_inbound.get(&texts) {
             return Some(Rc::clone(plan));
@@ -209,7 +317,30 @@ impl Core {
 
     fn stream_frame(&mut self, id: ConnId, exchange: ExchangeId, frame: Frame<'_>) -> Handled {
         let is_inbound = self.is_inbound(exchange);
+        let is_reservation = self.exchanges.get(exchange).is_some_and(|exchange| exchange.is_reservation);
         match frame {
+            // That a place is not needed is nothing unusual.
+            Frame::Reset { stream, .. } if is_reservation => {
+                self.remove_stream(id, stream);
+                self.abandon(exchange);
+                Ok(())
+            }
+            _ if is_reservation => Err(Fault::Connection),
+            Frame::Cancel { .. } if is_inbound => {
+                self.give_back(exchange);
+                Ok(())
+            }
+            Frame::Wait { .. } if !is_inbound => {
+                self.reserve(exchange);
+                Ok(())
+            }
+            Frame::Started { .. } if !is_inbound => {
+                self.drop_reservation(exchange);
+                Ok(())
+            }
+            Frame::Cancel { .. } | Frame::Wait { .. } | Frame::Started { .. } | Frame::Grant { .. } => {
+                Err(Fault::Connection)
+            }
             Frame::Response { response, .. } if !is_inbound => self.response_frame(exchange, &response),
             Frame::Response { .. } => Err(Fault::Connection),
             Frame::Data { end, bytes, .. } if is_inbound => self.request_data_frame(exchange, bytes, end),
@@ -299,6 +430,12 @@ impl Core {
             return self.abandon(id);
         }
         let word = Reason::of_reset(reason);
+        if reason.is_requeue_safe() && self.take_reservation(id) {
+            return;
+        }
+        if reason == Reset::Unprocessed && self.was_asked_back(id) {
+            return self.place_again(id);
+        }
         if reason.is_requeue_safe() {
             // A proxy that drains has, or will have, a successor on the same node.
             self.requeue(id, word, reason != Reset::Draining);

@@ -8,6 +8,7 @@ mod faults;
 mod hop;
 mod http;
 mod http2;
+mod late;
 mod manners;
 mod nearness;
 mod queues;

@@ -51,6 +51,11 @@ pub fn decode(buf: &[u8]) -> Result<Option<(Frame<'_>, usize)>, HopError> {
         kind::PONG => Frame::Pong(last(payload.u64()?, &payload)?),
         kind::DRAIN => last(Frame::Drain, &payload)?,
         kind::HELLO => Frame::Hello(hello(payload)?),
+        kind::RESERVE => reserve(stream, payload)?,
+        kind::GRANT => last(Frame::Grant { stream }, &payload)?,
+        kind::CANCEL => last(Frame::Cancel { stream }, &payload)?,
+        kind::WAIT => last(Frame::Wait { stream }, &payload)?,
+        kind::STARTED => last(Frame::Started { stream }, &payload)?,
         _ => Frame::Skipped { kind },
     };
     Ok(Some((frame, FRAME_HEADER_BYTES + len)))
@@ -66,6 +71,7 @@ fn check_header(kind: u8, stream: u32) -> Result<(), HopError> {
             Ok(())
         }
         kind::HELLO..=kind::DRAIN => Err(HopError::BadStream),
+        kind::RESERVE..=kind::STARTED if stream == 0 => Err(HopError::BadStream),
         OPTIONAL.. => Ok(()),
         _ => Err(HopError::UnknownFrame { kind }),
     }
@@ -96,6 +102,12 @@ fn trailers(stream: u32, end: bool, mut payload: Payload<'_>) -> Result<Frame<'_
     }
 }
 
+fn reserve(stream: u32, mut payload: Payload<'_>) -> Result<Frame<'_>, HopError> {
+    let is_last_resort = payload.u8()? & request_flag::LAST_RESORT != 0;
+    let to = destination(&mut payload)?;
+    last(Frame::Reserve { stream, is_last_resort, to }, &payload)
+}
+
 /// Magic, version, then fields of type u8, length u8, value; unknown ones are left out, known ones come once.
 fn hello(mut payload: Payload<'_>) -> Result<Hello<'_>, HopError> {
     const BAD: HopError = HopError::BadHello;
@@ -104,6 +116,7 @@ fn hello(mut payload: Payload<'_>) -> Result<Hello<'_>, HopError> {
             return Ok(None);
         }
         let (mut max_streams, mut initial_window, mut max_frame, mut node) = (None, None, None, None);
+        let mut binds_late = None;
         while payload.end().is_err() {
             let field = payload.u8()?;
             let mut value = Payload(payload.short()?);
@@ -112,6 +125,7 @@ fn hello(mut payload: Payload<'_>) -> Result<Hello<'_>, HopError> {
                 hello_field::INITIAL_WINDOW => initial_window.replace(last(value.u32()?, &value)?).is_some(),
                 hello_field::MAX_FRAME => max_frame.replace(last(value.u16()?, &value)?).is_some(),
                 hello_field::NODE => node.replace(value.0).is_some(),
+                hello_field::LATE_BINDING => binds_late.replace(last(value.u8()?, &value)?).is_some(),
                 _ => false,
             };
             if is_second {
@@ -123,7 +137,8 @@ fn hello(mut payload: Payload<'_>) -> Result<Hello<'_>, HopError> {
         else {
             return Ok(None);
         };
-        Ok(Some(Hello { max_streams, initial_window, max_frame, node: node_name(node).ok_or(BAD)? }))
+        let node = node_name(node).ok_or(BAD)?;
+        Ok(Some(Hello { max_streams, initial_window, max_frame, binds_late: binds_late == Some(1), node }))
     };
     let hello = read().map_err(|_| BAD)?.ok_or(BAD)?;
     let in_bounds = hello.max_streams > 0

@@ -22,6 +22,7 @@ pub fn encode_hello(out: &mut Vec<u8>, hello: &Hello<'_>) -> Result<(), HopError
             (hello_field::INITIAL_WINDOW, &hello.initial_window.to_be_bytes()),
             (hello_field::MAX_FRAME, &hello.max_frame.to_be_bytes()),
             (hello_field::NODE, node),
+            (hello_field::LATE_BINDING, &[u8::from(hello.binds_late)]),
         ] {
             out.push(field);
             push_short(out, value)?;
@@ -129,6 +130,39 @@ pub fn encode_trailers(out: &mut Vec<u8>, stream: u32, trailers: Headers<'_>) ->
 pub fn encode_reset(out: &mut Vec<u8>, stream: u32, reason: Reset) {
     push_header(out, kind::RESET, stream, 1, false);
     out.push(reason.number());
+}
+
+/// Appends RESERVE.
+pub fn encode_reserve(
+    out: &mut Vec<u8>,
+    stream: u32,
+    to: &Destination<'_>,
+    is_last_resort: bool,
+) -> Result<(), HopError> {
+    frame(out, kind::RESERVE, stream, false, |out| {
+        out.push(if is_last_resort { request_flag::LAST_RESORT } else { 0 });
+        push_destination(out, to)
+    })
+}
+
+/// Appends GRANT.
+pub fn encode_grant(out: &mut Vec<u8>, stream: u32) {
+    push_header(out, kind::GRANT, stream, 0, false);
+}
+
+/// Appends CANCEL.
+pub fn encode_cancel(out: &mut Vec<u8>, stream: u32) {
+    push_header(out, kind::CANCEL, stream, 0, false);
+}
+
+/// Appends WAIT.
+pub fn encode_wait(out: &mut Vec<u8>, stream: u32) {
+    push_header(out, kind::WAIT, stream, 0, false);
+}
+
+/// Appends STARTED.
+pub fn encode_started(out: &mut Vec<u8>, stream: u32) {
+    push_header(out, kind::STARTED, stream, 0, false);
 }
 
 /// Appends WINDOW.

@@ -40,6 +40,11 @@ pub(super) mod kind {
     pub(in crate::hop) const PING: u8 = 0x08;
     pub(in crate::hop) const PONG: u8 = 0x09;
     pub(in crate::hop) const DRAIN: u8 = 0x0a;
+    pub(in crate::hop) const RESERVE: u8 = 0x90;
+    pub(in crate::hop) const GRANT: u8 = 0x91;
+    pub(in crate::hop) const CANCEL: u8 = 0x92;
+    pub(in crate::hop) const WAIT: u8 = 0x93;
+    pub(in crate::hop) const STARTED: u8 = 0x94;
 }
 
 /// Fields of HELLO.
@@ -48,6 +53,7 @@ pub(super) mod hello_field {
     pub(in crate::hop) const INITIAL_WINDOW: u8 = 2;
     pub(in crate::hop) const MAX_FRAME: u8 = 3;
     pub(in crate::hop) const NODE: u8 = 4;
+    pub(in crate::hop) const LATE_BINDING: u8 = 5;
 }
 
 /// How a head says its framing.
@@ -152,6 +158,35 @@ pub enum Frame<'a> {
     Pong(u64),
     /// The listener takes no more streams on this connection; those that are open go on.
     Drain,
+    /// Opens a stream for a call that waits elsewhere (dialer only): an endpoint is to be held for it.
+    Reserve {
+        /// Not 0; greater than every one before it.
+        stream: u32,
+        /// An endpoint that is left out will do.
+        is_last_resort: bool,
+        /// For whom the call is.
+        to: Destination<'a>,
+    },
+    /// An endpoint is held for a reservation, for a moment (listener only): a REQUEST on the same stream gets it.
+    Grant {
+        /// Not 0.
+        stream: u32,
+    },
+    /// A call that is still in line is to be given back (dialer only).
+    Cancel {
+        /// Not 0.
+        stream: u32,
+    },
+    /// The call of this stream is in line for an endpoint (listener only).
+    Wait {
+        /// Not 0.
+        stream: u32,
+    },
+    /// A call that was in line has an endpoint now (listener only).
+    Started {
+        /// Not 0.
+        stream: u32,
+    },
     /// A REQUEST, RESPONSE or TRAILERS with a fault inside: answer with RESET [`Reset::Protocol`] on this stream. Nobody else's stream suffers from
     /// what one call carried; a malformed REQUEST uses up its stream number.
     Malformed {
@@ -176,6 +211,8 @@ pub struct Hello<'a> {
     pub initial_window: u32,
     /// Longest DATA payload that the peer may send, at least 1,024.
     pub max_frame: u16,
+    /// Whether the sender knows the frames of late binding; the peer sends none of them otherwise.
+    pub binds_late: bool,
     /// Name of the node, 1 to 253 bytes of letters, digits, `-`, `.`.
     pub node: &'a str,
 }

@@ -2,15 +2,16 @@
 
 use vicino_wire::head::{Framing, Header, Headers, RequestHead, Version};
 use vicino_wire::hop::{
-    Destination, Frame, Hello, Kind, RequestFrame, Reset, decode, encode_data, encode_hello, encode_request,
-    encode_reset, encode_window,
+    Destination, Frame, Hello, Kind, RequestFrame, Reset, decode, encode_cancel, encode_data, encode_grant,
+    encode_hello, encode_request, encode_reserve, encode_reset, encode_started, encode_wait, encode_window,
 };
 
 use super::*;
 
 fn hello() -> Vec<u8> {
     let mut out = Vec::new();
-    let hello = Hello { max_streams: 100, initial_window: 65_536, max_frame: 16_384, node: "evil" };
+    let hello =
+        Hello { max_streams: 100, initial_window: 65_536, max_frame: 16_384, binds_late: true, node: "evil" };
     encode_hello(&mut out, &hello).unwrap();
     out
 }
@@ -166,4 +167,117 @@ fn streams_have_a_bound_and_so_has_giving_them_up() {
     world.until("the end", |w| w.clients[peer].is_closed);
     world.run(Duration::from_secs(1));
     world.assert_nothing_left();
+}
+
+fn reserve(stream: u32) -> Vec<u8> {
+    let to = Destination { namespace: "demo", service: "web", port: 80, port_name: "http", pod: None };
+    let mut out = Vec::new();
+    encode_reserve(&mut out, stream, &to, false).unwrap();
+    out
+}
+
+/// L2 on node 1 with one pod that takes one call at a time.
+fn limited() -> World {
+    let mut world = web_on(&[1], 1);
+    world.snapshot.concurrency =
+        Some(crate::snapshot::Concurrency { per_pod: 1, queue_length: 10, queue_timeout_ns: 60_000_000_000 });
+    world.publish();
+    world
+}
+
+fn peer_of_node_1(world: &mut World) -> usize {
+    let peer = world.client_of(Role::L2, node_ip(0), 1);
+    world.send(peer, &hello());
+    peer
+}
+
+/// Streams for which a pod is held, as L2 said.
+fn granted(world: &World, peer: usize) -> Vec<u32> {
+    let mut streams = Vec::new();
+    let mut rest = &world.clients[peer].got[..];
+    while let Ok(Some((frame, used))) = decode(rest) {
+        if let Frame::Grant { stream } = frame {
+            streams.push(stream);
+        }
+        rest = &rest[used..];
+    }
+    streams
+}
+
+#[test]
+fn a_pod_that_is_held_is_the_one_that_the_call_gets() {
+    let mut world = limited();
+    let peer = peer_of_node_1(&mut world);
+    world.send(peer, &[reserve(1), reserve(2), reserve(3)].concat());
+    world.run(Duration::from_millis(20));
+    assert_eq!(granted(&world, peer), [1], "the others are in line");
+    world.send(peer, &request(1, "web", Framing::Length(0), 0));
+    let mut reset = Vec::new();
+    encode_reset(&mut reset, 2, Reset::Cancelled);
+    world.send(peer, &reset);
+    world.run(Duration::from_millis(20));
+    assert_eq!(world.seen.len(), 1);
+    world.run(Duration::from_secs(1));
+    assert_eq!(granted(&world, peer), [1], "/hang has the pod");
+    let mut reset = Vec::new();
+    encode_reset(&mut reset, 1, Reset::Cancelled);
+    world.send(peer, &reset);
+    world.run(Duration::from_millis(20));
+    assert_eq!(granted(&world, peer), [1, 3]);
+    // Nobody comes for it: it is given up, and a REQUEST that crosses this is dropped without harm.
+    world.run(Duration::from_secs(2));
+    assert_eq!(said(&world, peer).0, [(3, Reset::Unprocessed)]);
+    world.send(peer, &request(3, "web", Framing::Length(0), 0));
+    world.send(peer, &request(4, "web", Framing::Length(0), 0));
+    world.until("the next call is served", |w| w.seen.len() == 2);
+    assert!(!world.clients[peer].is_closed);
+}
+
+#[test]
+fn what_is_not_allowed_on_a_reservation_ends_the_hop() {
+    let frame = |encode: fn(&mut Vec<u8>)| {
+        let mut out = Vec::new();
+        encode(&mut out);
+        out
+    };
+    let faults: [(&str, Vec<u8>); 8] = [
+        ("data", frame(|out| encode_data(out, 2, b"?", 100, false))),
+        ("credit", frame(|out| encode_window(out, 2, 1))),
+        ("a call before its pod is held", request(2, "web", Framing::Length(0), 0)),
+        ("a second reservation", reserve(2)),
+        ("a lower number", reserve(1)),
+        ("the listener's own words", frame(|out| encode_grant(out, 2))),
+        ("those, on a call", frame(|out| encode_wait(out, 1))),
+        ("and the other one", frame(|out| encode_started(out, 1))),
+    ];
+    for (what, fault) in faults {
+        let mut world = limited();
+        let peer = peer_of_node_1(&mut world);
+        world.send(peer, &[request(1, "web", Framing::Length(0), 0), reserve(2)].concat());
+        world.run(Duration::from_millis(20));
+        world.send(peer, &fault);
+        world.until(what, |w| w.clients[peer].is_closed);
+        world.run(Duration::from_secs(1));
+        world.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_call_that_is_asked_back_is_given_back_only_while_it_is_in_line() {
+    let mut world = limited();
+    let peer = peer_of_node_1(&mut world);
+    world.send(
+        peer,
+        &[request(1, "web", Framing::Length(0), 0), request(2, "web", Framing::Length(0), 0)].concat(),
+    );
+    world.run(Duration::from_millis(20));
+    for stream in [1, 2] {
+        let mut cancel = Vec::new();
+        encode_cancel(&mut cancel, stream);
+        world.send(peer, &cancel);
+    }
+    world.run(Duration::from_millis(20));
+    assert_eq!(said(&world, peer).0, [(2, Reset::Unprocessed)]);
+    assert_eq!(world.seen.len(), 1);
+    assert!(!world.clients[peer].is_closed);
 }
