@@ -4,7 +4,7 @@ CLUSTER ?=
 KUBECTL ?= $(firstword $(wildcard $(or $(VICINO_CACHE),$(HOME)/.cache/vicino)/k8s-*/kubectl) kubectl)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test lint generate images build-installer bench fuzz deny clean
+.PHONY: help demo demo-down test lint generate images build-installer bench sim fuzz deny clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ build-installer: ## Write dist/install.yaml: config/default in one file
 
 bench: ## Measure the cost of two hops beside HAProxy, Envoy and nginx
 	cargo run --locked --release -p vicino-bench
+
+sim: ## Simulate balancing with the product's code, beside client-side algorithms and one central queue
+	cargo run --locked --release -p vicino-sim -- --output tests/sim/results
 
 fuzz: ## Fuzz the hop and HTTP/1.1 codecs for a minute each (FUZZ_SECONDS=60)
 	tests/run fuzz

@@ -237,7 +237,7 @@ pub(crate) struct Exchange {
     pub(crate) wait: Option<Wait>,
     /// It waits there for a pod.
     pub(crate) queued: Option<Arc<Queue>>,
-    /// Its place in a second line.
+    /// Its places in other lines.
     pub(crate) late: Option<Box<Late>>,
     /// It is a place for a call that waits at another node too, and has not come here.
     pub(crate) is_reservation: bool,
@@ -449,7 +449,7 @@ impl Core {
     /// Takes a call away from where it was placed.
     pub(crate) fn detach(&mut self, id: ExchangeId, reset: Reset) {
         self.leave_queue(id);
-        self.drop_reservation(id);
+        self.drop_reservations(id);
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         let is_clean = exchange.request.is_sent && exchange.response.is_ended;
         let target = std::mem::replace(&mut exchange.target, Target::None);

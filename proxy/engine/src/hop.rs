@@ -354,7 +354,7 @@ impl Core {
         }
         for (stream, exchange) in streams {
             if self.is_reservation_stream(exchange, id, stream) {
-                self.reservation_lost(exchange);
+                self.reservation_lost(exchange, id, stream);
             } else {
                 self.stream_lost(exchange, written);
             }

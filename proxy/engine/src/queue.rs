@@ -1,4 +1,5 @@
-//! Calls that wait for a pod with a limit: one line for each port of a Service, shared by the workers of a proxy; who is first is served first.
+//! Calls that wait for a pod with a limit: one line for each port of a Service, shared by the workers of a proxy; who is first is served first,
+//! and calls that are in line elsewhere, too, only when nobody else is: a pod that waits for those to come would be idle.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -32,6 +33,8 @@ struct Waiter {
     exchange: ExchangeId,
     /// A pod that is left out will do.
     is_last_resort: bool,
+    /// The call is in line elsewhere, too, and has to come from there first.
+    is_reservation: bool,
 }
 
 /// A slot that was taken for a call.
@@ -122,7 +125,9 @@ impl Queue {
         }
         let mut line = self.line();
         while !line.is_empty() {
-            let is_any = !has_breaker || line.front().is_some_and(|first| first.is_last_resort);
+            // A pod is held idle until a reservation's call has come, so that is for pods that would be idle anyway.
+            let first = line.iter().position(|waiter| !waiter.is_reservation).unwrap_or(0);
+            let is_any = !has_breaker || line.get(first).is_some_and(|first| first.is_last_resort);
             let is_free = |pod: &&Arc<PodSlot>| {
                 let is_in = is_any || pod.health.standing(now) != Standing::Out;
                 is_in && pod.in_flight() < concurrency.per_pod
@@ -132,7 +137,7 @@ impl Queue {
             if !slot.acquire_below(concurrency.per_pod) {
                 continue;
             }
-            let Some(Waiter { mailbox, exchange, .. }) = line.pop_front() else { return slot.release() };
+            let Some(Waiter { mailbox, exchange, .. }) = line.remove(first) else { return slot.release() };
             self.waiting.fetch_sub(1, Ordering::SeqCst);
             let limit = Limit { concurrency, has_breaker, queue: Arc::clone(self) };
             let is_probe =
@@ -182,7 +187,7 @@ impl Limit {
         (mailbox, exchange): (&Arc<Mailbox>, ExchangeId),
         is_last_resort: bool,
     ) -> bool {
-        let waiter = Waiter { mailbox: Arc::clone(mailbox), exchange, is_last_resort };
+        let waiter = Waiter { mailbox: Arc::clone(mailbox), exchange, is_last_resort, is_reservation: true };
         self.queue.push(waiter, self.concurrency.queue_length / 2)
     }
 }
@@ -295,7 +300,12 @@ impl Core {
         let is_in_line = if is_reservation {
             limit.reserve((&self.mailbox, id), is_last_resort)
         } else {
-            let waiter = Waiter { mailbox: Arc::clone(&self.mailbox), exchange: id, is_last_resort };
+            let waiter = Waiter {
+                mailbox: Arc::clone(&self.mailbox),
+                exchange: id,
+                is_last_resort,
+                is_reservation: false,
+            };
             queue.push(waiter, concurrency.queue_length)
         };
         if !is_in_line {
@@ -303,15 +313,13 @@ impl Core {
             return Found::Nothing(Reason::QueueFull);
         }
         self.exchanges.set_due(id, due);
-        if !is_reservation {
-            self.tally.queued.add(1);
-            self.say_waits(origin);
-        }
+        self.tally.queued.add(u64::from(!is_reservation));
+        self.say_waits(origin);
         queue.serve(pods, (*concurrency, *has_breaker), (&self.mailbox, now));
         Found::Waits
     }
 
-    /// L1 is told that its call is in line, when it may give it a second place.
+    /// L1 is told that its call is in line, when it may give it another place.
     fn say_waits(&mut self, origin: Origin) {
         if let Origin::Stream(hop, stream) = origin
             && self.net.hop(hop).is_some_and(|hop| hop.peer.binds_late)

@@ -1,4 +1,4 @@
-//! Late binding: a call that is in line at one node gets a place in the line of a second one, and goes to whichever has a pod first
+//! Late binding: a call that is in line at one node gets places in the lines of a few others, and goes to whichever has a pod first
 //! (Ousterhout et al., "Sparrow: distributed, low latency scheduling", SOSP 2013). A call that need not wait has nothing to do with it.
 
 use std::rc::Rc;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use vicino_wire::hop::{Reset, encode_cancel, encode_grant, encode_reserve, encode_reset, encode_started};
 
 use super::place::{GRADE_BEST, grade};
-use super::{ExchangeId, Origin, Target};
+use super::{Exchange, ExchangeId, Origin, Target};
 use crate::balance::{Candidate, pick_node};
 use crate::core::{ConnId, Core};
 use crate::hop::Hop;
@@ -17,12 +17,17 @@ use crate::queue::{Found, Grant, Limit};
 use crate::reply::Reason;
 use crate::snapshot::PodSlot;
 
-/// A place in a second line.
-#[derive(Debug)]
+/// Places that a call may have besides its first. One is added when the one before it is in line, too: so many are
+/// needed where nodes have a single pod each, and are rare elsewhere (`tests/sim`).
+const PLACES_MAX: usize = 6;
+
+/// Places in other lines.
+#[derive(Debug, Default)]
 pub(crate) struct Late {
-    place: Place,
-    node: NodeIndex,
-    stage: Stage,
+    in_line: Vec<(NodeIndex, Place)>,
+    held: Held,
+    /// How many it has ever had.
+    count: usize,
 }
 
 #[derive(Debug)]
@@ -33,39 +38,65 @@ enum Place {
     Own(Limit),
 }
 
-#[derive(Debug)]
-enum Stage {
-    InLine,
-    /// A pod is held there, and the call was asked back from where it is. None: another node holds it.
-    Held(Option<Grant>),
-    /// It is lost, after the call was asked back.
+/// A pod that is held for the call while it is asked back from where it is.
+#[derive(Debug, Default)]
+enum Held {
+    #[default]
+    No,
+    There(NodeIndex, ConnId, u32),
+    Here(NodeIndex, Grant),
+    /// It was, and is no longer.
     Lost,
 }
 
+impl Late {
+    /// Whether the call was asked back and has not come yet.
+    fn is_asked_back(&self) -> bool {
+        !matches!(self.held, Held::No)
+    }
+
+    fn has_node(&self, node: NodeIndex) -> bool {
+        self.in_line.iter().any(|(known, _)| *known == node)
+    }
+}
+
+impl Exchange {
+    fn add_place(&mut self, node: NodeIndex, place: Place) {
+        let late = self.late.get_or_insert_default();
+        late.in_line.push((node, place));
+        late.count += 1;
+    }
+}
+
 impl Core {
-    /// A caller's call is in line: it gets a second place, on another node where calls from here are meant to go, when there is one.
+    /// A caller's call is in line: it gets a place on one more node where calls from here are meant to go, when there is one.
     pub(crate) fn reserve(&mut self, id: ExchangeId) {
-        let Some(exchange) = self.exchanges.get(id) else { return };
-        let is_free = exchange.origin.is_caller() && exchange.late.is_none() && exchange.affinity.is_none();
-        if !is_free || !exchange.is_replayable() {
-            return;
-        }
-        let plan = Rc::clone(&exchange.plan);
-        let Some(share) = self.second_node(id, &plan) else { return };
-        if share.is_own {
-            self.reserve_here(id, &plan, share.node);
-        } else {
-            self.reserve_there(id, share.node);
+        loop {
+            let Some(exchange) = self.exchanges.get(id) else { return };
+            let may_more = exchange.late.as_ref().is_none_or(|l| l.count < PLACES_MAX && !l.is_asked_back());
+            let is_free = exchange.origin.is_caller() && exchange.affinity.is_none();
+            if !may_more || !is_free || !exchange.is_replayable() {
+                return;
+            }
+            let plan = Rc::clone(&exchange.plan);
+            let Some(share) = self.another_node(id, &plan) else { return };
+            if !share.is_own {
+                return self.reserve_there(id, share.node);
+            }
+            if !self.reserve_here(id, &plan, share.node) {
+                return;
+            }
         }
     }
 
-    /// Of the nodes where the call is not, by power of two choices.
-    fn second_node(&mut self, id: ExchangeId, plan: &Plan) -> Option<Share> {
+    /// Of the nodes where the call has no place, by power of two choices.
+    fn another_node(&mut self, id: ExchangeId, plan: &Plan) -> Option<Share> {
         let Core { exchanges, nodes, loads, random, now, .. } = self;
         let exchange = exchanges.get(id)?;
         let of = &plan.choices[exchange.choice];
         let candidates = of.shares.iter().map(|share| {
-            let is_other = exchange.counted != Some(share.node);
+            let has_place = exchange.late.as_ref().is_some_and(|late| late.has_node(share.node));
+            let is_other = exchange.counted != Some(share.node) && !has_place;
             let is_open = is_other && grade(exchange, exchange.choice, *share, nodes, *now) == GRADE_BEST;
             Candidate { pods: share.pods, grade: u8::from(is_open) }
         });
@@ -84,47 +115,73 @@ impl Core {
         if net.out(hop_id).is_none_or(|out| encode_reserve(out, stream, &to, is_last_resort).is_err()) {
             return;
         }
-        exchange.late =
-            Some(Box::new(Late { place: Place::Stream(hop_id, stream), node, stage: Stage::InLine }));
+        exchange.add_place(node, Place::Stream(hop_id, stream));
         self.add_stream(hop_id, stream, id);
     }
 
-    fn reserve_here(&mut self, id: ExchangeId, plan: &Plan, node: NodeIndex) {
-        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+    /// Whether the call is in the own node's line then, and stays there for now.
+    fn reserve_here(&mut self, id: ExchangeId, plan: &Plan, node: NodeIndex) -> bool {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return false };
         let of = &plan.choices[exchange.choice];
-        let Some(limit) = of.limit.clone().filter(|_| exchange.tried_pods.is_empty()) else { return };
+        let Some(limit) = of.limit.clone().filter(|_| exchange.tried_pods.is_empty()) else { return false };
         let is_last_resort = exchange.is_last_resort;
         if !limit.reserve((&self.mailbox, id), is_last_resort) {
-            return;
+            return false;
         }
-        exchange.late = Some(Box::new(Late { place: Place::Own(limit.clone()), node, stage: Stage::InLine }));
+        exchange.add_place(node, Place::Own(limit.clone()));
         limit.serve(&of.pods, (&self.mailbox, self.now));
+        !self.mailbox.has_mail()
     }
 
     /// Whether a reservation of this call is what that stream is.
     pub(crate) fn is_reservation_stream(&self, id: ExchangeId, hop: ConnId, stream: u32) -> bool {
         let late = self.exchanges.get(id).and_then(|exchange| exchange.late.as_ref());
-        late.is_some_and(|late| matches!(late.place, Place::Stream(h, s) if (h, s) == (hop, stream)))
+        late.is_some_and(|late| {
+            let is_it = |place: &Place| matches!(place, Place::Stream(h, s) if (*h, *s) == (hop, stream));
+            late.in_line.iter().any(|(_, place)| is_it(place))
+                || matches!(late.held, Held::There(_, h, s) if (h, s) == (hop, stream))
+        })
+    }
+
+    /// Takes one of the places in line out.
+    fn take_place(&mut self, id: ExchangeId, is_it: impl Fn(&Place) -> bool) -> Option<(NodeIndex, Place)> {
+        let late = self.exchanges.get_mut(id)?.late.as_mut()?;
+        let at = late.in_line.iter().position(|(_, place)| is_it(place))?;
+        Some(late.in_line.swap_remove(at))
     }
 
     /// A slot of the own node was taken for a call. Gives it back when the call has no reservation here.
     pub(crate) fn granted_here(&mut self, id: ExchangeId, grant: Grant) -> Option<Grant> {
-        let late = self.exchanges.get(id).and_then(|exchange| exchange.late.as_ref());
-        let is_mine = late.is_some_and(|l| matches!((&l.place, &l.stage), (Place::Own(_), Stage::InLine)));
-        if !is_mine {
+        let Some((node, _)) = self.take_place(id, |place| matches!(place, Place::Own(_))) else {
             return Some(grant);
-        }
-        self.reservation_held(id, Some(grant));
+        };
+        self.reservation_held(id, Held::Here(node, grant));
         None
     }
 
+    /// Another node holds a pod for a call in line.
+    pub(crate) fn granted_there(&mut self, id: ExchangeId, hop: ConnId, stream: u32) {
+        let is_it = |place: &Place| matches!(place, Place::Stream(h, s) if (*h, *s) == (hop, stream));
+        if let Some((node, _)) = self.take_place(id, is_it) {
+            self.reservation_held(id, Held::There(node, hop, stream));
+        }
+    }
+
     /// A pod is held for a call in line: the call is asked back from where it is.
-    pub(crate) fn reservation_held(&mut self, id: ExchangeId, grant: Option<Grant>) {
-        let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        let may_move = exchange.is_replayable();
-        let Some(late) = &mut exchange.late else { return };
-        late.stage = Stage::Held(grant);
-        let target = exchange.target;
+    fn reservation_held(&mut self, id: ExchangeId, held: Held) {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return self.let_go(held) };
+        let (may_move, target) = (exchange.is_replayable(), exchange.target);
+        let Some(late) = &mut exchange.late else { return self.let_go(held) };
+        match late.held {
+            Held::No => late.held = held,
+            Held::Lost => {
+                // The call is on its way back.
+                late.held = held;
+                return;
+            }
+            // One is enough.
+            Held::There(..) | Held::Here(..) => return self.let_go(held),
+        }
         match target {
             Target::Stream(hop, stream) if may_move => {
                 if let Some(out) = self.net.out(hop) {
@@ -135,7 +192,7 @@ impl Core {
                 self.take_reservation(id);
             }
             // It has begun, or is no longer all here.
-            _ => self.drop_reservation(id),
+            _ => self.drop_reservations(id),
         }
     }
 
@@ -153,72 +210,83 @@ impl Core {
 
     /// The call is back, or never went: it goes to the pod that is held for it. False when none is.
     pub(crate) fn take_reservation(&mut self, id: ExchangeId) -> bool {
-        let Some(exchange) = self.exchanges.get_mut(id) else { return false };
-        let is_held = exchange.late.as_ref().is_some_and(|late| matches!(late.stage, Stage::Held(_)));
-        if !is_held || !exchange.is_replayable() {
+        let Some(exchange) = self.exchanges.get_mut(id).filter(|exchange| exchange.is_replayable()) else {
             return false;
-        }
-        let Some(late) = exchange.late.take() else { return false };
+        };
+        let Some(late) = &mut exchange.late else { return false };
+        let held = match std::mem::take(&mut late.held) {
+            held @ (Held::There(..) | Held::Here(..)) => held,
+            held @ (Held::No | Held::Lost) => {
+                late.held = held;
+                return false;
+            }
+        };
         self.tally.late_bound.add(1);
         self.detach(id, Reset::Cancelled);
-        let Some(exchange) = self.exchanges.get_mut(id) else { return true };
-        exchange.counted = Some(late.node);
-        self.loads.acquire(exchange.plan.choices[exchange.choice].key, late.node);
         self.set_attempt_due(id);
-        match (late.place, late.stage) {
-            (Place::Stream(hop, stream), _) => {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return true };
+        let (Held::There(node, ..) | Held::Here(node, _)) = held else { return true };
+        exchange.counted = Some(node);
+        self.loads.acquire(exchange.plan.choices[exchange.choice].key, node);
+        match held {
+            Held::There(_, hop, stream) => {
                 let window = self.net.hop(hop).map_or(0, |hop| hop.peer.initial_window);
                 self.send_on_stream(id, hop, stream, window);
             }
-            (Place::Own(_), Stage::Held(Some(grant))) => {
-                if let Some(exchange) = self.exchanges.get_mut(id) {
-                    exchange.is_probe = grant.is_probe;
-                }
+            Held::Here(_, grant) => {
+                exchange.is_probe = grant.is_probe;
                 self.deliver(id, &grant.slot, None);
             }
-            (Place::Own(_), _) => {}
+            Held::No | Held::Lost => {}
         }
         true
     }
 
-    /// The second place is not needed.
-    pub(crate) fn drop_reservation(&mut self, id: ExchangeId) {
+    /// The other places are not needed.
+    pub(crate) fn drop_reservations(&mut self, id: ExchangeId) {
         let Some(late) = self.exchanges.get_mut(id).and_then(|exchange| exchange.late.take()) else { return };
-        match (late.place, late.stage) {
-            (_, Stage::Lost) => {}
-            (Place::Stream(hop, stream), Stage::InLine | Stage::Held(_)) => {
-                if self.remove_stream(hop, stream)
-                    && let Some(out) = self.net.out(hop)
-                {
-                    encode_reset(out, stream, Reset::Cancelled);
+        self.let_go(late.held);
+        for (_, place) in late.in_line {
+            match place {
+                Place::Stream(hop, stream) => self.reset_reservation(hop, stream),
+                // When a slot was taken for it just now, that is found in the mailbox and goes to the next.
+                Place::Own(limit) => {
+                    limit.queue.remove(&self.mailbox, id);
                 }
-            }
-            (Place::Own(_), Stage::Held(Some(grant))) => grant.give_back((&self.mailbox, self.now)),
-            // When a slot was taken for it just now, that is found in the mailbox and goes to the next.
-            (Place::Own(limit), Stage::InLine | Stage::Held(None)) => {
-                limit.queue.remove(&self.mailbox, id);
             }
         }
     }
 
-    /// The other node has given the second place up, or is lost.
-    pub(crate) fn reservation_lost(&mut self, id: ExchangeId) {
-        let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        let Some(late) = &mut exchange.late else { return };
-        match late.stage {
-            Stage::Held(_) => late.stage = Stage::Lost,
-            Stage::InLine | Stage::Lost => exchange.late = None,
+    fn let_go(&mut self, held: Held) {
+        match held {
+            Held::There(_, hop, stream) => self.reset_reservation(hop, stream),
+            Held::Here(_, grant) => grant.give_back((&self.mailbox, self.now)),
+            Held::No | Held::Lost => {}
+        }
+    }
+
+    fn reset_reservation(&mut self, hop: ConnId, stream: u32) {
+        if self.remove_stream(hop, stream)
+            && let Some(out) = self.net.out(hop)
+        {
+            encode_reset(out, stream, Reset::Cancelled);
+        }
+    }
+
+    /// Another node has given a place up, or is lost.
+    pub(crate) fn reservation_lost(&mut self, id: ExchangeId, hop: ConnId, stream: u32) {
+        let is_it = |place: &Place| matches!(place, Place::Stream(h, s) if (*h, *s) == (hop, stream));
+        if self.take_place(id, is_it).is_none()
+            && let Some(late) = self.exchanges.get_mut(id).and_then(|exchange| exchange.late.as_mut())
+        {
+            late.held = Held::Lost;
         }
     }
 
     /// The call was given back unprocessed because we had asked for it: that is no failure, and costs nothing.
-    pub(crate) fn was_asked_back(&mut self, id: ExchangeId) -> bool {
-        let Some(exchange) = self.exchanges.get_mut(id) else { return false };
-        let is_lost = exchange.late.as_ref().is_some_and(|late| matches!(late.stage, Stage::Lost));
-        if is_lost {
-            exchange.late = None;
-        }
-        is_lost
+    pub(crate) fn was_asked_back(&self, id: ExchangeId) -> bool {
+        let late = self.exchanges.get(id).and_then(|exchange| exchange.late.as_ref());
+        late.is_some_and(|late| late.is_asked_back())
     }
 
     /// A reservation of another node's call looks for a pod here.
@@ -278,7 +346,7 @@ impl Core {
     /// A call that was in line here has a pod: L1 has to know, so that no other pod is held for it.
     pub(crate) fn say_started(&mut self, id: ExchangeId) {
         let Some(exchange) = self.exchanges.get(id) else { return };
-        let Origin::Stream(hop, stream) = exchange.origin else { return self.drop_reservation(id) };
+        let Origin::Stream(hop, stream) = exchange.origin else { return self.drop_reservations(id) };
         if self.net.hop(hop).is_some_and(|hop| hop.peer.binds_late)
             && let Some(out) = self.net.out(hop)
         {

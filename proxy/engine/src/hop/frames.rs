@@ -285,7 +285,7 @@ impl Core {
         Ok(())
     }
 
-    /// What the other node says of the second place of a call of ours.
+    /// What the other node says of another place of a call of ours.
     fn reservation_frame(
         &mut self,
         id: ConnId,
@@ -294,10 +294,12 @@ impl Core {
         frame: Frame<'_>,
     ) -> Handled {
         match frame {
-            Frame::Grant { .. } => self.reservation_held(exchange, None),
+            Frame::Grant { .. } => self.granted_there(exchange, id, stream),
+            // It is in line there, too.
+            Frame::Wait { .. } => self.reserve(exchange),
             Frame::Reset { .. } => {
                 self.remove_stream(id, stream);
-                self.reservation_lost(exchange);
+                self.reservation_lost(exchange, id, stream);
             }
             _ => return Err(Fault::Connection),
         }
@@ -335,7 +337,7 @@ impl Core {
                 Ok(())
             }
             Frame::Started { .. } if !is_inbound => {
-                self.drop_reservation(exchange);
+                self.drop_reservations(exchange);
                 Ok(())
             }
             Frame::Cancel { .. } | Frame::Wait { .. } | Frame::Started { .. } | Frame::Grant { .. } => {

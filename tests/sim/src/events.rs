@@ -1,0 +1,54 @@
+//! What happens when, in virtual nanoseconds; things of the same time happen in the order in which they were put down.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+#[derive(Debug)]
+struct Entry<E> {
+    at: u64,
+    number: u64,
+    event: E,
+}
+
+impl<E> PartialEq for Entry<E> {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl<E> Eq for Entry<E> {}
+
+impl<E> PartialOrd for Entry<E> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<E> Ord for Entry<E> {
+    /// The earliest is the greatest, since the heap gives that first.
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.at, other.number).cmp(&(self.at, self.number))
+    }
+}
+
+/// What is to come.
+#[derive(Debug)]
+pub(crate) struct Events<E> {
+    heap: BinaryHeap<Entry<E>>,
+    number: u64,
+}
+
+impl<E> Events<E> {
+    pub(crate) fn new() -> Self {
+        Events { heap: BinaryHeap::new(), number: 0 }
+    }
+
+    pub(crate) fn put(&mut self, at: u64, event: E) {
+        self.number += 1;
+        self.heap.push(Entry { at, number: self.number, event });
+    }
+
+    pub(crate) fn next(&mut self) -> Option<(u64, E)> {
+        self.heap.pop().map(|entry| (entry.at, entry.event))
+    }
+}
