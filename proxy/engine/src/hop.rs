@@ -96,6 +96,15 @@ impl Hop {
         self.streams.is_empty() && self.waiting.is_empty()
     }
 
+    /// Whether a call that wants a place there is told when the hop stands, since it does not yet.
+    pub(crate) fn wait_to_reserve(&mut self, call: ExchangeId) -> bool {
+        let is_to_come = self.state != HopState::Open;
+        if is_to_come && self.waiting.len() < WAITING_MAX {
+            self.waiting.push(call);
+        }
+        is_to_come
+    }
+
     /// The number of a new stream for a reservation; None when it cannot have one.
     pub(crate) fn next_reservation(&mut self) -> Option<u32> {
         let has_room = self.streams.len() < self.peer.max_streams as usize && self.last_stream < u32::MAX;
@@ -208,9 +217,13 @@ impl Core {
             self.event(Event::HopUp { node: peer_node, address });
         }
         for exchange in waiting {
-            let is_waiting = self.exchanges.get(exchange).is_some_and(|e| e.target == Target::Waiting(id));
-            if is_waiting && !self.open_stream(id, exchange) {
-                self.requeue(exchange, Reason::Overloaded, true);
+            let Some(call) = self.exchanges.get(exchange) else { continue };
+            if call.target == Target::Waiting(id) {
+                if !self.open_stream(id, exchange) {
+                    self.requeue(exchange, Reason::Overloaded, true);
+                }
+            } else if call.late.is_some() {
+                self.reserve(exchange);
             }
         }
     }

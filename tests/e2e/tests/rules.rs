@@ -204,6 +204,56 @@ fn calls_wait_for_pods_with_a_limit() {
     });
 }
 
+/// A pod that is busy for long keeps nobody in its line who could be served elsewhere: round robin would leave every second call there.
+#[test]
+fn calls_go_around_a_slow_pod() {
+    const BOTH: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: both}
+spec:
+  selector: {both: 'yes'}
+  ports: [{name: http, port: 80, targetPort: 8080}]
+";
+    scenario("late", async |fixture| {
+        let nodes = fixture.nodes();
+        let (here, there) = (&nodes[0], &nodes[1]);
+        let space =
+            Space::new(fixture, "late", &[App::new("one", 1).on(here), App::new("two", 1).on(there)]).await?;
+        space.kubectl(&["label", "pod", "--selector", "app in (one, two)", "both=yes"]).await?;
+        space.apply(BOTH).await?;
+        limit(&space, "both", 50).await?;
+        programmed(fixture, &space.name, "both").await?;
+        // From beside one of the pods, and from a node that has none.
+        for node in [here, &nodes[2]] {
+            let caller = space.caller(node);
+            caller.reaches("http://both/healthz", EFFECT_MAX).await?;
+            // Every worker has had calls that wait, so that hops stand.
+            let statuses = at_once(caller, "both", 12).await?;
+            ensure!(statuses == [200; 12], "{statuses:?}");
+            for round in 0..3 {
+                let slow = std::pin::pin!(caller.get("http://both/slow?ms=8000"));
+                let others = std::pin::pin!(async {
+                    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+                    at_once(caller, "both", 6).await
+                });
+                match futures::future::select(slow, others).await {
+                    futures::future::Either::Left((answer, _)) => {
+                        anyhow::bail!("{node} {round}: others wait behind the slow call: {answer:?}")
+                    }
+                    futures::future::Either::Right((statuses, slow)) => {
+                        let statuses = statuses?;
+                        ensure!(statuses == [200; 6], "{node} {round}: {statuses:?}");
+                        // Its pod is busy until then.
+                        slow.await?;
+                    }
+                }
+            }
+        }
+        space.leave().await
+    });
+}
+
 #[test]
 fn calls_that_belong_together_stay_together() {
     scenario("affinity", async |fixture| {

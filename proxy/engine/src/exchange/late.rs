@@ -10,7 +10,6 @@ use super::place::{GRADE_BEST, grade};
 use super::{Exchange, ExchangeId, Origin, Target};
 use crate::balance::{Candidate, pick_node};
 use crate::core::{ConnId, Core};
-use crate::hop::Hop;
 use crate::hop::node::NodeIndex;
 use crate::plan::{Plan, Share};
 use crate::queue::{Found, Grant, Limit};
@@ -72,12 +71,14 @@ impl Core {
     /// A caller's call is in line: it gets a place on one more node where calls from here are meant to go, when there is one.
     pub(crate) fn reserve(&mut self, id: ExchangeId) {
         loop {
-            let Some(exchange) = self.exchanges.get(id) else { return };
+            let Some(exchange) = self.exchanges.get_mut(id) else { return };
             let may_more = exchange.late.as_ref().is_none_or(|l| l.count < PLACES_MAX && !l.is_asked_back());
             let is_free = exchange.origin.is_caller() && exchange.affinity.is_none();
             if !may_more || !is_free || !exchange.is_replayable() {
                 return;
             }
+            // From now on it is known to be in line.
+            exchange.late.get_or_insert_default();
             let plan = Rc::clone(&exchange.plan);
             let Some(share) = self.another_node(id, &plan) else { return };
             if !share.is_own {
@@ -105,9 +106,12 @@ impl Core {
     }
 
     fn reserve_there(&mut self, id: ExchangeId, node: NodeIndex) {
-        // One that does not stand yet is dialled for those who come later.
         let Some(hop_id) = self.hop_to(node) else { return };
-        let Some(stream) = self.net.hop(hop_id).and_then(Hop::next_reservation) else { return };
+        let Some(hop) = self.net.hop(hop_id) else { return };
+        if hop.wait_to_reserve(id) {
+            return;
+        }
+        let Some(stream) = hop.next_reservation() else { return };
         let Core { net, exchanges, .. } = self;
         let Some(exchange) = exchanges.get_mut(id) else { return };
         let to = exchange.plan.choices[exchange.choice].destination();

@@ -34,9 +34,11 @@ fn a_call_in_line_goes_where_a_pod_is_free_first() {
         for seed in 0..20 {
             let mut world = saturated(&nodes, seed);
             let pods = [pod_address(nodes[0], 1), pod_address(nodes[1], 2)];
-            // A warm-up, so that hops stand.
-            occupy(&mut world, &pods, "/slow/20");
-            world.run(Duration::from_millis(50));
+            if seed % 2 == 0 {
+                // Hops stand; else they are dialled when they are needed.
+                occupy(&mut world, &pods, "/slow/20");
+                world.run(Duration::from_millis(50));
+            }
             let long = world.client(0);
             world.send(long, &get("/slow/5000"));
             world.run(Duration::from_millis(3));
