@@ -96,6 +96,14 @@ reasons! {
 }
 
 impl Reason {
+    /// Seconds after which a call that was too much may be made again.
+    fn retry_after(self) -> Option<u64> {
+        match self {
+            Reason::QueueFull | Reason::QueueTimeout | Reason::Overloaded => Some(1),
+            _ => None,
+        }
+    }
+
     /// What L1 says when L2 gave a call up and it is not placed again.
     pub fn of_reset(reset: Reset) -> Reason {
         match reset {
@@ -156,7 +164,12 @@ impl Reply {
 
 impl From<Reason> for Reply {
     fn from(reason: Reason) -> Reply {
-        Reply { status: reason.status(), word: reason.word(), text: reason.text(), retry_after: None }
+        Reply {
+            status: reason.status(),
+            word: reason.word(),
+            text: reason.text(),
+            retry_after: reason.retry_after(),
+        }
     }
 }
 

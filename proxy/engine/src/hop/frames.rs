@@ -363,7 +363,8 @@ impl Core {
             }
             Frame::Reset { stream, reason } => {
                 let (now, max) = (self.now, self.config.resets_per_second_max);
-                let is_bearable = self.net.hop(id).is_none_or(|hop| hop.resets.count(now, max));
+                let is_bearable = self.was_asked_back(exchange)
+                    || self.net.hop(id).is_none_or(|hop| hop.resets.count(now, max));
                 self.remove_stream(id, stream);
                 self.reset_frame(exchange, reason);
                 if is_bearable { Ok(()) } else { Err(Fault::Connection) }

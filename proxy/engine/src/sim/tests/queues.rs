@@ -113,6 +113,7 @@ fn a_full_line_is_told_and_so_is_a_wait_that_is_too_long() {
     world.run(Duration::from_millis(10));
     let answer = world.ask(clients[1], &get("/"));
     assert_eq!((answer.status, answer.field("vicino-error")), (503, Some("queue-full")));
+    assert_eq!(answer.field("retry-after"), Some("1"));
 }
 
 #[test]
