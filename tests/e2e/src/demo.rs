@@ -106,7 +106,36 @@ async fn up(kubectl: &Kubectl, current: bool) -> Result<()> {
     say("One call, and the calls that it caused:")?;
     say(&page::shown(&page)?)?;
     say(&calls)?;
+    tour(kubectl).await?;
     say(&next_steps(kubectl, current))
+}
+
+/// What the mesh does for calls beyond carrying them; config/tour is there while it lasts.
+async fn tour(kubectl: &Kubectl) -> Result<()> {
+    kubectl.run(["apply", "-k", &install::config("tour")]).await.context("apply config/tour")?;
+    let rollout = ["rollout", "status", "deployment/quotes-canary", "-n", NAMESPACE, ROLLOUT_SECONDS_MAX];
+    kubectl.run(rollout).await.context("wait for the canary")?;
+    routes_programmed(kubectl).await?;
+    say("Then `kubectl apply -k config/tour`: a MeshRoute for quotes.")?;
+    for (title, arguments) in [
+        ("A canary gets one call of ten:", &["http://quotes/", "--count", "300", "--pods"][..]),
+        ("Every fifth call fails at its pod:", &["http://quotes/flaky?every=5", "--count", "100"]),
+        ("The same, repeated by the mesh:", &["http://quotes/flaky?every=5&saved=1", "--count", "100"]),
+        ("Three of ten fail on purpose:", &["http://quotes/fault", "--count", "100"]),
+    ] {
+        say(title)?;
+        say(&call(kubectl, arguments).await?)?;
+    }
+    say("Pods take one call at a time, and one of them is busy for five seconds: nobody waits for it.")?;
+    let busy = call(kubectl, &["http://quotes/slow?ms=5000", "--count", "2", "--concurrency", "1"]);
+    let others = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        call(kubectl, &["http://quotes/flaky?every=1000000", "--count", "200", "--concurrency", "2"]).await
+    };
+    let (busy, others) = tokio::try_join!(busy, others)?;
+    say(&format!("{others}beside\n{busy}"))?;
+    let gone = ["delete", "-k", &install::config("tour"), "--wait=false"];
+    kubectl.run(gone).await.context("delete config/tour").map(drop)
 }
 
 async fn install(kubectl: &Kubectl, progress: &Progress) -> Result<()> {

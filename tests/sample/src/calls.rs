@@ -64,6 +64,11 @@ async fn caller(options: CallOptions, client: Arc<Client>, left: Arc<AtomicU32>)
         let result = client.get(&options.url, headers).await;
         outcome.took.push(started.elapsed());
         outcome.count(&result);
+        if options.pods
+            && let Ok(answer) = &result
+        {
+            outcome.count_pod(answer);
+        }
         if options.count == 1 {
             outcome.answer = Some(shown(&result));
         }
@@ -86,6 +91,12 @@ impl Outcome {
                 saw(error.to_string());
                 self.failed += 1;
             }
+        }
+    }
+
+    fn count_pod(&mut self, answer: &Response<Bytes>) {
+        if let Some(pod) = answer.headers().get("x-pod").and_then(|value| value.to_str().ok()) {
+            *self.seen.entry(format!("by {pod}")).or_default() += 1;
         }
     }
 

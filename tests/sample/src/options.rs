@@ -47,6 +47,9 @@ pub struct CallOptions {
     /// Ask the mesh for the way that a call takes.
     #[arg(long)]
     pub path: bool,
+    /// Count answers by pod, too.
+    #[arg(long)]
+    pub pods: bool,
     /// The proxy, as http://ADDRESS:PORT; without one, calls go straight to the host named.
     #[arg(long, env = "http_proxy")]
     pub proxy: Option<String>,
