@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
 
-use vicino_wire::hop::{Reset, encode_wait};
+use vicino_wire::hop::Reset;
 
 use crate::breaker::Standing;
 use crate::core::Core;
 use crate::deadline::Time;
-use crate::exchange::{Exchange, ExchangeId, Origin};
+use crate::exchange::{Exchange, ExchangeId};
 use crate::reply::Reason;
 use crate::snapshot::{Concurrency, PodSlot};
 
@@ -181,14 +181,17 @@ impl Limit {
         self.queue.serve(pods, (self.concurrency, self.has_breaker), turn);
     }
 
-    /// Lines a call up that is in line elsewhere, too. False when the line is half full: room is for calls that have no other place.
-    pub(crate) fn reserve(
+    /// Lines a call up, or, with `is_reservation`, one that is in line elsewhere, too. False when the line is full, to a reservation when it is
+    /// half full: room is for calls that have no other place.
+    pub(crate) fn line_up(
         &self,
         (mailbox, exchange): (&Arc<Mailbox>, ExchangeId),
         is_last_resort: bool,
+        is_reservation: bool,
     ) -> bool {
-        let waiter = Waiter { mailbox: Arc::clone(mailbox), exchange, is_last_resort, is_reservation: true };
-        self.queue.push(waiter, self.concurrency.queue_length / 2)
+        let waiter = Waiter { mailbox: Arc::clone(mailbox), exchange, is_last_resort, is_reservation };
+        let length_max = self.concurrency.queue_length / if is_reservation { 2 } else { 1 };
+        self.queue.push(waiter, length_max)
     }
 }
 
@@ -249,7 +252,7 @@ impl Core {
     ) -> Found {
         let now = self.now;
         let Some(exchange) = self.exchanges.get_mut(id) else { return Found::Waits };
-        let Limit { concurrency, has_breaker, queue } = limit;
+        let Limit { concurrency, queue, .. } = limit;
         let standing = |exchange: &Exchange, pod: &PodSlot| exchange.standing(pod, choice, now);
         let has_any = pods.iter().any(|pod| standing(exchange, pod) != Standing::Out);
         if !has_any && pods.iter().any(|pod| !exchange.has_tried(pod)) {
@@ -297,36 +300,15 @@ impl Core {
         exchange.queued = Some(Arc::clone(queue));
         let due =
             exchange.deadline.min(self.now + std::time::Duration::from_nanos(concurrency.queue_timeout_ns));
-        let is_in_line = if is_reservation {
-            limit.reserve((&self.mailbox, id), is_last_resort)
-        } else {
-            let waiter = Waiter {
-                mailbox: Arc::clone(&self.mailbox),
-                exchange: id,
-                is_last_resort,
-                is_reservation: false,
-            };
-            queue.push(waiter, concurrency.queue_length)
-        };
-        if !is_in_line {
+        if !limit.line_up((&self.mailbox, id), is_last_resort, is_reservation) {
             exchange.queued = None;
             return Found::Nothing(Reason::QueueFull);
         }
         self.exchanges.set_due(id, due);
         self.tally.queued.add(u64::from(!is_reservation));
         self.say_waits(origin);
-        queue.serve(pods, (*concurrency, *has_breaker), (&self.mailbox, now));
+        limit.serve(pods, (&self.mailbox, now));
         Found::Waits
-    }
-
-    /// L1 is told that its call is in line, when it may give it another place.
-    fn say_waits(&mut self, origin: Origin) {
-        if let Origin::Stream(hop, stream) = origin
-            && self.net.hop(hop).is_some_and(|hop| hop.peer.binds_late)
-            && let Some(out) = self.net.out(hop)
-        {
-            encode_wait(out, stream);
-        }
     }
 
     /// A call leaves the line without a slot.

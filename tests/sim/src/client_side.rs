@@ -88,10 +88,7 @@ pub(crate) fn run(scenario: &Scenario, calls: &[Call], algorithm: Algorithm, see
     let mut turns: Vec<usize> = (0..scenario.nodes).map(|_| random.usize(0..count)).collect();
     let mut pods = vec![PodState::default(); count];
     let mut latencies = vec![0; calls.len()];
-    let mut events = Events::new();
-    for (i, call) in calls.iter().enumerate() {
-        events.put(call.at, Event::Arrive(i));
-    }
+    let mut events = Events::of(calls, Event::Arrive);
     while let Some((now, event)) = events.next() {
         match event {
             Event::Arrive(call) => {
@@ -136,10 +133,7 @@ pub(crate) fn central(scenario: &Scenario, calls: &[Call], seed: u64) -> Vec<u64
     let mut pods = vec![PodState::default(); scenario.pods.len()];
     let mut line: VecDeque<usize> = VecDeque::new();
     let mut latencies = vec![0; calls.len()];
-    let mut events = Events::new();
-    for (i, call) in calls.iter().enumerate() {
-        events.put(call.at, Event::Arrive(i));
-    }
+    let mut events = Events::of(calls, Event::Arrive);
     while let Some((now, event)) = events.next() {
         match event {
             Event::Arrive(call) => line.push_back(call),

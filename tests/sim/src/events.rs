@@ -3,6 +3,8 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
+use crate::scenario::Call;
+
 #[derive(Debug)]
 struct Entry<E> {
     at: u64,
@@ -39,8 +41,13 @@ pub(crate) struct Events<E> {
 }
 
 impl<E> Events<E> {
-    pub(crate) fn new() -> Self {
-        Events { heap: BinaryHeap::new(), number: 0 }
+    /// Calls that arrive, by their numbers.
+    pub(crate) fn of(calls: &[Call], arrive: impl Fn(usize) -> E) -> Self {
+        let mut events = Events { heap: BinaryHeap::new(), number: 0 };
+        for (i, call) in calls.iter().enumerate() {
+            events.put(call.at, arrive(i));
+        }
+        events
     }
 
     pub(crate) fn put(&mut self, at: u64, event: E) {

@@ -176,7 +176,7 @@ pub(crate) fn run(scenario: &Scenario, calls: &[Call], seed: u64) -> anyhow::Res
         scenario,
         calls,
         now: 1,
-        events: Events::new(),
+        events: Events::of(calls, Event::Arrive),
         nodes: (0..scenario.nodes).map(node).collect(),
         links: Vec::new(),
         callers: Vec::new(),
@@ -186,9 +186,6 @@ pub(crate) fn run(scenario: &Scenario, calls: &[Call], seed: u64) -> anyhow::Res
         latencies: vec![0; calls.len()],
         bad: 0,
     };
-    for (i, call) in calls.iter().enumerate() {
-        mesh.events.put(call.at, Event::Arrive(i));
-    }
     let mut open = calls.len();
     while open > 0 {
         let Some((at, event)) = mesh.events.next() else { break };

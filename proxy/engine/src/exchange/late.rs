@@ -4,7 +4,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use vicino_wire::hop::{Reset, encode_cancel, encode_grant, encode_reserve, encode_reset, encode_started};
+use vicino_wire::hop::{
+    Reset, encode_cancel, encode_grant, encode_reserve, encode_reset, encode_started, encode_wait,
+};
 
 use super::place::{GRADE_BEST, grade};
 use super::{Exchange, ExchangeId, Origin, Target};
@@ -35,6 +37,12 @@ enum Place {
     Stream(ConnId, u32),
     /// On the own one.
     Own(Limit),
+}
+
+impl Place {
+    fn is_stream(&self, hop: ConnId, stream: u32) -> bool {
+        matches!(self, Place::Stream(h, s) if (*h, *s) == (hop, stream))
+    }
 }
 
 /// A pod that is held for the call while it is asked back from where it is.
@@ -129,7 +137,7 @@ impl Core {
         let of = &plan.choices[exchange.choice];
         let Some(limit) = of.limit.clone().filter(|_| exchange.tried_pods.is_empty()) else { return false };
         let is_last_resort = exchange.is_last_resort;
-        if !limit.reserve((&self.mailbox, id), is_last_resort) {
+        if !limit.line_up((&self.mailbox, id), is_last_resort, true) {
             return false;
         }
         exchange.add_place(node, Place::Own(limit.clone()));
@@ -141,8 +149,7 @@ impl Core {
     pub(crate) fn is_reservation_stream(&self, id: ExchangeId, hop: ConnId, stream: u32) -> bool {
         let late = self.exchanges.get(id).and_then(|exchange| exchange.late.as_ref());
         late.is_some_and(|late| {
-            let is_it = |place: &Place| matches!(place, Place::Stream(h, s) if (*h, *s) == (hop, stream));
-            late.in_line.iter().any(|(_, place)| is_it(place))
+            late.in_line.iter().any(|(_, place)| place.is_stream(hop, stream))
                 || matches!(late.held, Held::There(_, h, s) if (h, s) == (hop, stream))
         })
     }
@@ -165,8 +172,7 @@ impl Core {
 
     /// Another node holds a pod for a call in line.
     pub(crate) fn granted_there(&mut self, id: ExchangeId, hop: ConnId, stream: u32) {
-        let is_it = |place: &Place| matches!(place, Place::Stream(h, s) if (*h, *s) == (hop, stream));
-        if let Some((node, _)) = self.take_place(id, is_it) {
+        if let Some((node, _)) = self.take_place(id, |place| place.is_stream(hop, stream)) {
             self.reservation_held(id, Held::There(node, hop, stream));
         }
     }
@@ -279,8 +285,7 @@ impl Core {
 
     /// Another node has given a place up, or is lost.
     pub(crate) fn reservation_lost(&mut self, id: ExchangeId, hop: ConnId, stream: u32) {
-        let is_it = |place: &Place| matches!(place, Place::Stream(h, s) if (*h, *s) == (hop, stream));
-        if self.take_place(id, is_it).is_none()
+        if self.take_place(id, |place| place.is_stream(hop, stream)).is_none()
             && let Some(late) = self.exchanges.get_mut(id).and_then(|exchange| exchange.late.as_mut())
         {
             late.held = Held::Lost;
@@ -314,10 +319,8 @@ impl Core {
         let until = self.now + self.config.hold_max;
         let Some(exchange) = self.exchanges.get_mut(id) else { return slot.release() };
         exchange.pod = Some(Arc::clone(slot));
+        let Origin::Stream(hop, stream) = exchange.origin else { return };
         self.exchanges.set_due(id, until);
-        let Some(Origin::Stream(hop, stream)) = self.exchanges.get(id).map(|exchange| exchange.origin) else {
-            return;
-        };
         if let Some(out) = self.net.out(hop) {
             encode_grant(out, stream);
         }
@@ -350,11 +353,26 @@ impl Core {
     /// A call that was in line here has a pod: L1 has to know, so that no other pod is held for it.
     pub(crate) fn say_started(&mut self, id: ExchangeId) {
         let Some(exchange) = self.exchanges.get(id) else { return };
-        let Origin::Stream(hop, stream) = exchange.origin else { return self.drop_reservations(id) };
-        if self.net.hop(hop).is_some_and(|hop| hop.peer.binds_late)
-            && let Some(out) = self.net.out(hop)
-        {
+        let origin = exchange.origin;
+        if origin.is_caller() {
+            return self.drop_reservations(id);
+        }
+        if let Some((out, stream)) = self.out_to_binder(origin) {
             encode_started(out, stream);
         }
+    }
+
+    /// L1 is told that its call is in line, when it may give it another place.
+    pub(crate) fn say_waits(&mut self, origin: Origin) {
+        if let Some((out, stream)) = self.out_to_binder(origin) {
+            encode_wait(out, stream);
+        }
+    }
+
+    /// What is written to the L1 that a call came from, when that knows late binding; and the call's stream.
+    fn out_to_binder(&mut self, origin: Origin) -> Option<(&mut Vec<u8>, u32)> {
+        let Origin::Stream(hop, stream) = origin else { return None };
+        self.net.hop(hop).filter(|hop| hop.peer.binds_late)?;
+        Some((self.net.out(hop)?, stream))
     }
 }

@@ -318,8 +318,10 @@ impl Core {
     }
 
     fn stream_frame(&mut self, id: ConnId, exchange: ExchangeId, frame: Frame<'_>) -> Handled {
-        let is_inbound = self.is_inbound(exchange);
-        let is_reservation = self.exchanges.get(exchange).is_some_and(|exchange| exchange.is_reservation);
+        let (is_inbound, is_reservation) = self
+            .exchanges
+            .get(exchange)
+            .map_or((false, false), |call| (!call.origin.is_caller(), call.is_reservation));
         match frame {
             // That a place is not needed is nothing unusual.
             Frame::Reset { stream, .. } if is_reservation => {

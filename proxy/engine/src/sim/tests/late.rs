@@ -27,6 +27,13 @@ fn occupy(world: &mut World, pods: &[SocketAddr], path: &str) {
     assert!(pods.iter().all(|pod| world.slots[pod].in_flight() == 1), "each pod has one");
 }
 
+/// Waits until all have an answer, which is 200.
+fn all_are_served(world: &mut World, clients: &[usize], what: &str) {
+    world.until("all are answered", |w| clients.iter().all(|client| !w.answers(*client).is_empty()));
+    let statuses: Vec<u16> = clients.iter().map(|client| world.answers(*client)[0].status).collect();
+    assert!(statuses.iter().all(|status| *status == 200), "{what}: {statuses:?}");
+}
+
 /// Calls that are answered on the pod that is free first, wherever they were put.
 #[test]
 fn a_call_in_line_goes_where_a_pod_is_free_first() {
@@ -72,9 +79,7 @@ fn each_call_is_served_once_however_answers_cross() {
             clients.push(client);
             world.run(Duration::from_micros(700));
         }
-        world.until("all are answered", |w| clients.iter().all(|client| !w.answers(*client).is_empty()));
-        let statuses: Vec<u16> = clients.iter().map(|client| world.answers(*client)[0].status).collect();
-        assert!(statuses.iter().all(|status| *status == 200), "{seed}: {statuses:?}");
+        all_are_served(&mut world, &clients, &format!("{seed}"));
         assert_eq!(world.seen.len(), 120, "{seed}");
         assert!(late_bound(&world) > 0, "{seed}: some have moved");
         world.run(Duration::from_secs(5));
@@ -92,9 +97,7 @@ fn a_lost_node_loses_no_call_that_waits_elsewhere() {
         }
         world.run(Duration::from_millis(30));
         world.reset_hops(0, 1);
-        world.until("all are answered", |w| clients.iter().all(|client| !w.answers(*client).is_empty()));
-        let statuses: Vec<u16> = clients.iter().map(|client| world.answers(*client)[0].status).collect();
-        assert!(statuses.iter().all(|status| *status == 200), "{seed}: {statuses:?}");
+        all_are_served(&mut world, &clients, &format!("{seed}"));
         world.run(Duration::from_secs(5));
         world.assert_nothing_left();
     }
@@ -150,9 +153,7 @@ fn a_long_body_stays_or_moves_whole() {
         for client in &clients {
             world.send(*client, &post("/slow/10", &body));
         }
-        world.until("all are answered", |w| clients.iter().all(|client| !w.answers(*client).is_empty()));
-        let statuses: Vec<u16> = clients.iter().map(|client| world.answers(*client)[0].status).collect();
-        assert!(statuses.iter().all(|status| *status == 200), "{seed} {len}: {statuses:?}");
+        all_are_served(&mut world, &clients, &format!("{seed} {len}"));
         assert!(world.seen.iter().all(|seen| seen.body == body), "{seed} {len}");
         world.run(Duration::from_secs(5));
         world.assert_nothing_left();
