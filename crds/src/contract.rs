@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::route::{Affinity, AffinityType, RateLimit};
+use crate::route::{Affinity, AffinityType, LoadBalancer, RateLimit};
 use crate::rule::{RouteRule, check_all};
 
 /// The highest version that this code reads. A document is written with the lowest version that has everything it says, so
@@ -75,6 +75,9 @@ pub struct CompiledRoute {
     /// Which calls go to the same pod. A proxy that does not know this field sends each where there is room.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
+    /// By what a pod is chosen. A proxy that does not know this field goes by the least calls in flight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balancer: Option<LoadBalancer>,
     /// How many calls each pod takes. A proxy that does not know this field sends as many as come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<CompiledConcurrency>,
@@ -335,6 +338,12 @@ impl Document for CompiledRoute {
             return Err(invalid(
                 "affinity.name".to_owned(),
                 "must say which header, cookie or query parameter, and be absent with the type Source",
+            ));
+        }
+        if self.affinity.as_ref().is_some_and(|affinity| !affinity.may_set_cookie()) {
+            return Err(invalid(
+                "affinity.setCookie".to_owned(),
+                "goes with the type Cookie, and with a name of letters, digits, '_', '.' and '-'",
             ));
         }
         if self.concurrency.as_ref().is_some_and(|concurrency| concurrency.per_pod == 0) {

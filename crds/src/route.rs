@@ -55,6 +55,9 @@ pub struct MeshRouteSpec {
     /// Which calls go to the same pod, for applications that keep something in it. Absent: each call goes where there is room.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
+    /// By what the pod is chosen that gets a call, where `affinity` does not say so already. Absent: `LeastRequest`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balancer: Option<LoadBalancer>,
     /// How many calls the pods of this Service take at a time, and how the others wait. Absent: as many as come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<Concurrency>,
@@ -112,7 +115,9 @@ pub struct Timeouts {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
-    validation = Rule::new("self.type == 'Source' ? !has(self.name) : has(self.name)").message("name says which header, cookie or query parameter; type Source has no name")
+    validation = Rule::new("self.type == 'Source' ? !has(self.name) : has(self.name)").message("name says which header, cookie or query parameter; type Source has no name"),
+    validation = Rule::new("!has(self.setCookie) || (self.type == 'Cookie' && has(self.name) && self.name.matches('^[A-Za-z0-9_.-]+$'))")
+        .message("setCookie goes with type Cookie, and with a name of letters, digits, '_', '.' and '-'")
 )]
 pub struct Affinity {
     /// What the key is.
@@ -122,6 +127,30 @@ pub struct Affinity {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub name: Option<String>,
+    /// Gives a caller that comes without the cookie one of its own, with a random value, for the path `/` and out of reach of scripts. Absent: only the application sets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_cookie: Option<SetCookie>,
+}
+
+impl Affinity {
+    /// Whether `setCookie` is absent, or goes with the other fields.
+    pub fn may_set_cookie(&self) -> bool {
+        let is_plain = |name: &String| {
+            !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+        };
+        self.set_cookie.is_none()
+            || (self.kind == AffinityType::Cookie && self.name.as_ref().is_some_and(is_plain))
+    }
+}
+
+/// The cookie that the mesh sets.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SetCookie {
+    /// Seconds that it lives. Absent: as long as the browser is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 31_536_000))]
+    pub max_age_seconds: Option<i32>,
 }
 
 /// What calls that belong together have in common.
@@ -135,6 +164,29 @@ pub enum AffinityType {
     QueryParam,
     /// The address of the calling pod.
     Source,
+}
+
+/// By what the proxy of the callers' node chooses a node that has pods of this Service, and that node's proxy one of them. Whichever route leads to the Service, this holds.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LoadBalancer {
+    /// The algorithm.
+    #[serde(default, rename = "type")]
+    pub kind: LoadBalancerType,
+}
+
+/// By what a pod is chosen.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LoadBalancerType {
+    /// The one with the least calls in flight, of which its node's proxy knows the exact number; of two nodes drawn by lot the one with less in flight for each pod.
+    #[default]
+    LeastRequest,
+    /// As `LeastRequest`, but with the calls in flight weighed by the time that calls have lately taken there: for pods that are not equally fast.
+    PeakEwma,
+    /// One after the other.
+    RoundRobin,
+    /// By lot.
+    Random,
 }
 
 /// How many calls a pod takes at a time. The proxy of the pod's node knows exactly how many there are, since all calls of the mesh come through it; whoever comes when all of its pods are

@@ -166,6 +166,7 @@ fn compile(
         request_timeout_milliseconds: times.request,
         requeues,
         affinity: spec.affinity.clone(),
+        load_balancer: spec.load_balancer.clone(),
         concurrency: spec.concurrency.as_ref().map(|concurrency| CompiledConcurrency {
             per_pod: unsigned(concurrency.per_pod),
             queue_length: unsigned(concurrency.queue.length),

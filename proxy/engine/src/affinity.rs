@@ -1,5 +1,6 @@
 //! Calls with the same key go to the same pod: what the key is, and where it leads (rendezvous hashing, Thaler and Ravishankar 1998), the same on every proxy.
 
+use std::fmt::Write as _;
 use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,20 +15,47 @@ use crate::rules::{parameter, split_query};
 pub enum Affinity {
     /// The first value of this field.
     Header(Box<str>),
-    /// This cookie.
-    Cookie(Box<str>),
+    /// This cookie; the mesh sets it where the caller has none, if it shall.
+    Cookie(Box<str>, Option<SetCookie>),
     /// The first value of this query parameter, percent-decoded.
     Query(Box<str>),
     /// The address of the caller.
     Source,
 }
 
+/// How the mesh sets a cookie (RFC 6265 section 4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SetCookie {
+    /// Seconds that it lives; None: as long as the browser is open.
+    pub max_age_s: Option<u32>,
+}
+
+/// A cookie for a caller that had none.
+#[derive(Debug)]
+pub(crate) struct NewCookie {
+    /// `name=value`, as it will be in the caller's next request.
+    pub(crate) pair: String,
+    /// The value of `Set-Cookie`.
+    pub(crate) field: String,
+}
+
 impl Affinity {
+    /// The cookie for a call without a key; None where none is to be set.
+    pub(crate) fn new_cookie(&self, random: &mut Random) -> Option<NewCookie> {
+        let Affinity::Cookie(name, Some(set)) = self else { return None };
+        let pair = format!("{name}={:016x}{:016x}", random.next(), random.next());
+        let mut field = format!("{pair}; Path=/; HttpOnly");
+        if let Some(seconds) = set.max_age_s {
+            let _ = write!(field, "; Max-Age={seconds}");
+        }
+        Some(NewCookie { pair, field })
+    }
+
     /// The key of a call; None when it has none, so that it goes wherever there is room.
     pub fn key(&self, head: &RequestHead<'_>, caller: Option<IpAddr>) -> Option<u64> {
         match self {
             Affinity::Header(name) => head.headers.get(name).map(of_bytes),
-            Affinity::Cookie(name) => {
+            Affinity::Cookie(name, _) => {
                 let mut pairs = head.headers.get_all("cookie").flat_map(|value| value.split(|b| *b == b';'));
                 let value = |pair: &'_ [u8]| -> Option<u64> {
                     let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
@@ -111,7 +139,7 @@ mod tests {
         );
         assert_ne!(bob, key(&header, &[("x-user", "eve")], "/", ""));
         assert_eq!(key(&header, &[("x-users", "bob")], "/", ""), None);
-        let cookie = Affinity::Cookie("sid".into());
+        let cookie = Affinity::Cookie("sid".into(), None);
         let sid = key(&cookie, &[("cookie", "sid=7")], "/", "");
         assert!(sid.is_some());
         for cookies in ["a=b; sid=7", "sid=7;a=b", "xsid=8; sid=7; sid=9"] {

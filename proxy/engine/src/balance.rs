@@ -2,6 +2,20 @@
 
 use crate::random::Random;
 
+/// By what a node, and on it a pod, is chosen for a call that has no key to go by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Algorithm {
+    /// Least in flight.
+    #[default]
+    LeastRequest,
+    /// Least in flight times the time that calls take.
+    PeakEwma,
+    /// One after the other.
+    RoundRobin,
+    /// By lot.
+    Random,
+}
+
 /// The index of a weight, drawn in proportion to the weights. None when all are 0.
 pub(crate) fn pick_weighted(
     weights: impl Iterator<Item = u64> + Clone,
@@ -30,11 +44,11 @@ pub(crate) struct Candidate {
     pub(crate) grade: u8,
 }
 
-/// Power of two choices (Mitzenmacher 2001): of two nodes of the best grade, drawn in proportion to their pods, the one with less in flight per pod;
+/// Power of two choices (Mitzenmacher 2001): of two nodes of the best grade, drawn in proportion to their pods, the one with less load per pod;
 /// the first drawn when they are equal. None when all are of grade 0.
 pub(crate) fn pick_node(
     candidates: &(impl Iterator<Item = Candidate> + Clone),
-    in_flight: impl Fn(usize) -> u32,
+    load: impl Fn(usize) -> u64,
     random: &mut Random,
 ) -> Option<usize> {
     let best = candidates.clone().map(|c| c.grade).max().filter(|grade| *grade > 0)?;
@@ -43,8 +57,8 @@ pub(crate) fn pick_node(
     let others = candidates.clone().enumerate().map(move |(i, c)| if i == first { 0 } else { weight(c) });
     let Some(second) = pick_weighted(others, random) else { return Some(first) };
     let pods = |i| candidates.clone().nth(i).map_or(1, |c: Candidate| u64::from(c.pods.max(1)));
-    let first_load = u64::from(in_flight(first)) * pods(second);
-    let second_load = u64::from(in_flight(second)) * pods(first);
+    let first_load = load(first).saturating_mul(pods(second));
+    let second_load = load(second).saturating_mul(pods(first));
     Some(if second_load < first_load { second } else { first })
 }
 
@@ -53,7 +67,7 @@ pub(crate) fn pick_node(
 pub(crate) fn draw_node(
     cumulative: &[u32],
     is_best: impl Fn(usize) -> bool,
-    in_flight: impl Fn(usize) -> u32,
+    load: impl Fn(usize) -> u64,
     random: &mut Random,
 ) -> Option<usize> {
     const DRAWS_MAX: u32 = 8;
@@ -70,8 +84,8 @@ pub(crate) fn draw_node(
             Some(first) => {
                 let pods =
                     |i: usize| u64::from(cumulative[i] - i.checked_sub(1).map_or(0, |i| cumulative[i]));
-                let first_load = u64::from(in_flight(first)) * pods(drawn);
-                let second_load = u64::from(in_flight(drawn)) * pods(first);
+                let first_load = load(first).saturating_mul(pods(drawn));
+                let second_load = load(drawn).saturating_mul(pods(first));
                 return Some(if second_load < first_load { drawn } else { first });
             }
         }
@@ -79,11 +93,40 @@ pub(crate) fn draw_node(
     None
 }
 
-/// The index of the least number in flight; ties are broken at random. None marks a pod that is not to be asked.
-pub(crate) fn pick_pod(in_flight: impl Iterator<Item = Option<u32>>, random: &mut Random) -> Option<usize> {
-    let mut best: Option<(usize, u32)> = None;
+/// The node whose turn it is: of as many turns as there are pods, each node has as many as it has, not one after the other. A node that is not of the best grade is passed over. None, when it
+/// takes too long to find one that is, says nothing, as with [`draw_node`].
+pub(crate) fn next_node(
+    cumulative: &[u32],
+    is_best: impl Fn(usize) -> bool,
+    turn: impl Fn() -> u32,
+) -> Option<usize> {
+    const TURNS_MAX: u32 = 64;
+    let total = *cumulative.last()?;
+    let stride = u64::from(stride(total));
+    (0..TURNS_MAX).find_map(|_| {
+        let point = u64::from(turn() % total) * stride % u64::from(total);
+        let node = cumulative.partition_point(|sum| u64::from(*sum) <= point);
+        is_best(node).then_some(node)
+    })
+}
+
+/// A step that leads through all of `total` places, in leaps of about the golden ratio, which leaves no part of them out for long.
+fn stride(total: u32) -> u32 {
+    let divides = |mut a: u32, mut b: u32| {
+        while b > 0 {
+            (a, b) = (b, a % b);
+        }
+        a == 1
+    };
+    let golden = u32::try_from(u64::from(total) * 618 / 1000).unwrap_or(1);
+    (golden.max(1)..=total).find(|step| divides(total, *step)).unwrap_or(1)
+}
+
+/// The index of the least load; ties are broken at random. None marks a pod that is not to be asked.
+pub(crate) fn pick_pod(loads: impl Iterator<Item = Option<u64>>, random: &mut Random) -> Option<usize> {
+    let mut best: Option<(usize, u64)> = None;
     let mut ties = 0;
-    for (i, load) in in_flight.enumerate() {
+    for (i, load) in loads.enumerate() {
         let Some(load) = load else { continue };
         match best {
             Some((_, least)) if load > least => {}
@@ -150,7 +193,7 @@ mod tests {
                     queue.pop_front();
                 }
             }
-            let i = pick_node(&nodes.iter().copied(), |i| open[i].len() as u32, &mut random).unwrap();
+            let i = pick_node(&nodes.iter().copied(), |i| open[i].len() as u64, &mut random).unwrap();
             counts[i] += 1;
             open[i].push_back(draw + if i == 0 { 64 } else { 16 });
         }
@@ -186,7 +229,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_picked_node_is_of_the_best_grade(
-            nodes in prop::collection::vec((1_u32..9, 0_u8..3, 0_u32..9), 0..8),
+            nodes in prop::collection::vec((1_u32..9, 0_u8..3, 0_u64..9), 0..8),
             seed: u64,
         ) {
             let candidates: Vec<Candidate> = nodes.iter().map(|n| Candidate { pods: n.0, grade: n.1 }).collect();
@@ -197,24 +240,57 @@ mod tests {
 
         #[test]
         fn of_two_nodes_the_less_loaded_per_pod_is_picked(
-            a in (1_u32..9, 0_u32..99), b in (1_u32..9, 0_u32..99), seed: u64,
+            a in (1_u32..9, 0_u64..99), b in (1_u32..9, 0_u64..99), seed: u64,
         ) {
             let nodes = [a, b].map(|n| Candidate { pods: n.0, grade: 2 });
             let loads = [a.1, b.1];
             let i = pick_node(&nodes.iter().copied(), |i| loads[i], &mut Random::new(seed)).unwrap();
             let other = 1 - i;
-            prop_assert!(loads[i] * nodes[other].pods <= loads[other] * nodes[i].pods);
+            prop_assert!(loads[i] * u64::from(nodes[other].pods) <= loads[other] * u64::from(nodes[i].pods));
         }
 
         #[test]
         fn a_picked_pod_has_the_least_in_flight(
-            loads in prop::collection::vec(prop::option::of(0_u32..5), 0..12),
+            loads in prop::collection::vec(prop::option::of(0_u64..5), 0..12),
             seed: u64,
         ) {
             let picked = pick_pod(loads.iter().copied(), &mut Random::new(seed));
             let least = loads.iter().flatten().min().copied();
             prop_assert_eq!(picked.and_then(|i| loads[i]), least);
         }
+    }
+
+    #[test]
+    fn in_turn_each_node_gets_exactly_its_share() {
+        for pods in [vec![1], vec![1, 1], vec![3, 1, 4, 2], vec![50, 1, 49], vec![7; 30]] {
+            let cumulative: Vec<u32> = pods
+                .iter()
+                .scan(0, |sum, n| {
+                    Some({
+                        *sum += n;
+                        *sum
+                    })
+                })
+                .collect();
+            let turn = std::cell::Cell::new(u32::MAX - 2);
+            let next = || turn.replace(turn.get().wrapping_add(1));
+            let total = *cumulative.last().unwrap();
+            // Past the wrap.
+            for _ in 0..3 {
+                next_node(&cumulative, |_| true, next);
+            }
+            let mut counts = vec![0; pods.len()];
+            for _ in 0..total {
+                counts[next_node(&cumulative, |_| true, next).unwrap()] += 1;
+            }
+            assert_eq!(counts, pods);
+        }
+        let turn = std::cell::Cell::new(0);
+        let next = || turn.replace(turn.get() + 1);
+        let some: Vec<_> = (0..4).map(|_| next_node(&[1, 2, 3], |i| i != 1, next).unwrap()).collect();
+        assert!(some.iter().all(|i| *i != 1) && some.contains(&0) && some.contains(&2), "{some:?}");
+        assert_eq!(next_node(&[2], |_| false, next), None);
+        assert_eq!(next_node(&[], |_| true, next), None);
     }
 
     #[test]

@@ -33,6 +33,7 @@ use crate::deadline::Time;
 use crate::downstream::ClientState;
 use crate::exchange::{Exchange, ExchangeId, Half, Loads, Target};
 use crate::hop::node::Nodes;
+use crate::latency::Latencies;
 use crate::plan::Plans;
 use crate::queue::Mailbox;
 use crate::random::Random;
@@ -62,6 +63,7 @@ pub struct Core {
     pub(crate) nodes: Nodes,
     pub(crate) pools: Pools,
     pub(crate) loads: Loads,
+    pub(crate) latencies: Latencies,
     pub(crate) budgets: Budgets,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) plans: Plans,
@@ -94,6 +96,7 @@ impl Core {
             nodes: Nodes::default(),
             pools: Pools::default(),
             loads: Loads::default(),
+            latencies: Latencies::default(),
             budgets: Budgets::default(),
             mailbox: Arc::default(),
             plans: Plans::default(),
@@ -112,6 +115,7 @@ impl Core {
     pub fn swap(&mut self, snapshot: Arc<Snapshot>, now: Time) {
         self.now = now;
         self.snapshot = snapshot;
+        self.latencies.forget(now);
         self.plans.clear();
         self.plans_inbound.clear();
         self.budgets.update(&self.snapshot);

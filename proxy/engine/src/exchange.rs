@@ -19,6 +19,7 @@ use crate::core::{ConnId, Core};
 use crate::deadline::Time;
 use crate::downstream::Asker;
 use crate::hop::node::NodeIndex;
+use crate::latency::Took;
 use crate::plan::Plan;
 use crate::queue::Queue;
 use crate::reply::{Reason, Reply};
@@ -233,6 +234,8 @@ pub(crate) struct Exchange {
     pub(crate) deadline: Time,
     /// Calls with the same one go to the same pod.
     pub(crate) affinity: Option<u64>,
+    /// The `Set-Cookie` that its answer has.
+    pub(crate) set_cookie: Option<Box<str>>,
     /// It is not placed yet.
     pub(crate) wait: Option<Wait>,
     /// It waits there for a pod.
@@ -254,6 +257,9 @@ pub(crate) struct Exchange {
     /// Why it was not served where it was placed last.
     pub(crate) failure: Reason,
     pub(crate) started: Time,
+    /// When it was given to its node, and to its pod.
+    pub(crate) placed: Time,
+    pub(crate) delivered: Time,
 }
 
 impl Exchange {
@@ -450,6 +456,9 @@ impl Core {
     pub(crate) fn detach(&mut self, id: ExchangeId, reset: Reset) {
         self.leave_queue(id);
         self.drop_reservations(id);
+        if self.exchanges.get(id).is_some_and(|exchange| exchange.response.status == 0) {
+            self.note_latency(id, Took::AtLeast);
+        }
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         let is_clean = exchange.request.is_sent && exchange.response.is_ended;
         let target = std::mem::replace(&mut exchange.target, Target::None);

@@ -10,7 +10,8 @@
 //! | [`route`] | name and port → Service, port; request head → rule |
 //! | [`rules`] | which rule of a route a request falls under, what it changes or answers |
 //! | [`affinity`] | which calls belong together, and which pod they lead to |
-//! | `balance` | which backend, which node, which pod |
+//! | [`balance`] | which backend, which node, which pod |
+//! | `latency` | how long calls take, where that is what is chosen by |
 //! | [`breaker`] | pods that fail again and again, left out for a while |
 //! | [`queue`] | calls that wait for a pod with a limit |
 //! | [`rate`] | how many calls a second are let through |
@@ -23,7 +24,7 @@
 //! neighbourhoods (`hop`), and the calls that join two of them (`exchange`).
 
 pub mod affinity;
-mod balance;
+pub mod balance;
 pub mod breaker;
 pub mod config;
 mod connection;
@@ -36,6 +37,7 @@ mod grpc;
 mod hash;
 mod hop;
 pub mod identify;
+mod latency;
 mod pace;
 mod plan;
 pub mod queue;

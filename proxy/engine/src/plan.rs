@@ -3,18 +3,20 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use vicino_wire::head::RequestHead;
 use vicino_wire::hop::Destination;
 
 use crate::affinity::{self, Affinity};
-use crate::balance::pick_weighted;
+use crate::balance::{Algorithm, pick_weighted};
 use crate::breaker::Breaker;
 use crate::deadline::Time;
 use crate::hash::{self, FastMap};
 use crate::hop::node::{NodeIndex, Nodes};
-use crate::queue::Limit;
+use crate::latency::Latencies;
+use crate::queue::{Limit, Queue};
 use crate::random::Random;
 use crate::rate::RateLimit;
 use crate::reply::Reason;
@@ -58,6 +60,10 @@ pub(crate) struct Choice {
     /// Sums of the near shares' pods, up to each.
     pub(crate) cumulative: Vec<u32>,
     pub(crate) pods: Vec<Arc<PodSlot>>,
+    /// By what one of them is chosen.
+    pub(crate) algorithm: Algorithm,
+    /// The port's line, and whose turn it is.
+    pub(crate) queue: Arc<Queue>,
     /// How many calls each of them takes.
     pub(crate) limit: Option<Limit>,
     /// When each of them is left out.
@@ -65,6 +71,46 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
+    /// Whether it matters how long calls take.
+    pub(crate) fn is_by_latency(&self) -> bool {
+        self.algorithm == Algorithm::PeakEwma
+    }
+
+    /// How much speaks against each pod, by index, for one more call.
+    pub(crate) fn load_of_pods(&self, now: Time) -> impl Fn(usize, &PodSlot) -> u64 + '_ {
+        let count = self.pods.len();
+        let turn = match self.algorithm {
+            Algorithm::RoundRobin => self.queue.turn_of_pods.fetch_add(1, Ordering::Relaxed) as usize,
+            _ => 0,
+        };
+        move |i, pod| match self.algorithm {
+            Algorithm::LeastRequest => u64::from(pod.in_flight()),
+            Algorithm::PeakEwma => pod.latency.get().load(pod.in_flight(), 1, now),
+            Algorithm::RoundRobin => ((i + count - turn % count) % count) as u64,
+            Algorithm::Random => 0,
+        }
+    }
+
+    /// How much speaks against the pods of a node together, of which so many calls from here are in flight.
+    #[inline]
+    pub(crate) fn load_of_node(
+        &self,
+        share: Share,
+        in_flight: u32,
+        (latencies, now): (&Latencies, Time),
+    ) -> u64 {
+        match self.algorithm {
+            Algorithm::LeastRequest => u64::from(in_flight),
+            Algorithm::PeakEwma => latencies.get(self.key, share.node).load(in_flight, share.pods, now),
+            Algorithm::RoundRobin | Algorithm::Random => 0,
+        }
+    }
+
+    /// A turn of the nodes.
+    pub(crate) fn next_turn(&self) -> u32 {
+        self.queue.turn_of_nodes.fetch_add(1, Ordering::Relaxed)
+    }
+
     pub(crate) fn destination(&self) -> Destination<'_> {
         Destination {
             namespace: &self.service.namespace,
@@ -292,6 +338,8 @@ fn choice(snapshot: &Snapshot, backend: &Backend, nodes: &mut Nodes) -> Choice {
         shares: shares.collect(),
         cumulative,
         pods: endpoints.local.clone(),
+        algorithm: route.map(|route| route.algorithm).unwrap_or_default(),
+        queue: Arc::clone(&endpoints.queue),
         limit: limit(snapshot, service, endpoints),
         breaker: route.and_then(|route| route.breaker.clone()),
     }

@@ -12,6 +12,7 @@ use crate::breaker::Standing;
 use crate::core::Core;
 use crate::deadline::Time;
 use crate::exchange::{Exchange, ExchangeId};
+use crate::plan::Choice;
 use crate::reply::Reason;
 use crate::snapshot::{Concurrency, PodSlot};
 
@@ -24,6 +25,9 @@ pub struct Queue {
     /// As many as there are in line, to be read without the lock.
     waiting: AtomicU32,
     line: Mutex<VecDeque<Waiter>>,
+    /// Whose turn it is, where pods, or the nodes that have them, are asked one after the other.
+    pub(crate) turn_of_pods: AtomicU32,
+    pub(crate) turn_of_nodes: AtomicU32,
 }
 
 /// A call in line, of whichever worker.
@@ -248,8 +252,9 @@ impl Core {
         &mut self,
         id: ExchangeId,
         choice: usize,
-        (limit, pods): (&Limit, &[Arc<PodSlot>]),
+        (limit, of): (&Limit, &Choice),
     ) -> Found {
+        let pods = &of.pods[..];
         let now = self.now;
         let Some(exchange) = self.exchanges.get_mut(id) else { return Found::Waits };
         let Limit { concurrency, queue, .. } = limit;
@@ -276,11 +281,12 @@ impl Core {
         {
             return Found::Slot(Arc::clone(&pods[home]));
         }
+        let load = of.load_of_pods(now);
         let mut races = 0;
         while queue.waiting() == 0 && races < RACES_MAX {
-            let loads = pods.iter().map(|pod| {
+            let loads = pods.iter().enumerate().map(|(i, pod)| {
                 let is_in = standing(exchange, pod) == Standing::In;
-                Some(pod.in_flight()).filter(|load| is_in && *load < concurrency.per_pod)
+                (is_in && pod.in_flight() < concurrency.per_pod).then(|| load(i, pod))
             });
             let Some(picked) = crate::balance::pick_pod(loads, &mut self.random) else { break };
             if pods[picked].acquire_below(concurrency.per_pod) {

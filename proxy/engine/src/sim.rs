@@ -141,6 +141,7 @@ impl World {
                 retry: None,
                 concurrency: None,
                 affinity: None,
+                algorithm: crate::balance::Algorithm::default(),
                 breaker: None,
                 rate_limit: None,
                 buckets: BTreeMap::new(),

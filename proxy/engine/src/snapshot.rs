@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::affinity::Affinity;
+use crate::balance::Algorithm;
 use crate::breaker::{Breaker, Health};
+use crate::latency::SharedLatency;
 use crate::queue::Queue;
 use crate::rate::{Buckets, RateLimit};
 use crate::retry::Retry;
@@ -65,6 +67,8 @@ pub struct Service {
     pub retry: Option<Retry>,
     /// Which calls go to the same pod; None: each goes where there is room.
     pub affinity: Option<Affinity>,
+    /// By what its nodes and pods are chosen.
+    pub algorithm: Algorithm,
     /// How many calls its pods take at a time; None: as many as come.
     pub concurrency: Option<Concurrency>,
     /// How many calls a second each node lets through to it; None: all.
@@ -172,12 +176,20 @@ pub struct PodSlot {
     in_flight: AtomicU32,
     /// How its calls went.
     pub(crate) health: Health,
+    /// How long they took.
+    pub(crate) latency: SharedLatency,
 }
 
 impl PodSlot {
     /// A slot with nothing in flight.
     pub fn new(address: SocketAddr, uid: Arc<str>) -> Self {
-        Self { address, uid, in_flight: AtomicU32::new(0), health: Health::default() }
+        Self {
+            address,
+            uid,
+            in_flight: AtomicU32::new(0),
+            health: Health::default(),
+            latency: SharedLatency::default(),
+        }
     }
 
     /// Calls in flight now.

@@ -133,6 +133,7 @@ impl Configuration {
             request_timeout_milliseconds: 0,
             requeues: 1,
             affinity: None,
+            load_balancer: None,
             concurrency: None,
             rate_limit: None,
             circuit_breaker: None,

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use vicino_e2e::caller::Caller;
+use vicino_e2e::Fixture;
+use vicino_e2e::caller::{Caller, CurlAnswer};
 use vicino_e2e::mesh::{programmed, route_says};
 use vicino_e2e::scenario;
 use vicino_e2e::workload::{App, EFFECT_MAX, Space, grpc, list};
@@ -278,8 +279,61 @@ spec: {affinity: {type: QueryParam, name: user}}
             pods.extend(of_user);
         }
         ensure!(pods.len() > 1, "20 users are at more than one pod: {pods:?}");
+        cookies_of_the_mesh(fixture, &space, &nodes).await?;
+        turns(fixture, &space, &nodes).await?;
         space.leave().await
     });
+}
+
+/// A caller without the cookie is given one, and stays with it where it was served first.
+async fn cookies_of_the_mesh(fixture: &Fixture, space: &Space<'_>, nodes: &[String]) -> Result<()> {
+    let refused = space.apply(&sticky("{affinity: {type: Header, name: a, setCookie: {}}}")).await;
+    ensure!(refused.is_err_and(|e| format!("{e:#}").contains("setCookie goes with type Cookie")));
+    let route = "{affinity: {type: Cookie, name: home, setCookie: {maxAgeSeconds: 60}}}";
+    space.apply(&sticky(route)).await?;
+    programmed(fixture, &space.name, "sticky").await?;
+    for _ in 0..10 {
+        let first = curl_sticky(space.caller(&nodes[0]), &[]).await?;
+        let set = first.header("set-cookie").context("no cookie is set")?.to_owned();
+        let (pair, attributes) = set.split_once(';').with_context(|| format!("cookie {set}"))?;
+        ensure!(attributes == " Path=/; HttpOnly; Max-Age=60", "{set}");
+        for node in nodes {
+            let next = curl_sticky(space.caller(node), &["--cookie", pair]).await?;
+            ensure!(
+                next.header("x-pod") == first.header("x-pod"),
+                "{pair}: {} and {}",
+                next.head,
+                first.head
+            );
+            ensure!(next.header("set-cookie").is_none(), "set again: {}", next.head);
+        }
+    }
+    Ok(())
+}
+
+/// One after the other, every pod has as many calls as the next.
+async fn turns(fixture: &Fixture, space: &Space<'_>, nodes: &[String]) -> Result<()> {
+    space.apply(&sticky("{loadBalancer: {type: RoundRobin}}")).await?;
+    programmed(fixture, &space.name, "sticky").await?;
+    let mut counts = BTreeMap::<String, usize>::new();
+    for _ in 0..40 {
+        let answer = curl_sticky(space.caller(&nodes[0]), &[]).await?;
+        *counts.entry(answer.header("x-pod").context("no pod")?.to_owned()).or_default() += 1;
+    }
+    ensure!(counts.len() == 4 && counts.values().all(|count| *count == 10), "40 calls to 4 pods: {counts:?}");
+    Ok(())
+}
+
+fn sticky(spec: &str) -> String {
+    format!("apiVersion: vicino.dev/v1alpha1\nkind: MeshRoute\nmetadata: {{name: sticky}}\nspec: {spec}\n")
+}
+
+async fn curl_sticky(caller: &Caller, more: &[&str]) -> Result<CurlAnswer> {
+    let proxy = format!("http://{}", caller.proxy);
+    let arguments = [&["--proxy", &*proxy, "http://sticky/headers"], more].concat();
+    let answer = caller.curl(&arguments).await?;
+    ensure!(answer.status == 200, "{}: {}", answer.status, answer.head);
+    Ok(answer)
 }
 
 /// Half of the pods speak gRPC where HTTP/1.1 is asked for, and fail at every call: with a circuit breaker they are left out.
@@ -358,7 +412,7 @@ async fn at_once(caller: &Caller, name: &str, count: usize) -> Result<Vec<u16>> 
 
 /// A flaw is a condition that names its field, and the rules that are in force stay.
 async fn what_is_wrong_is_said_and_changes_nothing(
-    fixture: &vicino_e2e::Fixture,
+    fixture: &Fixture,
     space: &Space<'_>,
     caller: &Caller,
 ) -> Result<()> {

@@ -59,6 +59,22 @@ fn look_back(headers: Headers<'_>) -> Way {
     way
 }
 
+/// The fields with one more cookie, all cookies in one field (RFC 6265 section 5.4 wants no more); `cookies` and `fields` are where it lies.
+fn with_cookie<'a>(
+    headers: Headers<'a>,
+    pair: &str,
+    (cookies, fields): (&'a mut Vec<u8>, &'a mut Vec<Header<'a>>),
+) -> Headers<'a> {
+    for value in headers.get_all("cookie").map(<[u8]>::trim_ascii).filter(|value| !value.is_empty()) {
+        cookies.extend_from_slice(value);
+        cookies.extend_from_slice(b"; ");
+    }
+    cookies.extend_from_slice(pair.as_bytes());
+    fields.extend(headers.into_iter().filter(|field| !field.name.eq_ignore_ascii_case(b"cookie")));
+    fields.push(Header { name: b"cookie", value: cookies });
+    (&fields[..]).into()
+}
+
 impl Core {
     /// A head is complete. Returns how many bytes of the input are done with: 0 when the request is held.
     pub(super) fn begin(&mut self, id: ConnId, request: &Request<'_>) -> usize {
@@ -193,7 +209,16 @@ impl Core {
             add(UPGRADE_FIELD.as_bytes(), upgrade);
         }
         let extra = &extra[..count];
-        let key = plan.key(&head, Some(peer));
+        let mut key = plan.key(&head, Some(peer));
+        let new_cookie = plan.affinity.as_ref().filter(|_| key.is_none());
+        let new_cookie = new_cookie.and_then(|affinity| affinity.new_cookie(&mut self.random));
+        let (mut cookies, mut fields) = (Vec::new(), Vec::new());
+        let mut head = head;
+        if let Some(cookie) = &new_cookie {
+            // L2 and the application see the call as the caller's next one will be.
+            head.headers = with_cookie(head.headers, &cookie.pair, (&mut cookies, &mut fields));
+            key = plan.key(&head, Some(peer));
+        }
         let choice = plan.draw(key, &mut self.random);
         let frame = RequestFrame {
             to: plan.choices[choice].destination(),
@@ -215,6 +240,7 @@ impl Core {
         exchange.wants_path = ask.wants_path;
         exchange.is_grpc = ask.is_grpc;
         exchange.affinity = key;
+        exchange.set_cookie = new_cookie.map(|cookie| cookie.field.into_boxed_str());
         exchange.wait = wait;
         let patience = plan.request_timeout.into_iter().chain(ask.patience()).min();
         let due = patience.map_or(Time::NEVER, |patience| self.now + patience);
@@ -267,6 +293,7 @@ impl Core {
             deadline: Time::NEVER,
             is_fresh_only: false,
             affinity: None,
+            set_cookie: None,
             wait: None,
             queued: None,
             late: None,
@@ -277,6 +304,8 @@ impl Core {
             is_last_resort: frame.is_last_resort,
             failure: Reason::NoEndpoint,
             started: self.now,
+            placed: self.now,
+            delivered: self.now,
         }
     }
 

@@ -109,7 +109,7 @@ impl Core {
             let is_open = is_other && grade(exchange, exchange.choice, *share, nodes, *now) == GRADE_BEST;
             Candidate { pods: share.pods, grade: u8::from(is_open) }
         });
-        let load = |i: usize| loads.get(of.key, of.shares[i].node);
+        let load = |i: usize| u64::from(loads.get(of.key, of.shares[i].node));
         pick_node(&candidates, load, random).map(|picked| of.shares[picked])
     }
 
@@ -237,6 +237,7 @@ impl Core {
         let Some(exchange) = self.exchanges.get_mut(id) else { return true };
         let (Held::There(node, ..) | Held::Here(node, _)) = held else { return true };
         exchange.counted = Some(node);
+        exchange.placed = self.now;
         self.loads.acquire(exchange.plan.choices[exchange.choice].key, node);
         match held {
             Held::There(_, hop, stream) => {
@@ -304,7 +305,7 @@ impl Core {
         let plan = Rc::clone(&exchange.plan);
         let choice = &plan.choices[0];
         let found = match &choice.limit {
-            Some(limit) => self.find_slot(id, 0, (limit, &choice.pods)),
+            Some(limit) => self.find_slot(id, 0, (limit, choice)),
             None => Found::Nothing(Reason::Overloaded),
         };
         match found {

@@ -14,7 +14,7 @@ use vicino_wire::http1::write_request_head;
 
 use super::{Exchange, ExchangeId, Method, RequestSide, Target};
 use crate::affinity;
-use crate::balance::{Candidate, draw_node, pick_node, pick_pod, pick_weighted};
+use crate::balance::{Algorithm, Candidate, draw_node, next_node, pick_node, pick_pod, pick_weighted};
 use crate::breaker::Standing;
 use crate::core::{ConnId, Core};
 use crate::deadline::Time;
@@ -150,7 +150,7 @@ impl Core {
 
     /// The backend that was drawn, or by weight another one that has a node left; then the node.
     fn choose(&mut self, id: ExchangeId, plan: &Plan) -> Option<Place> {
-        let Core { exchanges, nodes, loads, random, now, .. } = self;
+        let Core { exchanges, nodes, loads, latencies, random, now, .. } = self;
         let exchange = exchanges.get(id)?;
         let (nodes, now) = (&*nodes, *now);
         let candidates = |choice: usize| {
@@ -174,9 +174,15 @@ impl Core {
             let node = affinity::pick(key, of.shares.iter().zip(candidates(choice)).map(place))?;
             return Some(Place { choice, share: of.shares[node] });
         }
-        let load = |i: usize| loads.get(of.key, of.shares[i].node);
+        let load = |i: usize| {
+            let share = of.shares[i];
+            of.load_of_node(share, loads.get(of.key, share.node), (latencies, now))
+        };
         let is_best = |i: usize| grade(exchange, choice, of.shares[i], nodes, now) == GRADE_BEST;
-        let drawn = draw_node(&of.cumulative, is_best, load, random);
+        let drawn = match of.algorithm {
+            Algorithm::RoundRobin => next_node(&of.cumulative, is_best, || of.next_turn()),
+            _ => draw_node(&of.cumulative, is_best, load, random),
+        };
         let node = drawn.or_else(|| pick_node(&candidates(choice), load, random))?;
         Some(Place { choice, share: of.shares[node] })
     }
@@ -192,6 +198,7 @@ impl Core {
         let Some(exchange) = self.exchanges.get_mut(id) else { return true };
         exchange.choice = choice;
         exchange.counted = Some(node);
+        exchange.placed = self.now;
         if exchange.addressed_to != choice {
             exchange.addressed_to = choice;
             readdress(&mut exchange.request, &plan.choices[choice]);
@@ -233,10 +240,10 @@ impl Core {
         self.flush_request(id);
     }
 
-    /// Least in flight among the pods of the own node that were not tried, or a place in line for them. False when there is neither.
+    /// The best of the pods of the own node that were not tried, or a place in line for them. False when there is neither.
     fn place_on_pod(&mut self, id: ExchangeId, plan: &Plan, choice: usize, fresh: Option<Fresh<'_>>) -> bool {
         if let Some(limit) = &plan.choices[choice].limit {
-            return match self.find_slot(id, choice, (limit, &plan.choices[choice].pods)) {
+            return match self.find_slot(id, choice, (limit, &plan.choices[choice])) {
                 Found::Waits => true,
                 Found::Slot(slot) => {
                     self.choose_pod(id, choice, &slot, fresh);
@@ -255,7 +262,8 @@ impl Core {
         let pods = &plan.choices[choice].pods;
         let standing = |pod: &PodSlot| exchange.standing(pod, choice, now);
         let is_in = |pod: &PodSlot| standing(pod) == Standing::In;
-        let loads = pods.iter().map(|pod| is_in(pod).then(|| pod.in_flight()));
+        let load = plan.choices[choice].load_of_pods(now);
+        let loads = pods.iter().enumerate().map(|(i, pod)| is_in(pod).then(|| load(i, pod)));
         let probed = pods.iter().position(|pod| standing(pod) == Standing::Probe && pod.health.begin_probe());
         let picked =
             probed.or_else(|| exchange.home(pods, is_in)).or_else(|| pick_pod(loads, &mut self.random));
@@ -284,6 +292,7 @@ impl Core {
         let is_own = self.is_own_listener(slot.address);
         let Some(exchange) = self.exchanges.get_mut(id) else { return slot.release() };
         exchange.pod = Some(Arc::clone(slot));
+        exchange.delivered = self.now;
         if is_own {
             return self.fail(id, Reason::SelfCall);
         }
@@ -342,6 +351,7 @@ impl Core {
             && exchange.counted.is_none()
         {
             exchange.counted = Some(node);
+            exchange.placed = self.now;
             self.loads.acquire(exchange.plan.choices[exchange.choice].key, node);
         }
     }

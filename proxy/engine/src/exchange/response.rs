@@ -10,6 +10,7 @@ use super::{ExchangeId, Half, Origin, ResponseSide};
 use crate::core::{ConnId, Core};
 use crate::deadline::Time;
 use crate::grpc;
+use crate::latency::Took;
 use crate::reply::{Reason, VIA};
 
 impl ResponseSide {
@@ -51,6 +52,8 @@ impl Core {
         }
         if is_final {
             exchange.note_status(head.status, head.headers);
+            self.note_latency(id, Took::Answered);
+            let Some(exchange) = self.exchanges.get(id) else { return };
             // A gRPC call that fails at once says so in its head; one that has begun is not repeated anyway.
             let said = if exchange.is_grpc { grpc::status_in_http(head.headers) } else { None };
             if self.retry(id, said.unwrap_or(head.status)) {
@@ -174,13 +177,15 @@ impl Core {
         more: Option<Header<'_>>,
         write: impl FnOnce(&mut Core, &ResponseHead<'_>, &[Header<'_>]),
     ) {
-        let Some(exchange) = self.exchanges.get(id) else { return };
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        let cookie = exchange.set_cookie.take();
+        let cookie = cookie.as_ref().map(|c| Header { name: b"set-cookie", value: c.as_bytes() });
         let local = if exchange.wants_path { pod_address(exchange.pod.as_ref()) } else { None };
         let path = local.map(|pod| format!("{0} {0} {pod}", self.snapshot.node));
         let path = path.as_ref().map(|path| Header { name: b"vicino-path", value: path.as_bytes() });
-        let mut extra = [VIA; 3];
+        let mut extra = [VIA; 4];
         let mut count = 1;
-        for field in [more, path].into_iter().flatten() {
+        for field in [more, path, cookie].into_iter().flatten() {
             extra[count] = field;
             count += 1;
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::{L2_PORT, Listener, World};
 use crate::affinity::Affinity;
+use crate::balance::Algorithm;
 use crate::breaker::Breaker;
 use crate::rate::{Buckets, RateLimit};
 use crate::retry::Retry;
@@ -51,6 +52,7 @@ pub(crate) struct SnapshotSpec {
     pub(crate) rate_limit: Option<RateLimit>,
     pub(crate) buckets: BTreeMap<usize, Arc<Buckets>>,
     pub(crate) affinity: Option<Affinity>,
+    pub(crate) algorithm: Algorithm,
 }
 
 pub(crate) fn node_name(node: usize) -> String {
@@ -98,6 +100,7 @@ fn services(spec: &SnapshotSpec) -> HashMap<Arc<str>, Arc<Service>> {
             retry: spec.retry.clone(),
             concurrency: spec.concurrency,
             affinity: spec.affinity.clone(),
+            algorithm: spec.algorithm,
             rate_limit: spec.rate_limit.clone(),
             breaker: spec.breaker.clone(),
             connect_timeout_ns: spec.connect_timeout.as_nanos() as u64,

@@ -295,7 +295,9 @@ impl PodConn {
                     out
                 }
                 (Some(ms), _) => {
-                    return (Some(Duration::from_millis(ms as u64)), plain(b"slow"));
+                    // A pod of that number takes its time.
+                    let times = if self.address.ip().to_string().ends_with(".60") { 50 } else { 1 };
+                    return (Some(Duration::from_millis(ms as u64 * times)), plain(b"slow"));
                 }
                 (_, Some(n)) => plain(&super::tests::pattern(n)),
                 _ => plain(format!("hello from {}", self.address).as_bytes()),

@@ -1,6 +1,7 @@
 //! What the data path promises, on whole simulated clusters.
 
 mod affinity;
+mod algorithms;
 mod breakers;
 mod deadlines;
 mod drain;

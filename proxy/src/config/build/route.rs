@@ -8,13 +8,15 @@ use vicino_crds::contract::{
     CompiledRoute, CompiledRule,
 };
 use vicino_crds::route::{
-    Affinity as CrdAffinity, AffinityType, RateLimit as CrdRateLimit, RateLimitKeyType,
+    Affinity as CrdAffinity, AffinityType, LoadBalancerType, RateLimit as CrdRateLimit, RateLimitKeyType,
+    SetCookie as CrdSetCookie,
 };
 use vicino_crds::rule::{
     Fault as CrdFault, HeaderField, HeaderModifier, PathMatchType, PathModifier, PathModifierType,
     RequestRedirect, RouteMatch, Scheme, ValueMatchType, matcher,
 };
-use vicino_engine::affinity::Affinity;
+use vicino_engine::affinity::{Affinity, SetCookie};
+use vicino_engine::balance::Algorithm;
 use vicino_engine::breaker::Breaker;
 use vicino_engine::rate::{RateKey, RateLimit};
 use vicino_engine::retry::Retry;
@@ -40,6 +42,7 @@ pub(super) fn service(route: &CompiledRoute) -> Service {
         requeues: route.requeues,
         retry: route.retry.as_ref().map(retry),
         affinity: route.affinity.as_ref().map(affinity),
+        algorithm: route.load_balancer.as_ref().map(|balancer| algorithm(balancer.kind)).unwrap_or_default(),
         concurrency: route.concurrency.as_ref().map(|concurrency| Concurrency {
             per_pod: concurrency.per_pod,
             queue_length: concurrency.queue_length,
@@ -142,9 +145,22 @@ fn affinity(affinity: &CrdAffinity) -> Affinity {
     let name = affinity.name.as_deref().unwrap_or_default().into();
     match affinity.kind {
         AffinityType::Header => Affinity::Header(name),
-        AffinityType::Cookie => Affinity::Cookie(name),
+        AffinityType::Cookie => {
+            let max_age = |set: &CrdSetCookie| set.max_age_seconds.and_then(|s| u32::try_from(s).ok());
+            let set = affinity.set_cookie.as_ref();
+            Affinity::Cookie(name, set.map(|set| SetCookie { max_age_s: max_age(set) }))
+        }
         AffinityType::QueryParam => Affinity::Query(name),
         AffinityType::Source => Affinity::Source,
+    }
+}
+
+fn algorithm(kind: LoadBalancerType) -> Algorithm {
+    match kind {
+        LoadBalancerType::LeastRequest => Algorithm::LeastRequest,
+        LoadBalancerType::PeakEwma => Algorithm::PeakEwma,
+        LoadBalancerType::RoundRobin => Algorithm::RoundRobin,
+        LoadBalancerType::Random => Algorithm::Random,
     }
 }
 

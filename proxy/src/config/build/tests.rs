@@ -44,6 +44,7 @@ fn route(service: &str, generation: i64) -> String {
     };
     contract::write(&CompiledRoute {
         affinity: None,
+        load_balancer: None,
         concurrency: None,
         rate_limit: None,
         circuit_breaker: None,

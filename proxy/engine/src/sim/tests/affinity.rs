@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::affinity::Affinity;
+use crate::affinity::{Affinity, SetCookie};
 use crate::snapshot::Concurrency;
 
 /// Callers on every node, six pods over three nodes.
@@ -116,4 +116,35 @@ fn a_split_by_weight_stays_the_same_for_a_key() {
         assert_eq!(pod_of(&mut world, 2, &name) == canary, first, "{name} sees both");
     }
     assert!((8..=34).contains(&count), "a quarter of 80: {count}");
+}
+
+#[test]
+fn a_caller_without_the_cookie_is_given_one_that_leads_to_the_pod_it_was_served_by() {
+    let set = SetCookie { max_age_s: Some(60) };
+    let mut world = world_with(Affinity::Cookie("sid".into(), Some(set)), 7);
+    let mut pods = BTreeMap::<SocketAddr, usize>::new();
+    for i in 0..60 {
+        let client = world.client(i % 3);
+        let before = world.seen.len();
+        let answer = world.ask(client, b"GET /echo HTTP/1.1\r\nHost: web\r\nCookie: a=b\r\n\r\n");
+        let set = answer.field("set-cookie").expect("a cookie").to_owned();
+        let (pair, rest) = set.split_once(';').unwrap();
+        assert_eq!(rest, " path=/; httponly; max-age=60", "in lower case, as every head here");
+        assert!(pair.starts_with("sid=") && pair.len() == 4 + 32, "{pair}");
+        let first = world.seen[before].pod;
+        let cookies: Vec<_> = world.seen[before].head.lines().filter(|l| l.starts_with("cookie:")).collect();
+        assert_eq!(cookies, [format!("cookie: a=b; {pair}")], "one field has all");
+        *pods.entry(first).or_default() += 1;
+        let again = format!("GET /echo HTTP/1.1\r\nHost: web\r\nCookie: {pair}\r\n\r\n");
+        for node in [0, 1, 2] {
+            let client = world.client(node);
+            let before = world.seen.len();
+            let answer = world.ask(client, again.as_bytes());
+            assert_eq!((answer.status, answer.field("set-cookie")), (200, None));
+            assert_eq!(world.seen[before].pod, first, "{pair} from node {node}");
+        }
+    }
+    assert_eq!(pods.len(), 6, "callers are spread: {pods:?}");
+    world.run(Duration::from_secs(1));
+    world.assert_nothing_left();
 }
