@@ -18,15 +18,17 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::route::{Affinity, AffinityType, LoadBalancer, RateLimit};
-use crate::rule::{RouteRule, check_all};
+use crate::rule::{HeaderModifier, RouteRule, check_all, check_modifiers};
 
 /// The highest version that this code reads. A document is written with the lowest version that has everything it says, so
 /// that proxies of the version before refuse only what they cannot do.
-pub const CONTRACT_VERSION: i32 = 2;
+pub const CONTRACT_VERSION: i32 = 3;
 /// The version that a route without rules, and every other document, is written with.
 pub const VERSION_PLAIN: i32 = 1;
 /// The version of a route with rules, or with a port of another protocol: who does not know them would do something else with calls.
 const VERSION_RULES: i32 = 2;
+/// The version of a route with a backend of another namespace, or with one that changes heads.
+const VERSION_BACKENDS: i32 = 3;
 
 /// One document longer than this is refused, in bytes.
 pub const DOCUMENT_BYTES_MAX: usize = 256 * 1024;
@@ -99,14 +101,26 @@ impl CompiledRoute {
     /// The version that a route with these ports and rules has to say.
     pub fn version_of(ports: &[CompiledPort], rules: &[CompiledRule]) -> i32 {
         let is_plain = rules.is_empty() && ports.iter().all(|port| port.protocol == CompiledProtocol::Http);
-        if is_plain { VERSION_PLAIN } else { VERSION_RULES }
+        match () {
+            () if all_backends(ports, rules).any(|backend| !backend.is_plain()) => VERSION_BACKENDS,
+            () if is_plain => VERSION_PLAIN,
+            () => VERSION_RULES,
+        }
     }
 
-    /// Every backend of every port and rule.
+    /// Every backend of every port and rule, and where copies go.
     pub fn backends(&self) -> impl Iterator<Item = &CompiledBackend> {
-        let of_rules = self.rules.iter().flat_map(|rule| &rule.ports).flat_map(|port| &port.backends);
-        self.ports.iter().flat_map(|port| &port.backends).chain(of_rules)
+        all_backends(&self.ports, &self.rules)
     }
+}
+
+fn all_backends<'a>(
+    ports: &'a [CompiledPort],
+    rules: &'a [CompiledRule],
+) -> impl Iterator<Item = &'a CompiledBackend> {
+    let of_rules = rules.iter().flat_map(|rule| &rule.ports);
+    let of_rules = of_rules.flat_map(|port| port.backends.iter().chain(&port.mirror));
+    ports.iter().flat_map(|port| &port.backends).chain(of_rules)
 }
 
 /// A rule of a route.
@@ -181,17 +195,20 @@ pub struct CompiledRetry {
 }
 
 /// Where a rule's calls to one port of the Service go.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CompiledRulePort {
     /// The Service's port number.
     pub port: u16,
     /// By weight; at least one, and at least one weight above 0.
     pub backends: Vec<CompiledBackend>,
+    /// Where copies go. A proxy that does not know this field sends none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<CompiledBackend>,
 }
 
 /// A port of a Service, and where calls to it go.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CompiledPort {
     /// The Service's port number.
@@ -231,10 +248,13 @@ impl CompiledProtocol {
     }
 }
 
-/// Endpoints that calls go to: the pods behind one port of one Service of the same namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Endpoints that calls go to: the pods behind one port of one Service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CompiledBackend {
+    /// Its namespace; empty when it is the route's. Needs version 3.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
     /// Name of the Service whose EndpointSlices are meant.
     pub service: String,
     /// Its port number, for people and metrics.
@@ -248,6 +268,21 @@ pub struct CompiledBackend {
     /// does not know this field balances over all nodes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub node_local: bool,
+    /// Changes to the request's header. Needs version 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_header_modifier: Option<HeaderModifier>,
+    /// Changes to the response's header. Needs version 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_header_modifier: Option<HeaderModifier>,
+}
+
+impl CompiledBackend {
+    /// Whether it says nothing that needs version 3.
+    fn is_plain(&self) -> bool {
+        let Self { namespace, request_header_modifier: request, response_header_modifier: response, .. } =
+            self;
+        namespace.is_empty() && request.is_none() && response.is_none()
+    }
 }
 
 /// One neighbourhood, as the others need to know it.
@@ -370,13 +405,20 @@ impl Document for CompiledRoute {
         for (i, compiled) in self.rules.iter().enumerate() {
             check_ports(&format!("rules[{i}].ports"), compiled, &self.ports)?;
         }
-        if self.version < Self::version_of(&self.ports, &self.rules) {
-            return Err(invalid(
+        for (i, port) in self.ports.iter().enumerate() {
+            check_backends(&format!("ports[{i}].backends"), &port.backends)?;
+        }
+        match Self::version_of(&self.ports, &self.rules) {
+            version if self.version >= version => Ok(()),
+            VERSION_BACKENDS => Err(invalid(
+                "version".to_owned(),
+                "must be 3 or above, since there are backends of another namespace or that change heads",
+            )),
+            _ => Err(invalid(
                 "version".to_owned(),
                 "must be 2 or above, since there are rules, or ports of another protocol than HTTP",
-            ));
+            )),
         }
-        Ok(())
     }
 }
 
@@ -409,6 +451,16 @@ fn check_ports(field: &str, compiled: &CompiledRule, ports: &[CompiledPort]) -> 
                 "must have a backend with a weight above 0",
             ));
         }
+        check_backends(&format!("{field}[{i}].backends"), &port.backends)?;
+    }
+    Ok(())
+}
+
+fn check_backends(field: &str, backends: &[CompiledBackend]) -> Result<(), ContractError> {
+    for (i, backend) in backends.iter().enumerate() {
+        let (request, response) = (&backend.request_header_modifier, &backend.response_header_modifier);
+        check_modifiers(&format!("{field}[{i}]"), request.as_ref(), response.as_ref())
+            .map_err(|flaw| ContractError::Invalid { field: flaw.field, problem: flaw.problem })?;
     }
     Ok(())
 }

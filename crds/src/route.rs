@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::mesh::Tally;
-use crate::rule::RouteRule;
+use crate::rule::{HeaderModifier, RouteRule};
 
 /// What calls to one Service get. Every field is optional; absent ones take the mesh's defaults.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -39,10 +39,7 @@ pub struct MeshRouteSpec {
     /// Where calls go, by weight. Empty: to the Service itself, at the port that was called.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
-    #[x_kube(
-        merge_strategy = ListMerge::Map(vec!["name".into()]),
-        validation = Rule::new("self.size() == 0 || self.exists(b, b.weight > 0)").message("at least one of spec.backends must have a weight above 0")
-    )]
+    #[x_kube(validation = Rule::new("self.size() == 0 || self.exists(b, b.weight > 0)").message("at least one of spec.backends must have a weight above 0"))]
     pub backends: Vec<Backend>,
     /// What some of the calls get instead. With rules, a call that none of them matches is answered with 404; without, every
     /// call goes to the backends. Rules are about HTTP; other protocols go to the backends.
@@ -80,9 +77,13 @@ pub struct MeshRouteSpec {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Backend {
-    /// Name of a Service in the same namespace.
+    /// Name of a Service.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
+    /// Its namespace. Absent: that of the MeshRoute. Another one has to say by a `ReferenceGrant` (`gateway.networking.k8s.io`) that MeshRoutes of this namespace may refer to its Services.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub namespace: Option<String>,
     /// Port of that Service. Absent: the port that was called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65_535))]
@@ -91,6 +92,12 @@ pub struct Backend {
     #[serde(default = "weight")]
     #[schemars(range(min = 0, max = 1_000_000))]
     pub weight: i32,
+    /// Changes to the request's header on the way to this backend, after those of the rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_header_modifier: Option<HeaderModifier>,
+    /// Changes to the response's header on the way back from it, before those of the rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_header_modifier: Option<HeaderModifier>,
 }
 
 fn weight() -> i32 {

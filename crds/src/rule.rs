@@ -9,7 +9,7 @@ use crate::route::{Backend, RateLimit, Retry, Timeouts};
 
 mod check;
 
-pub use check::{Flaw, REGEXES_MAX, check_all, matcher};
+pub use check::{Flaw, REGEXES_MAX, check_all, check_modifiers, matcher};
 
 /// What the calls that it matches get.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -32,10 +32,7 @@ pub struct RouteRule {
     /// Where these calls go, by weight. Empty: to the backends of the route.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
-    #[x_kube(
-        merge_strategy = ListMerge::Map(vec!["name".into()]),
-        validation = Rule::new("self.size() == 0 || self.exists(b, b.weight > 0)").message("at least one backend of a rule must have a weight above 0")
-    )]
+    #[x_kube(validation = Rule::new("self.size() == 0 || self.exists(b, b.weight > 0)").message("at least one backend of a rule must have a weight above 0"))]
     pub backends: Vec<Backend>,
     /// How long things may take. Absent fields take the route's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -52,6 +49,12 @@ pub struct RouteRule {
     /// Changes to the response's header on its way to the caller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response_header_modifier: Option<HeaderModifier>,
+    /// Sends copies of calls to another Service, too; what that answers, and whether it does, no caller notices. Calls with a body of more than 64 KiB, and those that switch protocols, are not copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_mirror: Option<RequestMirror>,
+    /// Which pages of other origins may call (the CORS protocol of browsers): preflights are answered, which have to match the rule, too, and answers say who may read them, instead of what the application says of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cors: Option<Cors>,
     /// What host and path the application sees.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url_rewrite: Option<UrlRewrite>,
@@ -226,6 +229,74 @@ pub struct HeaderField {
     /// Its value: visible characters, blanks between them.
     #[schemars(length(max = 1024), regex(pattern = r"^([!-~]([ -~\t]*[!-~])?)?$"))]
     pub value: String,
+}
+
+/// Where copies of calls go.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RequestMirror {
+    /// Name of a Service.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// Its namespace, as for a backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub namespace: Option<String>,
+    /// Port of that Service. Absent: the port that was called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65_535))]
+    pub port: Option<i32>,
+    /// Of a hundred calls so many.
+    #[serde(default = "all")]
+    #[schemars(range(min = 0, max = 100))]
+    pub percent: i32,
+}
+
+/// Which pages of other origins may call, and how.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Cors {
+    /// Origins: `https://shop.example`, `https://*.shop.example` for everything below it, or `*` for every one.
+    #[schemars(
+        length(min = 1, max = 32),
+        inner(
+            length(min = 1, max = 253),
+            regex(pattern = r"^(\*|[a-z][a-z0-9+.-]*://(\*\.)?[a-zA-Z0-9.\[\]:-]+)$")
+        )
+    )]
+    pub allow_origins: Vec<String>,
+    /// Methods beyond GET, HEAD and POST; `*` is every one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 16),
+        inner(length(min = 1, max = 32), regex(pattern = r"^(\*|[A-Z]+(-[A-Z]+)*)$"))
+    )]
+    pub allow_methods: Vec<String>,
+    /// Header fields of requests; `*` is every one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 64),
+        inner(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9!#$%&'*+.^_|~-]+$"))
+    )]
+    pub allow_headers: Vec<String>,
+    /// Header fields of answers that pages may read; `*` is every one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 64),
+        inner(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9!#$%&'*+.^_|~-]+$"))
+    )]
+    pub expose_headers: Vec<String>,
+    /// Whether calls may carry cookies and the like.
+    #[serde(default)]
+    pub allow_credentials: bool,
+    /// Seconds that a browser may remember the answer to a preflight.
+    #[serde(default = "max_age")]
+    #[schemars(range(min = 0, max = 86_400))]
+    pub max_age_seconds: i32,
+}
+
+fn max_age() -> i32 {
+    5
 }
 
 /// What the application sees instead of what the caller asked for.

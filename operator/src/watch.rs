@@ -30,6 +30,8 @@ pub const QUEUE: usize = 1024;
 const PAGE: u32 = 250;
 /// Seconds after which the API server ends a watch and it is resumed.
 const WATCH_SECONDS: u32 = 120;
+/// How long it takes at most until a kind that has been installed just now is noticed.
+const UNKNOWN_PAUSE: Duration = Duration::from_secs(10);
 /// The client's limit for silence on a connection: above [`WATCH_SECONDS`], so that only a dead connection meets it.
 pub const SILENCE_MAX: Duration = Duration::from_secs(150);
 
@@ -40,6 +42,16 @@ trait Visit {
         &mut self,
         api: Api<K>,
         labels: Option<&str>,
+        read: fn(K) -> Step<T>,
+        wrap: impl Fn(Step<T>) -> Change + Send + 'static,
+    ) where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+        T: Send + 'static;
+
+    /// The same for a kind that a cluster may not have, which is as if there were no object of it.
+    fn optional_kind<K, T>(
+        &mut self,
+        api: Api<K>,
         read: fn(K) -> Step<T>,
         wrap: impl Fn(Step<T>) -> Change + Send + 'static,
     ) where
@@ -79,6 +91,13 @@ fn visit(client: &Client, visitor: &mut impl Visit) {
         None,
         |o| trim::put(&o.metadata, trim::slice(&o)),
         Change::Slice,
+    );
+    let grants = GroupVersionKind::gvk("gateway.networking.k8s.io", "v1beta1", "ReferenceGrant");
+    let grants = ApiResource::from_gvk_with_plural(&grants, "referencegrants");
+    visitor.optional_kind(
+        Api::<DynamicObject>::all_with(all(), &grants),
+        |o| trim::put(&o.metadata, trim::grant(&o)),
+        Change::Grant,
     );
     visitor.kind::<Node, _>(
         Api::all(all()),
@@ -146,6 +165,33 @@ impl Visit for Watch<'_> {
         K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
         T: Send + 'static,
     {
+        self.watch(api, (labels, false), read, wrap);
+    }
+
+    fn optional_kind<K, T>(
+        &mut self,
+        api: Api<K>,
+        read: fn(K) -> Step<T>,
+        wrap: impl Fn(Step<T>) -> Change + Send + 'static,
+    ) where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+        T: Send + 'static,
+    {
+        self.watch(api, (None, true), read, wrap);
+    }
+}
+
+impl Watch<'_> {
+    fn watch<K, T>(
+        &self,
+        api: Api<K>,
+        (labels, is_optional): (Option<&str>, bool),
+        read: fn(K) -> Step<T>,
+        wrap: impl Fn(Step<T>) -> Change + Send + 'static,
+    ) where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+        T: Send + 'static,
+    {
         let mut config = watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS);
         if let Some(labels) = labels {
             config = config.labels(labels);
@@ -160,27 +206,46 @@ impl Visit for Watch<'_> {
                     () = stop.cancelled() => return,
                     event = events.next() => event,
                 };
-                let step = match event {
-                    Some(Ok(event)) => step(event, read),
+                let (steps, pause) = match event {
+                    Some(Ok(event)) => (vec![step(event, read)], None),
+                    // The cluster has no such kind: there are no objects of it.
+                    Some(Err(error)) if is_optional && is_unknown(&error) => {
+                        events = watch();
+                        (vec![Step::Listing, Step::Listed], Some(UNKNOWN_PAUSE))
+                    }
                     Some(Err(error)) => {
                         metrics.failed("watch");
                         tracing::warn!(path, %error, "cannot watch; trying again");
                         if is_gone(&error) {
                             events = watch();
                         }
-                        tokio::select! {
-                            () = stop.cancelled() => return,
-                            () = sleep(pauses.next()) => continue,
-                        }
+                        (Vec::new(), Some(pauses.next()))
                     }
                     None => return,
                 };
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    sent = changes.send(wrap(step)) => if sent.is_err() { return },
+                for step in steps {
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        sent = changes.send(wrap(step)) => if sent.is_err() { return },
+                    }
+                }
+                if let Some(pause) = pause {
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = sleep(pause) => {}
+                    }
                 }
             }
         });
+    }
+}
+
+/// Whether the API server has no such kind.
+fn is_unknown(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 404,
+        _ => false,
     }
 }
 

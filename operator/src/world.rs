@@ -138,6 +138,15 @@ pub struct Slice {
     pub total: usize,
 }
 
+/// A `ReferenceGrant` of the Gateway API, as far as it is about MeshRoutes that name Services.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// Namespaces whose MeshRoutes may.
+    pub from: Vec<String>,
+    /// Services of the grant's own namespace; None is every one.
+    pub to: Vec<Option<String>>,
+}
+
 /// A Node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -240,6 +249,8 @@ pub enum Change {
     Service(Step<Service>),
     /// EndpointSlices.
     Slice(Step<Slice>),
+    /// `ReferenceGrant`s.
+    Grant(Step<Grant>),
     /// Nodes.
     Node(Step<Node>),
     /// Pods.
@@ -265,6 +276,8 @@ pub struct World {
     pub services: Table<Service>,
     /// EndpointSlices.
     pub slices: Table<Slice>,
+    /// `ReferenceGrant`s.
+    pub grants: Table<Grant>,
     /// Nodes.
     pub nodes: Table<Node>,
     /// Pods.
@@ -303,6 +316,16 @@ impl Children {
 }
 
 impl World {
+    /// Whether MeshRoutes of a namespace may name a Service of another.
+    pub fn is_granted(&self, from: &str, to: &Key) -> bool {
+        let grants = self.grants.in_namespace(&to.namespace).map(|(_, row)| &row.value);
+        from == to.namespace
+            || grants.into_iter().any(|grant| {
+                let is_to = |name: &Option<String>| name.as_ref().is_none_or(|name| *name == to.name);
+                grant.from.iter().any(|namespace| namespace == from) && grant.to.iter().any(is_to)
+            })
+    }
+
     /// Takes in what a watch says; true when that may change the plan.
     pub fn take(&mut self, change: Change) -> bool {
         match change {
@@ -312,6 +335,7 @@ impl World {
             Change::Namespace(step) => self.namespaces.step(step),
             Change::Service(step) => self.services.step(step),
             Change::Slice(step) => self.slices.step(step),
+            Change::Grant(step) => self.grants.step(step),
             Change::Node(step) => self.nodes.step(step),
             Change::Pod(step) => self.pods.step(step),
             Change::Child(Kind::ConfigMap, step) => self.take_config_map(step),
@@ -360,6 +384,7 @@ impl World {
             && self.namespaces.synced()
             && self.services.synced()
             && self.slices.synced()
+            && self.grants.synced()
             && self.nodes.synced()
             && self.pods.synced()
             && self.children.0.values().all(Table::synced)
@@ -374,6 +399,7 @@ impl World {
             ("Namespace", self.namespaces.len()),
             ("Service", self.services.len()),
             ("EndpointSlice", self.slices.len()),
+            ("ReferenceGrant", self.grants.len()),
             ("Node", self.nodes.len()),
             ("Pod", self.pods.len()),
         ];

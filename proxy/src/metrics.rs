@@ -153,6 +153,12 @@ fn calls(tallies: &[Arc<Tally>], out: &mut Out<'_>) -> fmt::Result {
         "Calls in line that went to another node because a pod was free there first",
         sum(|t| t.late_bound.get()),
     )?;
+    out.counter("mirrored", "Calls of which a copy was sent to a mirror", sum(|t| t.mirrored.get()))?;
+    out.counter(
+        "mirrors_skipped",
+        "Calls that were not copied to their mirror: too many copies were open, or the call was too large",
+        sum(|t| t.mirrors_skipped.get()),
+    )?;
     out.counter(
         "retries_denied",
         "Calls not repeated because their Service's retry budget was spent",

@@ -20,7 +20,7 @@ fn route() -> CompiledRoute {
                 port: 80,
                 port_name: "http".into(),
                 weight: 1,
-                node_local: false,
+                ..CompiledBackend::default()
             }],
         }],
         connect_timeout_milliseconds: 1000,
@@ -47,7 +47,7 @@ requestHeaderModifier: {set: [{name: x-tier, value: canary}]}
 ";
     let compiled = CompiledRule {
         rule: serde_saphyr::from_str(rule).unwrap(),
-        ports: vec![CompiledRulePort { port: 80, backends: route.ports[0].backends.clone() }],
+        ports: vec![CompiledRulePort { port: 80, backends: route.ports[0].backends.clone(), mirror: None }],
         connect_timeout_milliseconds: 1000,
         request_timeout_milliseconds: 200,
         retry: Some(CompiledRetry {
@@ -100,6 +100,38 @@ fn a_backend_that_is_node_local_says_so_and_others_say_nothing() {
     assert!(read::<CompiledRoute>(text.as_bytes()).unwrap().document.ports[0].backends[0].node_local);
     let said = text.replace("nodeLocal: true", "nodeLocal: false");
     assert_eq!(read::<CompiledRoute>(said.as_bytes()).unwrap().unknown, Vec::<String>::new());
+}
+
+/// Who does not know of other namespaces and of changes by backend would send calls elsewhere, or as they are.
+#[test]
+fn a_backend_elsewhere_or_with_changes_needs_a_newer_reader() {
+    let mut foreign = route();
+    foreign.ports[0].backends[0].namespace = "other".to_owned();
+    let mut changed = route();
+    let modifier = "{set: [{name: x-tier, value: gold}]}";
+    changed.ports[0].backends[0].request_header_modifier = Some(serde_saphyr::from_str(modifier).unwrap());
+    let mut mirrored = with_rules();
+    mirrored.rules[0].ports[0].mirror = Some(foreign.ports[0].backends[0].clone());
+    for mut route in [foreign, changed, mirrored] {
+        refused(
+            &write(&route),
+            &expect![
+                "version: must be 3 or above, since there are backends of another namespace or that change heads"
+            ],
+        );
+        route.version = CompiledRoute::version_of(&route.ports, &route.rules);
+        assert_eq!(route.version, 3);
+        assert_eq!(read::<CompiledRoute>(write(&route).as_bytes()).unwrap().document, route);
+    }
+    let mut wrong = route();
+    wrong.version = 3;
+    let modifier = "{remove: [host]}";
+    wrong.ports[0].backends[0].response_header_modifier = Some(serde_saphyr::from_str(modifier).unwrap());
+    let problem = read::<CompiledRoute>(write(&wrong).as_bytes()).unwrap_err().to_string();
+    assert!(
+        problem.starts_with("ports[0].backends[0].responseHeaderModifier.remove[0]: \"host\""),
+        "{problem}"
+    );
 }
 
 #[test]
@@ -308,8 +340,8 @@ fn every_prefix_of_a_document_is_half_written() {
 fn a_newer_version_is_refused_and_an_unknown_field_reported() {
     let text = write(&route());
     refused(
-        &text.replace("version: 1", "version: 3"),
-        &expect!["document has contract version 3, this proxy reads up to 2: upgrade the proxy first"],
+        &text.replace("version: 1", "version: 4"),
+        &expect!["document has contract version 4, this proxy reads up to 3: upgrade the proxy first"],
     );
     let text = text.replace("requeues: 1", "requeues: 1\nmirror:\n  percent: 3");
     assert_eq!(read::<CompiledRoute>(text.as_bytes()).unwrap().unknown, ["mirror"]);

@@ -5,7 +5,8 @@ use std::borrow::Borrow;
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::{
-    HeaderModifier, PathMatchType, PathModifier, PathModifierType, RouteMatch, RouteRule, ValueMatchType,
+    Cors, HeaderModifier, PathMatchType, PathModifier, PathModifierType, RouteMatch, RouteRule,
+    ValueMatchType,
 };
 
 /// Regular expressions of one route.
@@ -153,13 +154,9 @@ fn check_match(at: &str, one: &RouteMatch) -> Result<usize, Flaw> {
 }
 
 fn check_rule(at: &str, rule: &RouteRule) -> Result<(), Flaw> {
-    for (name, modifier) in [
-        ("requestHeaderModifier", &rule.request_header_modifier),
-        ("responseHeaderModifier", &rule.response_header_modifier),
-    ] {
-        if let Some(modifier) = modifier {
-            check_modifier(&format!("{at}.{name}"), modifier)?;
-        }
+    check_modifiers(at, rule.request_header_modifier.as_ref(), rule.response_header_modifier.as_ref())?;
+    if let Some(cors) = &rule.cors {
+        check_cors(&format!("{at}.cors"), cors)?;
     }
     let rewrite = rule.url_rewrite.as_ref().and_then(|rewrite| rewrite.path.as_ref());
     let redirect = rule.request_redirect.as_ref().and_then(|redirect| redirect.path.as_ref());
@@ -187,10 +184,15 @@ fn check_rule(at: &str, rule: &RouteRule) -> Result<(), Flaw> {
             return Err(flaw(format!("{at}.{name}.hostname"), "must be a DNS name, without port"));
         }
     }
-    if rule.answers() && (!rule.backends.is_empty() || rule.url_rewrite.is_some() || rule.fault.is_some()) {
+    if rule.answers()
+        && (!rule.backends.is_empty()
+            || rule.url_rewrite.is_some()
+            || rule.fault.is_some()
+            || rule.request_mirror.is_some())
+    {
         return Err(flaw(
             at.to_owned(),
-            "answers by itself (requestRedirect, directResponse), so it has neither backends nor urlRewrite nor fault",
+            "answers by itself (requestRedirect, directResponse), so it has neither backends nor urlRewrite, fault or requestMirror",
         ));
     }
     if rule.request_redirect.is_some() && rule.direct_response.is_some() {
@@ -214,6 +216,9 @@ fn check_numbers(at: &str, rule: &RouteRule) -> Result<(), Flaw> {
     if redirect.and_then(|redirect| redirect.port).is_some_and(|port| !(1..=65_535).contains(&port)) {
         return wrong("requestRedirect.port", "1 to 65535");
     }
+    if rule.request_mirror.as_ref().is_some_and(|mirror| !(0..=100).contains(&mirror.percent)) {
+        return wrong("requestMirror.percent", "0 to 100");
+    }
     let Some(fault) = &rule.fault else { return Ok(()) };
     if fault.abort.as_ref().is_some_and(|abort| !(400..=599).contains(&abort.status_code)) {
         return wrong("fault.abort.statusCode", "400 to 599");
@@ -227,6 +232,53 @@ fn check_numbers(at: &str, rule: &RouteRule) -> Result<(), Flaw> {
         Some((field, _)) => wrong(field, "0 to 100"),
         None => Ok(()),
     }
+}
+
+fn check_cors(at: &str, cors: &Cors) -> Result<(), Flaw> {
+    for (i, origin) in cors.allow_origins.iter().enumerate() {
+        let host = origin.split_once("://").filter(|(scheme, _)| !scheme.is_empty()).map(|(_, host)| host);
+        let host = host.map(|host| host.strip_prefix("*.").unwrap_or(host));
+        let is_host = |host: &str| {
+            !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:[]".contains(&b))
+        };
+        if origin != "*" && !host.is_some_and(is_host) {
+            let problem = format!(
+                "{origin:?} is no origin: scheme, host and port make one, as https://shop.example or https://*.shop.example; `*` is every one"
+            );
+            return Err(flaw(format!("{at}.allowOrigins[{i}]"), problem));
+        }
+    }
+    let lists = [
+        ("allowMethods", &cors.allow_methods),
+        ("allowHeaders", &cors.allow_headers),
+        ("exposeHeaders", &cors.expose_headers),
+    ];
+    for (name, list) in lists {
+        if let Some(i) = list.iter().position(|one| !is_token(one)) {
+            let problem = format!("{:?} is no name: letters, digits and '-' make one", list[i]);
+            return Err(flaw(format!("{at}.{name}[{i}]"), problem));
+        }
+    }
+    Ok(())
+}
+
+fn is_token(text: &str) -> bool {
+    let is_in = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^`|~_".contains(&b);
+    !text.is_empty() && text.len() <= 128 && text.bytes().all(is_in)
+}
+
+/// The first flaw of the changes to heads that a backend makes; `at` is the backend.
+pub fn check_modifiers(
+    at: &str,
+    request: Option<&HeaderModifier>,
+    response: Option<&HeaderModifier>,
+) -> Result<(), Flaw> {
+    for (name, modifier) in [("requestHeaderModifier", request), ("responseHeaderModifier", response)] {
+        if let Some(modifier) = modifier {
+            check_modifier(&format!("{at}.{name}"), modifier)?;
+        }
+    }
+    Ok(())
 }
 
 fn check_modifier(at: &str, modifier: &HeaderModifier) -> Result<(), Flaw> {
@@ -430,7 +482,7 @@ mod tests {
             (
                 "[{directResponse: {statusCode: 200}, fault: {abort: {statusCode: 500}}}]",
                 "rules[0]",
-                "nor fault",
+                "neither backends nor urlRewrite, fault",
             ),
             ("[{directResponse: {statusCode: 100}}]", "rules[0].directResponse.statusCode", "200 to 599"),
             ("[{requestRedirect: {statusCode: 304}}]", "rules[0].requestRedirect.statusCode", "307"),
@@ -440,6 +492,23 @@ mod tests {
             ("[{fault: {abort: {statusCode: 500, percent: 101}}}]", "rules[0].fault.abort.percent", "100"),
             ("[{fault: {delay: {milliseconds: 0}}}]", "rules[0].fault.delay.milliseconds", "60000"),
             ("[{directResponse: {statusCode: 200}, requestRedirect: {}}]", "rules[0]", "not with both"),
+            ("[{directResponse: {statusCode: 200}, requestMirror: {name: a}}]", "rules[0]", "requestMirror"),
+            ("[{requestMirror: {name: a, percent: 101}}]", "rules[0].requestMirror.percent", "100"),
+            (
+                "[{cors: {allowOrigins: ['*', 'shop.example']}}]",
+                "rules[0].cors.allowOrigins[1]",
+                "https://shop",
+            ),
+            (
+                "[{cors: {allowOrigins: ['https://*shop.example']}}]",
+                "rules[0].cors.allowOrigins[0]",
+                "origin",
+            ),
+            (
+                "[{cors: {allowOrigins: ['*'], exposeHeaders: ['a b']}}]",
+                "rules[0].cors.exposeHeaders[0]",
+                "name",
+            ),
         ]);
     }
 
@@ -467,6 +536,8 @@ mod tests {
   timeouts: {requestMilliseconds: 100}
   requestHeaderModifier: {set: [{name: a, value: b}], add: [{name: c, value: 'd e'}], remove: [f]}
   responseHeaderModifier: {set: [{name: a, value: ''}]}
+  requestMirror: {name: quotes-v3, namespace: other, port: 80, percent: 10}
+  cors: {allowOrigins: ['https://*.shop.example', 'http://localhost:8080'], allowMethods: [PUT], allowHeaders: ['*'], exposeHeaders: [x-a], allowCredentials: true, maxAgeSeconds: 60}
   urlRewrite: {hostname: v2.example, path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}
   fault: {delay: {milliseconds: 5, percent: 1}, abort: {statusCode: 503}}
 - requestRedirect: {scheme: https, port: 8443}

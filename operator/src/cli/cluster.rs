@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use futures::future::{try_join, try_join_all};
+use futures::future::{try_join_all, try_join3};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::{Api, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
@@ -39,6 +39,10 @@ const INPUTS: [(&str, &str, &str, &str); 8] = [
     (names::GROUP, names::VERSION, "MeshRoute", "meshroutes"),
     (names::GROUP, names::VERSION, "MeshNode", "meshnodes"),
 ];
+
+/// A kind of the Gateway API that the pipeline looks at where the cluster has it.
+const GRANTS: (&str, &str, &str, &str) =
+    ("gateway.networking.k8s.io", "v1beta1", "ReferenceGrant", "referencegrants");
 
 /// Why the cluster did not give what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -213,10 +217,19 @@ pub async fn live(cluster: &Cluster) -> Result<Live, ClusterError> {
         let objects = cluster.list(&kind.resource(), Only { namespace, labels: Some(&label) }).await?;
         Ok(objects.into_iter().map(|object| (kind, object)).collect::<Vec<_>>())
     }));
-    let (inputs, written) = try_join(inputs, written).await?;
+    let grants = async {
+        let (group, version, kind, plural) = GRANTS;
+        match cluster.list(&resource(group, version, kind, plural), Only::default()).await {
+            Err(ClusterError::Read { source, .. }) if matches!(&*source, kube::Error::Api(status) if status.code == 404) => {
+                Ok(Vec::new())
+            }
+            grants => grants,
+        }
+    };
+    let (inputs, written, grants) = try_join3(inputs, written, grants).await?;
     let manifest = |object| Manifest { source: "cluster".to_owned(), object: json(object) };
     Ok(Live {
-        inputs: inputs.into_iter().flatten().map(manifest).collect(),
+        inputs: inputs.into_iter().flatten().chain(grants).map(manifest).collect(),
         written: written.into_iter().flatten().collect(),
     })
 }

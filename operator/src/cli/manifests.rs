@@ -156,8 +156,10 @@ fn flatten(document: Value, objects: &mut Vec<Value>) {
 /// Gives namespaced objects of the kinds that matter here a namespace where they name none.
 pub fn place(manifests: &mut [Manifest], namespace: &str) {
     for object in manifests.iter_mut().map(|manifest| &mut manifest.object) {
-        let namespaced =
-            matches!(object["kind"].as_str(), Some("Service" | "EndpointSlice" | "Pod" | "MeshRoute"));
+        let namespaced = matches!(
+            object["kind"].as_str(),
+            Some("Service" | "EndpointSlice" | "Pod" | "MeshRoute" | "ReferenceGrant")
+        );
         if namespaced && object["metadata"].is_object() && object["metadata"]["namespace"].is_null() {
             object["metadata"]["namespace"] = json!(namespace);
         }

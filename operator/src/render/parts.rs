@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use vicino_crds::contract::{self, CompiledBackend, CompiledRoute};
 use vicino_crds::names;
 
-use crate::world::{Body, Kind, World};
+use crate::world::{Body, Key, Kind, World};
 
 type Data = BTreeMap<String, String>;
 
 /// The live parts of every split ConfigMap, by mesh, namespace of the routes (empty for nodes) and number.
 pub(crate) struct Live<'a> {
+    world: &'a World,
     parts: BTreeMap<(&'a str, &'a str), BTreeMap<usize, &'a Data>>,
 }
 
@@ -32,7 +34,7 @@ impl<'a> Live<'a> {
                 parts.entry((mesh, namespace)).or_default().insert(number, data);
             }
         }
-        Self { parts }
+        Self { world, parts }
     }
 
     pub(super) fn routes(&self, mesh: &str, namespace: &str) -> BTreeMap<usize, &'a Data> {
@@ -43,9 +45,19 @@ impl<'a> Live<'a> {
         self.routes(mesh, "")
     }
 
-    /// What proxies are told about a Service now.
+    /// What proxies are told about a Service now, as far as they may go on with it: not when it names a Service of another namespace that does not grant that any more.
     pub(crate) fn route(&self, mesh: &str, namespace: &str, data_key: &str) -> Option<&'a String> {
-        self.parts.get(&(mesh, namespace))?.values().find_map(|data| data.get(data_key))
+        let text = self.parts.get(&(mesh, namespace))?.values().find_map(|data| data.get(data_key))?;
+        // The document has the word once for itself.
+        if text.matches("namespace: ").nth(1).is_none() {
+            return Some(text);
+        }
+        let route = contract::read::<CompiledRoute>(text.as_bytes()).ok()?.document;
+        let mut foreign = route.backends().filter(|backend| !backend.namespace.is_empty());
+        let is_granted = |backend: &CompiledBackend| {
+            self.world.is_granted(namespace, &Key::new(&backend.namespace, &backend.service))
+        };
+        foreign.all(is_granted).then_some(text)
     }
 }
 

@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use vicino_crds::MeshRouteStatus;
 use vicino_crds::condition::{self, Wanted, kind};
-use vicino_crds::contract::{self, CompiledRoute};
+use vicino_crds::contract::{self, CompiledBackend, CompiledRoute};
 use vicino_crds::mesh::Tally;
 
 use super::{Context, Placed, reconciling, stalled, wanted};
@@ -140,7 +140,10 @@ fn protocols(route: &CompiledRoute) -> String {
 fn backends(route: &CompiledRoute) -> String {
     let mut names: Vec<String> = Vec::new();
     for backend in route.backends() {
-        let name = format!("{}:{}", backend.service, backend.port);
+        let name = match &*backend.namespace {
+            "" => format!("{}:{}", backend.service, backend.port),
+            namespace => format!("{namespace}/{}:{}", backend.service, backend.port),
+        };
         if !names.contains(&name) {
             names.push(name);
         }
@@ -152,10 +155,15 @@ fn backends(route: &CompiledRoute) -> String {
 }
 
 fn endpoints(context: &Context<'_>, route: &CompiledRoute) -> Tally {
-    let mut services: Vec<&str> = route.backends().map(|backend| backend.service.as_str()).collect();
+    let namespace = |backend: &'_ CompiledBackend| match &*backend.namespace {
+        "" => route.namespace.clone(),
+        other => other.to_owned(),
+    };
+    let mut services: Vec<_> = route.backends().map(|b| (namespace(b), b.service.as_str())).collect();
     services.sort_unstable();
     services.dedup();
-    let counts = services.iter().filter_map(|name| context.endpoints.get(&(route.namespace.as_str(), *name)));
+    let counts =
+        services.iter().filter_map(|(namespace, name)| context.endpoints.get(&(&**namespace, *name)));
     let (ready, total) = counts.fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1));
     Tally::new(ready, total)
 }

@@ -8,6 +8,7 @@ use vicino_crds::contract::{
 };
 use vicino_crds::mesh::RouteDefaults;
 use vicino_crds::route::{Backend, CircuitBreaker, Retry, Timeouts};
+use vicino_crds::rule::{HeaderModifier, RequestMirror, check_modifiers};
 use vicino_crds::{MeshRouteSpec, names};
 
 use super::{MeshVerdict, Outcome, Problem, RouteVerdict, list};
@@ -179,12 +180,24 @@ fn compile(
     }
 }
 
+/// What the changes to heads that a backend makes come to in a document at most.
+fn edits(backend: &CompiledBackend) -> usize {
+    const ENTRY_BYTES_MAX: usize = 64;
+    let of = |modifier: &HeaderModifier| {
+        let fields = modifier.set.iter().chain(&modifier.add);
+        let fields = fields.map(|field| 2 * (field.name.len() + field.value.len()) + ENTRY_BYTES_MAX);
+        fields.sum::<usize>() + modifier.remove.iter().map(|name| name.len() + ENTRY_BYTES_MAX).sum::<usize>()
+    };
+    let both = [&backend.request_header_modifier, &backend.response_header_modifier];
+    both.into_iter().flatten().map(of).sum()
+}
+
 /// A document that proxies would refuse, and the check with them, to the harm of every other Service of the mesh.
 fn too_large(route: &CompiledRoute) -> Option<Problem> {
     // What a port and a backend come to at most besides their names, so that hardly any route has to be written to be measured.
     const ENTRY_BYTES_MAX: usize = 160;
     let bound: usize =
-        route.backends().map(|b| 2 * ENTRY_BYTES_MAX + b.service.len() + b.port_name.len()).sum();
+        route.backends().map(|b| 2 * ENTRY_BYTES_MAX + b.service.len() + b.port_name.len() + edits(b)).sum();
     if bound <= DOCUMENT_BYTES_MAX / 2 && route.rules.is_empty() {
         return None;
     }
@@ -216,38 +229,82 @@ fn backends(
     (at, wanted): (&str, &[Backend]),
 ) -> Result<Vec<CompiledBackend>, Problem> {
     if wanted.is_empty() {
-        return Ok(vec![to(&key.name, service, port, 1)]);
+        return Ok(vec![to(&key.name, service, port)]);
     }
     let each = wanted.iter().enumerate();
     each.map(|(i, wanted)| {
         let field = format!("{at}.backends[{i}]");
-        backend(world, &key.namespace, (&field, wanted), port)
+        let (request, response) = (&wanted.request_header_modifier, &wanted.response_header_modifier);
+        check_modifiers(&field, request.as_ref(), response.as_ref())
+            .map_err(|flaw| Problem::new("InvalidBackend", &flaw.field, flaw.problem))?;
+        Ok(CompiledBackend {
+            weight: u32::try_from(wanted.weight).unwrap_or(0),
+            request_header_modifier: request.clone(),
+            response_header_modifier: response.clone(),
+            ..backend(world, &key.namespace, (&field, Named::from(wanted)), port)?
+        })
     })
     .collect()
 }
 
-fn to(name: &str, service: &Service, port: &ServicePort, weight: u32) -> CompiledBackend {
+fn to(name: &str, service: &Service, port: &ServicePort) -> CompiledBackend {
     CompiledBackend {
+        namespace: String::new(),
         service: name.to_owned(),
         port: port.port,
         port_name: port.name.clone(),
-        weight,
+        weight: 1,
         node_local: service.node_local,
+        request_header_modifier: None,
+        response_header_modifier: None,
+    }
+}
+
+/// A Service and its port, as a MeshRoute names them.
+#[derive(Clone, Copy)]
+struct Named<'a> {
+    name: &'a str,
+    namespace: Option<&'a str>,
+    port: Option<i32>,
+}
+
+impl<'a> From<&'a Backend> for Named<'a> {
+    fn from(of: &'a Backend) -> Self {
+        Self { name: &of.name, namespace: of.namespace.as_deref(), port: of.port }
+    }
+}
+
+impl<'a> From<&'a RequestMirror> for Named<'a> {
+    fn from(of: &'a RequestMirror) -> Self {
+        Self { name: &of.name, namespace: of.namespace.as_deref(), port: of.port }
     }
 }
 
 fn backend(
     world: &World,
     namespace: &str,
-    (field, wanted): (&str, &Backend),
+    (field, wanted): (&str, Named<'_>),
     called: &ServicePort,
 ) -> Result<CompiledBackend, Problem> {
     let name = format!("{field}.name");
-    let Some(target) = world.services.get(&Key::new(namespace, &wanted.name)) else {
-        let others = world.services.in_namespace(namespace).map(|(key, _)| key.name.as_str());
+    let foreign = wanted.namespace.filter(|other| *other != namespace);
+    let key = Key::new(foreign.unwrap_or(namespace), wanted.name);
+    // Before anything is said of what is there.
+    if !world.is_granted(namespace, &key) {
         let message = format!(
-            "there is no Service {:?} in the namespace {namespace:?}; its Services: {}",
-            wanted.name,
+            "no ReferenceGrant of the namespace {:?} lets MeshRoutes of the namespace {namespace:?} refer to its Service {:?}: create one there, from group {} kind MeshRoute to kind Service",
+            key.namespace,
+            key.name,
+            names::GROUP
+        );
+        return Err(Problem::new("RefNotPermitted", &format!("{field}.namespace"), message));
+    }
+    let Some(target) = world.services.get(&key) else {
+        let others = world.services.in_namespace(&key.namespace).map(|(key, _)| key.name.as_str());
+        let message = format!(
+            "there is no Service {:?} in the namespace {:?}; its Services: {}",
+            key.name,
+            key.namespace,
             list(others)
         );
         return Err(Problem::new("BackendNotFound", &name, message));
@@ -255,7 +312,7 @@ fn backend(
     if target.value.external_name {
         let message = format!(
             "the Service {:?} is of type ExternalName and has no endpoints: name a Service that selects pods",
-            wanted.name
+            key.name
         );
         return Err(Problem::new("UnsupportedBackend", &name, message));
     }
@@ -269,12 +326,13 @@ fn backend(
         let exist: Vec<_> = target.value.ports.iter().map(|port| port.port.to_string()).collect();
         let message = format!(
             "the Service {:?} has no TCP port {asked}; its TCP ports: {}",
-            wanted.name,
+            key.name,
             exist.join(", ")
         );
         return Err(Problem::new("BackendPortNotFound", &field, message));
     };
-    Ok(to(&wanted.name, &target.value, port, u32::try_from(wanted.weight).unwrap_or(0)))
+    let namespace = foreign.unwrap_or_default().to_owned();
+    Ok(CompiledBackend { namespace, ..to(&key.name, &target.value, port) })
 }
 
 /// A MeshRoute that no Service of a meshed namespace wants.

@@ -80,7 +80,7 @@ fn a_spec_of_another_version_of_the_schema() {
     check(
         &route("web", "{retries: 3}"),
         &expect![
-            "route shop/web (kept): InvalidSpec: spec: cannot be read by this version of the operator: unknown field `retries`, expected one of `backends`, `rules`, `timeouts`, `affinity`, `concurrency`, `rateLimit`, `circuitBreaker`, `retry`, `requeues`"
+            "route shop/web (kept): InvalidSpec: spec: cannot be read by this version of the operator: unknown field `retries`, expected one of `backends`, `rules`, `timeouts`, `affinity`, `loadBalancer`, `concurrency`, `rateLimit`, `circuitBreaker`, `retry`, `requeues`"
         ],
     );
     let mesh = "
@@ -357,6 +357,87 @@ fn a_rule_that_cannot_be_says_which_field_and_the_route_stays_as_it_was() {
     ] {
         check(&route("web", &format!("{{rules: {rules}}}")), &expected);
     }
+}
+
+const OTHER: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: bank}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: ledger, namespace: bank}
+spec: {clusterIP: 10.96.1.1, ports: [{name: http, port: 80}, {port: 8080}]}
+---
+";
+
+fn grant(from: &str, kind: &str, to: &str) -> String {
+    format!(
+        "
+apiVersion: gateway.networking.k8s.io/v1beta1
+kind: ReferenceGrant
+metadata: {{name: some, namespace: bank}}
+spec: {{from: [{{group: vicino.dev, kind: {kind}, namespace: {from}}}], to: [{to}]}}
+---
+"
+    )
+}
+
+/// Another namespace's Services are named only where that namespace says so.
+#[test]
+fn services_of_other_namespaces_need_a_grant() {
+    let route = "
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {name: web, namespace: shop}
+spec:
+  backends: [{name: web, weight: 9}, {name: ledger, namespace: bank, requestHeaderModifier: {set: [{name: x-tier, value: gold}]}}]
+  rules: [{requestMirror: {name: ledger, namespace: bank, port: 80, percent: 5}}]
+";
+    let with = |grant: &str| shop_with(&format!("{OTHER}{grant}{route}"));
+    let refused = expect![[
+        r#"route shop/web (kept): RefNotPermitted: spec.backends[1].namespace: no ReferenceGrant of the namespace "bank" lets MeshRoutes of the namespace "shop" refer to its Service "ledger": create one there, from group vicino.dev kind MeshRoute to kind Service"#
+    ]];
+    for no in [
+        String::new(),
+        grant("elsewhere", "MeshRoute", "{group: '', kind: Service}"),
+        grant("shop", "HTTPRoute", "{group: '', kind: Service}"),
+        grant("shop", "MeshRoute", "{group: '', kind: Secret}"),
+        grant("shop", "MeshRoute", "{group: '', kind: Service, name: vault}"),
+    ] {
+        check(&with(&no), &refused);
+    }
+    for to in ["{group: '', kind: Service}", "{group: '', kind: Service, name: ledger}", "{kind: Service}"] {
+        let world = with(&grant("shop", "MeshRoute", to));
+        let verdict = &validate(&world).routes[&Key::new("shop", "web")];
+        let Outcome::Compiled(route) = &verdict.outcome else { panic!("{:?}", verdict.outcome) };
+        let to = |b: &vicino_crds::contract::CompiledBackend| {
+            let more = if b.request_header_modifier.is_some() { " edited" } else { "" };
+            format!("{}/{}:{} {:?} × {}{more}", b.namespace, b.service, b.port, b.port_name, b.weight)
+        };
+        let all: Vec<_> = route.ports[0].backends.iter().map(to).collect();
+        assert_eq!(all, ["/web:80 \"http\" × 9", "bank/ledger:80 \"http\" × 1 edited"]);
+        let mirrors: Vec<_> = route.rules[0].ports.iter().map(|port| port.mirror.as_ref().map(to)).collect();
+        assert_eq!(mirrors, vec![Some("bank/ledger:80 \"http\" × 1".to_owned()); 2]);
+        assert_eq!(route.version, 3);
+    }
+    // One that names the own namespace needs none.
+    let own = route.replace("ledger, namespace: bank", "web-v2, namespace: shop");
+    let own = own.replace("shop, requestHeaderModifier", "shop, port: 80, requestHeaderModifier");
+    check(&shop_with(&own), &expect![[""]]);
+    let missing = route.replace("name: ledger, namespace: bank, port", "name: nobody, namespace: bank, port");
+    check(
+        &shop_with(&format!("{OTHER}{}{missing}", grant("shop", "MeshRoute", "{group: '', kind: Service}"))),
+        &expect![[
+            r#"route shop/web (kept): BackendNotFound: spec.rules[0].requestMirror.name: there is no Service "nobody" in the namespace "bank"; its Services: "ledger""#
+        ]],
+    );
+    check(
+        &self::route("web", "{backends: [{name: web, responseHeaderModifier: {remove: [via]}}]}"),
+        &expect![[
+            r#"route shop/web (kept): InvalidBackend: spec.backends[0].responseHeaderModifier.remove[0]: "via" cannot be changed: it frames the message, belongs to one connection, or is the proxies' own"#
+        ]],
+    );
 }
 
 #[test]

@@ -51,13 +51,25 @@ impl Visit for Lists {
         if let Some(labels) = labels {
             params = params.labels(labels);
         }
-        self.0.push(list(api, params, read, wrap).boxed());
+        self.0.push(list(api, (params, false), read, wrap).boxed());
+    }
+
+    fn optional_kind<K, T>(
+        &mut self,
+        api: Api<K>,
+        read: fn(K) -> Step<T>,
+        wrap: impl Fn(Step<T>) -> Change + Send + 'static,
+    ) where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+        T: Send + 'static,
+    {
+        self.0.push(list(api, (ListParams::default().limit(PAGE), true), read, wrap).boxed());
     }
 }
 
 async fn list<K, T>(
     api: Api<K>,
-    mut params: ListParams,
+    (mut params, is_optional): (ListParams, bool),
     read: fn(K) -> Step<T>,
     wrap: impl Fn(Step<T>) -> Change + Send + 'static,
 ) -> Result<Vec<Change>, SnapshotError>
@@ -67,7 +79,10 @@ where
     let mut changes = vec![wrap(Step::Listing)];
     loop {
         let failed = |source| SnapshotError { path: api.resource_url().to_owned(), source: Box::new(source) };
-        let page = api.list(&params).await.map_err(failed)?;
+        let page = match api.list(&params).await {
+            Err(kube::Error::Api(status)) if is_optional && status.code == 404 => break,
+            page => page.map_err(failed)?,
+        };
         changes.extend(page.items.into_iter().map(|object| wrap(read(object))));
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params = params.continue_token(&token),

@@ -55,6 +55,9 @@ impl World {
             "EndpointSlice" => {
                 read(manifest).map(|o: EndpointSlice| Change::Slice(trim::put(&o.metadata, trim::slice(&o))))
             }
+            "ReferenceGrant" => {
+                dynamic(manifest).map(|o| Change::Grant(trim::put(&o.metadata, trim::grant(&o))))
+            }
             "Node" => {
                 read(manifest).map(|o: core::Node| Change::Node(trim::put(&o.metadata, Some(trim::node(&o)))))
             }
@@ -109,6 +112,7 @@ fn place(change: &mut Change, to: Key) {
         Change::Route(step) => rename(step, to),
         Change::Service(step) => rename(step, to),
         Change::Slice(step) => rename(step, to),
+        Change::Grant(step) => rename(step, to),
         Change::Pod(step) => rename(step, to),
         Change::Mesh(_)
         | Change::Neighbourhood(_)

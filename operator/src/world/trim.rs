@@ -13,7 +13,8 @@ use vicino_crds::contract::CompiledProtocol;
 use vicino_crds::names;
 
 use super::{
-    Body, Child, Key, Kind, Mesh, Namespace, Neighbourhood, Node, Owner, Pod, Rollout, Route, Row, Service,
+    Body, Child, Grant, Key, Kind, Mesh, Namespace, Neighbourhood, Node, Owner, Pod, Rollout, Route, Row,
+    Service,
 };
 use super::{ServicePort, Slice, Step};
 
@@ -201,6 +202,21 @@ pub(crate) fn slice(object: &EndpointSlice) -> Option<Slice> {
         ready: endpoints.iter().filter(ready).count(),
         total: endpoints.len(),
     })
+}
+
+pub(crate) fn grant(object: &DynamicObject) -> Option<Grant> {
+    let list = |name: &str| object.data["spec"][name].as_array().cloned().unwrap_or_default();
+    let is = |entry: &Value, group: &str, kind: &str| {
+        entry["group"].as_str().unwrap_or_default() == group && entry["kind"] == kind
+    };
+    let from = list("from").into_iter().filter(|entry| is(entry, names::GROUP, "MeshRoute"));
+    let to = list("to").into_iter().filter(|entry| is(entry, "", "Service"));
+    let name = |entry: &Value| entry["name"].as_str().filter(|name| !name.is_empty()).map(str::to_owned);
+    let grant = Grant {
+        from: from.filter_map(|entry| entry["namespace"].as_str().map(str::to_owned)).collect(),
+        to: to.map(|entry| name(&entry)).collect(),
+    };
+    (!grant.from.is_empty() && !grant.to.is_empty()).then_some(grant)
 }
 
 pub(crate) fn node(object: &core::Node) -> Node {

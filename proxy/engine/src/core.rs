@@ -64,6 +64,8 @@ pub struct Core {
     pub(crate) pools: Pools,
     pub(crate) loads: Loads,
     pub(crate) latencies: Latencies,
+    /// Copies of calls that are open.
+    pub(crate) mirrors: u32,
     pub(crate) budgets: Budgets,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) plans: Plans,
@@ -97,6 +99,7 @@ impl Core {
             pools: Pools::default(),
             loads: Loads::default(),
             latencies: Latencies::default(),
+            mirrors: 0,
             budgets: Budgets::default(),
             mailbox: Arc::default(),
             plans: Plans::default(),

@@ -2,6 +2,7 @@
 
 mod flow;
 mod late;
+mod mirror;
 mod place;
 mod request;
 mod response;
@@ -23,11 +24,14 @@ use crate::latency::Took;
 use crate::plan::Plan;
 use crate::queue::Queue;
 use crate::reply::{Reason, Reply};
+use crate::rules::CorsFields;
 use crate::snapshot::{PodSlot, Protocol};
 use crate::table::Id;
 
 pub(crate) use flow::{Blocked, Half};
 pub(crate) use late::Late;
+#[cfg(test)]
+pub(crate) use mirror::MIRRORS_MAX;
 pub(crate) use place::{Fresh, Loads};
 
 /// An exchange of one core. Never used twice.
@@ -58,10 +62,12 @@ pub(crate) enum Origin {
     Session(ConnId, u32),
     /// A stream of a hop that was accepted (L2).
     Stream(ConnId, u32),
+    /// It is a copy of another call (L1): nobody waits for its answer.
+    Mirror,
 }
 
 impl Origin {
-    /// Whether a caller is at the other end: it is L1 then that has the call.
+    /// Whether no hop is at the other end: it is L1 then that has the call.
     pub(crate) fn is_caller(self) -> bool {
         !matches!(self, Origin::Stream(..))
     }
@@ -70,7 +76,7 @@ impl Origin {
     pub(crate) fn caller(self) -> Option<ConnId> {
         match self {
             Origin::Client(id) | Origin::Session(id, _) => Some(id),
-            Origin::Stream(..) => None,
+            Origin::Stream(..) | Origin::Mirror => None,
         }
     }
 }
@@ -236,6 +242,10 @@ pub(crate) struct Exchange {
     pub(crate) affinity: Option<u64>,
     /// The `Set-Cookie` that its answer has.
     pub(crate) set_cookie: Option<Box<str>>,
+    /// What its answer says of pages of other origins, instead of what the application does.
+    pub(crate) cors: Option<Box<CorsFields>>,
+    /// Where a copy of it goes once all of it has come.
+    pub(crate) mirror: Option<Rc<Plan>>,
     /// It is not placed yet.
     pub(crate) wait: Option<Wait>,
     /// It waits there for a pod.
@@ -353,6 +363,7 @@ impl Core {
                     self.reset_session_stream(conn, stream, ErrorCode::NoError);
                 }
             }
+            Origin::Mirror => {}
             Origin::Stream(hop, stream) => {
                 if !exchange.request.is_ended
                     && let Some(out) = self.net.out(hop)
@@ -404,6 +415,7 @@ impl Core {
             Origin::Client(_) | Origin::Session(..) if begun == 0 && exchange.kind == Kind::Http => {
                 self.answer_as(exchange.asker(), reason, reply);
             }
+            Origin::Mirror => {}
             Origin::Client(client) => self.client_cut(client),
             Origin::Session(conn, stream) => self.session_stream_cut((conn, stream), &exchange, reply),
             Origin::Stream(hop, stream) => {
@@ -444,6 +456,7 @@ impl Core {
                     client.exchange = None;
                 }
             }
+            Origin::Mirror => self.mirrors -= 1,
         }
         let duration = self.now.since(exchange.started);
         if !exchange.is_reservation {

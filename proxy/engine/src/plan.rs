@@ -23,7 +23,9 @@ use crate::reply::Reason;
 use crate::retry::{Budgets, Retries, Retry};
 use crate::route::{Route, pick};
 use crate::rules::{Pick, Rule, Rules};
-use crate::snapshot::{Backend, NodeEndpoints, PodSlot, PortEndpoints, Protocol, ServiceName, Snapshot};
+use crate::snapshot::{
+    Backend, Edits, NodeEndpoints, PodSlot, PortEndpoints, Protocol, RuleBackends, ServiceName, Snapshot,
+};
 use crate::tally::{Direction, ServiceTally, Tally};
 
 /// Most plans that are kept; beyond, all are made anew.
@@ -68,6 +70,8 @@ pub(crate) struct Choice {
     pub(crate) limit: Option<Limit>,
     /// When each of them is left out.
     pub(crate) breaker: Option<Breaker>,
+    /// What changes in heads on the way there and back.
+    pub(crate) edits: Option<Arc<Edits>>,
 }
 
 impl Choice {
@@ -140,8 +144,19 @@ pub(crate) struct Plan {
     pub(crate) tally: Arc<ServiceTally>,
     /// The rule that this is the plan of.
     pub(crate) rule: Option<Arc<Rule>>,
+    /// Bytes and fields that a backend's changes add to a request's head at most.
+    pub(crate) edits_max: (usize, usize),
+    /// Where copies of some calls go.
+    pub(crate) mirror: Option<Mirror>,
     /// The route's rules, and the plan of each.
     pub(crate) rules: Option<Box<RulePlans>>,
+}
+
+/// Copies of so many of a hundred calls.
+#[derive(Debug)]
+pub(crate) struct Mirror {
+    pub(crate) percent: u64,
+    pub(crate) plan: Rc<Plan>,
 }
 
 /// What calls get that fall under a rule.
@@ -221,10 +236,10 @@ pub(crate) fn outbound(
     snapshot: &Snapshot,
     route: &Route,
     (nodes, budgets): (&mut Nodes, &mut Budgets),
-    (tally, now): (&Tally, Time),
+    (of_all, now): (&Tally, Time),
 ) -> Plan {
     let (service, port) = (&route.service, route.port());
-    let tally = tally.service(&service.name, Direction::Outbound);
+    let tally = of_all.service(&service.name, Direction::Outbound);
     let mut retries = |policy: &Retry| Retries {
         policy: Rc::new(policy.clone()),
         budget: budgets.of(&service.name, policy, now),
@@ -235,6 +250,7 @@ pub(crate) fn outbound(
     };
     let mut plan = |backends: &[Backend], (connect_ns, request_ns), retry: Option<&Retry>| Plan {
         choices: backends.iter().map(|backend| choice(snapshot, backend, nodes)).collect(),
+        edits_max: edits_max(backends),
         connect_timeout: Duration::from_nanos(connect_ns),
         request_timeout: (request_ns > 0).then(|| Duration::from_nanos(request_ns)),
         requeues: service.requeues,
@@ -244,16 +260,23 @@ pub(crate) fn outbound(
         rate: rate(None),
         tally: Arc::clone(&tally),
         rule: None,
+        mirror: None,
         rules: None,
     };
     let times = (service.connect_timeout_ns, service.request_timeout_ns);
     let mut whole = plan(&port.backends, times, service.retry.as_ref());
     if !service.rules.is_empty() {
         let of_rules = service.rules.list().iter().zip(&port.of_rules);
-        let plans = of_rules.map(|(rule, backends)| {
+        let plans = of_rules.map(|(rule, RuleBackends { backends, mirror })| {
             let times = (rule.connect_timeout_ns, rule.request_timeout_ns);
+            let mirror = mirror.as_ref().map(|backend| {
+                let plan = plan(std::slice::from_ref(backend), times, None);
+                let tally = of_all.service(&backend.service, Direction::Outbound);
+                let plan = Rc::new(Plan { affinity: None, rate: None, tally, ..plan });
+                Mirror { percent: u64::from(rule.mirror_percent), plan }
+            });
             let plan = plan(backends, times, rule.retry.as_ref());
-            Rc::new(Plan { rule: Some(Arc::clone(rule)), rate: rate(Some(rule)), ..plan })
+            Rc::new(Plan { rule: Some(Arc::clone(rule)), rate: rate(Some(rule)), mirror, ..plan })
         });
         let plans = plans.collect();
         whole.rules = Some(Box::new(RulePlans { rules: service.rules.clone(), plans }));
@@ -280,10 +303,12 @@ pub(crate) fn inbound(
         port_name: to.port_name.into(),
         weight: 1,
         is_node_local: false,
+        edits: None,
     };
     let choice = choice(snapshot, &backend, nodes);
     let service = snapshot.service(to.namespace, to.service);
     Some(Plan {
+        edits_max: (0, 0),
         connect_timeout: service
             .map_or(CONNECT_TIMEOUT_DEFAULT, |s| Duration::from_nanos(s.connect_timeout_ns)),
         request_timeout: None,
@@ -295,8 +320,21 @@ pub(crate) fn inbound(
         retries: None,
         rate: None,
         rule: None,
+        mirror: None,
         rules: None,
     })
+}
+
+fn edits_max(backends: &[Backend]) -> (usize, usize) {
+    // Lengths of a field, and whatever framing it has on the hop.
+    const FRAMING_BYTES: usize = 8;
+    let edits = backends.iter().filter_map(|backend| backend.edits.as_ref());
+    let sizes = edits.map(|edits| {
+        let new = edits.request.set.iter().chain(&edits.request.add);
+        let bytes = new.clone().map(|(name, value)| name.len() + value.len() + FRAMING_BYTES).sum();
+        (bytes, new.count())
+    });
+    sizes.fold((0, 0), |a: (usize, usize), b| (a.0.max(b.0), a.1.max(b.1)))
 }
 
 /// The limit that the Service's own route sets, whichever route leads to it.
@@ -307,7 +345,7 @@ fn limit(snapshot: &Snapshot, service: &ServiceName, endpoints: &PortEndpoints) 
 }
 
 fn choice(snapshot: &Snapshot, backend: &Backend, nodes: &mut Nodes) -> Choice {
-    let Backend { service, port, port_name, weight, is_node_local } = backend;
+    let Backend { service, port, port_name, weight, is_node_local, edits } = backend;
     let none = PortEndpoints::default();
     let endpoints = snapshot.endpoints(&service.namespace, &service.name, port_name).unwrap_or(&none);
     let is_reached = |n: &&NodeEndpoints| !is_node_local || n.node == snapshot.node;
@@ -342,5 +380,6 @@ fn choice(snapshot: &Snapshot, backend: &Backend, nodes: &mut Nodes) -> Choice {
         queue: Arc::clone(&endpoints.queue),
         limit: limit(snapshot, service, endpoints),
         breaker: route.and_then(|route| route.breaker.clone()),
+        edits: edits.clone(),
     }
 }

@@ -13,8 +13,11 @@ use crate::random::Random;
 use crate::rate::RateLimit;
 use crate::retry::Retry;
 
+mod cors;
 mod edit;
 
+pub use cors::{Cors, OriginTest};
+pub(crate) use cors::{CorsFields, as_header};
 pub use edit::{HeaderEdit, PathEdit, Redirect};
 
 /// The rules of one route. Cloning it makes regular expressions that share no cache, so that each worker has its own.
@@ -38,10 +41,14 @@ pub struct Rule {
     pub rate_limit: Option<RateLimit>,
     /// Which calls are repeated; None: none.
     pub retry: Option<Retry>,
+    /// Of a hundred calls so many are sent to the mirror, too.
+    pub mirror_percent: u8,
     /// Changes to the request's fields.
     pub request: HeaderEdit,
     /// Changes to the response's fields, also of answers that the rule gives itself.
     pub response: HeaderEdit,
+    /// Which pages of other origins may call; None: the application says so itself.
+    pub cors: Option<Cors>,
     /// The host that the application sees.
     pub host: Option<Box<str>>,
     /// The path that the application sees.

@@ -141,6 +141,8 @@ impl World {
                 retry: None,
                 concurrency: None,
                 affinity: None,
+                edits: BTreeMap::new(),
+                mirrors: BTreeMap::new(),
                 algorithm: crate::balance::Algorithm::default(),
                 breaker: None,
                 rate_limit: None,
@@ -486,6 +488,7 @@ impl World {
         }
         for (i, node) in self.nodes.iter().enumerate() {
             assert_eq!(node.core.exchanges.len(), 0, "node {i} has exchanges");
+            assert_eq!(node.core.mirrors, 0, "node {i} counts copies");
             assert!(node.core.loads.is_empty(), "node {i} counts calls in flight");
             assert_eq!(node.core.tally().streams_open.get(), 0, "node {i} has streams");
             assert_eq!(node.core.tally().held.get(), 0, "node {i} holds callers");

@@ -12,7 +12,7 @@ use crate::latency::SharedLatency;
 use crate::queue::Queue;
 use crate::rate::{Buckets, RateLimit};
 use crate::retry::Retry;
-use crate::rules::Rules;
+use crate::rules::{HeaderEdit, Rules};
 
 /// Name of a Service with its namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -99,8 +99,25 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// Where calls go; weights not all 0.
     pub backends: Vec<Backend>,
-    /// Where calls that fall under a rule go, for each rule of the route; empty when the rule answers by itself.
-    pub of_rules: Vec<Vec<Backend>>,
+    /// Where calls that fall under a rule go, for each rule of the route.
+    pub of_rules: Vec<RuleBackends>,
+}
+
+impl ServicePort {
+    /// Every backend that calls to this port may go to.
+    pub fn all_backends(&self) -> impl Iterator<Item = &Backend> {
+        let of_rules = self.of_rules.iter().flat_map(|rule| rule.backends.iter().chain(&rule.mirror));
+        self.backends.iter().chain(of_rules)
+    }
+}
+
+/// Where calls that fall under a rule go.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RuleBackends {
+    /// Weights not all 0; empty when the rule answers by itself.
+    pub backends: Vec<Backend>,
+    /// Where copies go.
+    pub mirror: Option<Backend>,
 }
 
 /// What is spoken on a port.
@@ -118,9 +135,9 @@ pub enum Protocol {
 }
 
 /// Pods behind one port of one Service.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Backend {
-    /// The Service whose endpoints are meant, in the route's namespace.
+    /// The Service whose endpoints are meant.
     pub service: ServiceName,
     /// Its port number.
     pub port: u16,
@@ -130,6 +147,17 @@ pub struct Backend {
     pub weight: u32,
     /// Only pods of the own node are meant (`internalTrafficPolicy: Local`).
     pub is_node_local: bool,
+    /// What changes in heads of calls that go there.
+    pub edits: Option<Arc<Edits>>,
+}
+
+/// Changes to heads on the way to one backend and back.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Edits {
+    /// To the request's.
+    pub request: HeaderEdit,
+    /// To the response's.
+    pub response: HeaderEdit,
 }
 
 /// Endpoints of all ports of one Service.
@@ -253,13 +281,17 @@ impl Snapshot {
         self.services.get(namespace)?.get(name)
     }
 
-    /// Whether a Service has a route, or is a backend of one of its namespace.
+    /// Whether a Service has a route, or is a backend of one.
     pub fn carries(&self, namespace: &str, name: &str) -> bool {
-        let Some(services) = self.services.get(namespace) else { return false };
-        let mut ports = services.values().flat_map(|service| &service.ports);
-        let is_it = |backend: &Backend| *backend.service.name == *name;
-        services.contains_key(name)
-            || ports.any(|port| port.backends.iter().chain(port.of_rules.iter().flatten()).any(is_it))
+        let is_it =
+            |backend: &Backend| *backend.service.name == *name && *backend.service.namespace == *namespace;
+        let names_it = |services: &HashMap<Arc<str>, Arc<Service>>| {
+            services.values().flat_map(|service| &service.ports).any(|port| port.all_backends().any(is_it))
+        };
+        let own = self.services.get(namespace);
+        // Most are found at once; the others are looked for once under each snapshot.
+        own.is_some_and(|services| services.contains_key(name) || names_it(services))
+            || self.services.values().any(names_it)
     }
 
     /// Usable endpoints of one port of a Service.

@@ -155,6 +155,10 @@ pub struct Tally {
     pub queued: Counter,
     /// Calls that left one line because a pod of another node was free first.
     pub late_bound: Counter,
+    /// Calls of which a copy was sent to a mirror.
+    pub mirrored: Counter,
+    /// Calls of which none was, although their rule says so: too many copies were open, or not all of the call was still there.
+    pub mirrors_skipped: Counter,
     /// Callers whose request waits for their being known.
     pub held: Counter,
     /// Own answers by reason, in the order of [`Reason::ALL`].

@@ -43,6 +43,7 @@ fn service(service: &Service) -> Value {
     let ports = service.ports.iter().map(|port| {
         let backends = port.backends.iter().map(|backend| {
             json!({
+                "namespace": &*backend.service.namespace,
                 "service": &*backend.service.name,
                 "port": backend.port,
                 "portName": &*backend.port_name,

@@ -108,9 +108,9 @@ impl Configuration {
             port: 80,
             port_name: String::new(),
             weight: 1,
-            node_local: false,
+            ..CompiledBackend::default()
         };
-        let ports = || vec![CompiledRulePort { port: 80, backends: vec![backend.clone()] }];
+        let ports = || vec![CompiledRulePort { port: 80, backends: vec![backend.clone()], mirror: None }];
         let rules = rules.iter().map(|rule| {
             let rule: RouteRule = serde_saphyr::from_str(rule).unwrap();
             CompiledRule {

@@ -14,7 +14,7 @@ use crate::fixture::{Fixture, MESH};
 use crate::mesh;
 
 /// Marks namespaces of scenarios, so that what a failed one left is removed by the next.
-const LABEL: &str = "vicino-e2e.test/space";
+pub const LABEL: &str = "vicino-e2e.test/space";
 /// The sample application's image.
 pub const IMAGE: &str = "localhost/vicino-sample:dev";
 /// How long pods may take to be ready on a busy machine.

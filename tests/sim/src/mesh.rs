@@ -113,6 +113,7 @@ fn snapshot(scenario: &Scenario, own: usize) -> Snapshot {
         port_name: "http".into(),
         weight: 1,
         is_node_local: false,
+        edits: None,
     };
     let limit = Concurrency {
         per_pod: scenario.slots,

@@ -5,8 +5,8 @@ use vicino_engine::rate::{RateKey, RateLimit};
 use vicino_engine::reply::Reason;
 use vicino_engine::retry::Retry;
 use vicino_engine::route::Decision;
-use vicino_engine::rules::{Action, HeaderEdit, Mismatch, PathTest, Rule, Test, ValueTest};
-use vicino_engine::snapshot::{Backend, Protocol, Snapshot};
+use vicino_engine::rules::{Action, Cors, HeaderEdit, Mismatch, OriginTest, PathTest, Rule, Test, ValueTest};
+use vicino_engine::snapshot::{Backend, Edits, Protocol, ServiceName, Snapshot};
 use vicino_wire::head::RequestHead;
 
 use super::Call;
@@ -59,6 +59,12 @@ pub(super) struct Explanation {
     pub(super) retries: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) backends: Vec<Target>,
+    /// Where copies of the request go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) mirror: Option<String>,
+    /// Which pages of other origins may call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cors: Option<String>,
     /// Documents that a proxy would not take.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) refused: Vec<String>,
@@ -112,6 +118,9 @@ pub(super) struct Target {
     /// Of a thousand calls.
     pub(super) per_mille: u64,
     pub(super) node_local: bool,
+    /// Changes to heads on the way there and back, one by one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) changes: Vec<String>,
     /// Calls that each of its pods takes at a time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) per_pod: Option<u32>,
@@ -185,7 +194,7 @@ pub(super) fn of(
             ));
             all.retries = route.service.retry.as_ref().map(retries);
             all.rate_limit = route.service.rate_limit.as_ref().map(rate);
-            all.backends = targets(snapshot, &route.port().backends);
+            all.backends = targets(snapshot, &route.port().backends, &route.service.name.namespace);
         }
         Ok(Decision { route, pick: Some(pick) }) => {
             let rule = &route.service.rules.list()[pick.rule];
@@ -195,8 +204,10 @@ pub(super) fn of(
                 all.limits =
                     Some(limits(rule.connect_timeout_ns, rule.request_timeout_ns, route.service.requeues));
                 all.retries = rule.retry.as_ref().map(retries);
-                let backends = route.port().of_rules.get(pick.rule).map(Vec::as_slice);
-                all.backends = targets(snapshot, backends.unwrap_or_default());
+                if let Some(of_rule) = route.port().of_rules.get(pick.rule) {
+                    all.backends = targets(snapshot, &of_rule.backends, &route.service.name.namespace);
+                    all.mirror = of_rule.mirror.as_ref().map(|to| mirror(to, rule.mirror_percent));
+                }
             }
         }
     }
@@ -260,6 +271,7 @@ fn of_rule(all: &mut Explanation, rule: &Rule, head: &RequestHead<'_>, pick: vic
     }
     all.request.extend(edits(&rule.request));
     all.response.extend(edits(&rule.response));
+    all.cors = rule.cors.as_ref().map(cors);
     let fault = rule.fault;
     if fault.delay_ns > 0 || fault.abort_status > 0 {
         all.fault = Some(Faults {
@@ -276,6 +288,11 @@ fn edits(edit: &HeaderEdit) -> Vec<String> {
     let set = edit.set.iter().map(|(name, value)| format!("{name} becomes {value:?}"));
     let added = edit.add.iter().map(|(name, value)| format!("{name} {value:?} is added"));
     removed.chain(set).chain(added).collect()
+}
+
+fn changes(of: &Edits) -> Vec<String> {
+    let request = edits(&of.request).into_iter().map(|edit| format!("request: {edit}"));
+    request.chain(edits(&of.response).into_iter().map(|edit| format!("response: {edit}"))).collect()
 }
 
 fn limits(connect_ns: u64, request_ns: u64, requeues: u32) -> Limits {
@@ -315,17 +332,38 @@ fn retries(retry: &Retry) -> String {
     )
 }
 
-fn targets(snapshot: &Snapshot, backends: &[Backend]) -> Vec<Target> {
+fn mirror(to: &Backend, percent: u8) -> String {
+    let ServiceName { namespace, name } = &to.service;
+    format!("{percent} % of the calls, copied to {namespace}/{name}:{}", to.port)
+}
+
+fn cors(of: &Cors) -> String {
+    let origin = |test: &OriginTest| match test {
+        OriginTest::Any => "every origin".to_owned(),
+        OriginTest::Exact(origin) => origin.to_string(),
+        OriginTest::Between(before, after) => format!("{before}*{after}"),
+    };
+    let origins: Vec<_> = of.origins.iter().map(origin).collect();
+    let credentials = if of.is_with_credentials { ", with credentials" } else { "" };
+    format!("pages of {} may call{credentials}", origins.join(", "))
+}
+
+/// Where calls to a Service of the namespace `own` go.
+fn targets(snapshot: &Snapshot, backends: &[Backend], own: &str) -> Vec<Target> {
     let sum: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
     let target = |backend: &Backend| {
-        let Backend { service, port, port_name, weight, is_node_local } = backend;
+        let Backend { service, port, port_name, weight, is_node_local, edits } = backend;
         let endpoints = snapshot.endpoints(&service.namespace, &service.name, port_name);
         let nodes = endpoints.map(|endpoints| &endpoints.nodes[..]).unwrap_or_default();
         Target {
-            service: service.name.to_string(),
+            service: match &*service.namespace {
+                namespace if namespace == own => service.name.to_string(),
+                namespace => format!("{namespace}/{}", service.name),
+            },
             port: *port,
             per_mille: u64::from(*weight) * 1000 / sum.max(1),
             node_local: *is_node_local,
+            changes: edits.as_ref().map(|edits| changes(edits)).unwrap_or_default(),
             per_pod: snapshot
                 .service(&service.namespace, &service.name)
                 .and_then(|service| service.concurrency)

@@ -292,3 +292,46 @@ fn a_comparison_shows_both_and_says_when_nothing_changes() {
             && other.text.contains("\nTHEN\nGET ")
     );
 }
+
+const BANK: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: ledger, namespace: bank}
+spec: {clusterIP: 10.96.1.1, ports: [{name: http, port: 80}]}
+---
+apiVersion: gateway.networking.k8s.io/v1beta1
+kind: ReferenceGrant
+metadata: {name: shop, namespace: bank}
+spec: {from: [{group: vicino.dev, kind: MeshRoute, namespace: shop}], to: [{group: '', kind: Service}]}
+---
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {name: web, namespace: shop}
+spec:
+  rules:
+  - backends:
+    - {name: web, weight: 3}
+    - {name: ledger, namespace: bank, requestHeaderModifier: {set: [{name: x-from, value: shop}]}, responseHeaderModifier: {remove: [server]}}
+    requestMirror: {name: web-v2, percent: 10}
+    cors: {allowOrigins: ['https://*.example'], allowCredentials: true}
+";
+
+#[tokio::test]
+async fn copies_other_namespaces_and_other_origins() {
+    let manifests = format!("{SHOP}---{BANK}");
+    let answer = told(&manifests, Format::Table, options(&["http://web/"], &[], "shop")).await.unwrap();
+    expect![[r#"
+        GET http://web/, called from the namespace shop
+
+        Service      shop/web, port 80
+        Rule         rules[0] matches[0]: it is about every call
+        Limits       no time limit, 1000 ms to connect, requeued once at most
+        CORS         pages of https://*.example may call, with credentials
+        Backends      75.0 %  web:80, 3 ready: node1 2, node2 1
+                      25.0 %  bank/ledger:80, no ready endpoint
+                              request: x-from becomes "shop"
+                              response: server is removed
+        Mirror       10 % of the calls, copied to shop/web-v2:80
+    "#]]
+    .assert_eq(&answer.text);
+}

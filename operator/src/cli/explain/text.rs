@@ -50,7 +50,13 @@ pub(super) fn show(explanation: &Explanation) -> String {
     if let Some(retries) = &explanation.retries {
         out.line("Retries", retries);
     }
-    out.lines("Backends", explanation.backends.iter().map(target));
+    if let Some(cors) = &explanation.cors {
+        out.line("CORS", cors);
+    }
+    out.lines("Backends", explanation.backends.iter().flat_map(target));
+    if let Some(mirror) = &explanation.mirror {
+        out.line("Mirror", mirror);
+    }
     out.0
 }
 
@@ -98,7 +104,8 @@ fn said(limits: &Limits) -> String {
     format!("{request}, {connect_milliseconds} ms to connect, requeued {times} at most")
 }
 
-fn target(target: &Target) -> String {
+/// A line of its own, and one for each change to heads.
+fn target(target: &Target) -> Vec<String> {
     let Target { service, port, per_mille, nodes, .. } = target;
     let share = format!("{}.{} %", per_mille / 10, per_mille % 10);
     let count: u32 = nodes.iter().map(|(_, pods)| pods).sum();
@@ -113,5 +120,6 @@ fn target(target: &Target) -> String {
     let limit = target.per_pod.map(|limit| format!(", {limit} calls at a time each")).unwrap_or_default();
     let breaker =
         target.left_out_after.map(|count| format!(", left out after {count} failures")).unwrap_or_default();
-    format!("{share:>7}  {service}:{port}, {where_}{limit}{breaker}{local}")
+    let first = format!("{share:>7}  {service}:{port}, {where_}{limit}{breaker}{local}");
+    std::iter::once(first).chain(target.changes.iter().map(|change| format!("{:9}{change}", ""))).collect()
 }

@@ -4,7 +4,7 @@ use vicino_crds::MeshRouteSpec;
 use vicino_crds::contract::{CompiledRule, CompiledRulePort};
 use vicino_crds::rule::{RouteRule, check_all};
 
-use super::{Times, backends, retry};
+use super::{Times, backend, backends, retry};
 use crate::validate::Problem;
 use crate::world::{Key, Service, ServicePort, World};
 
@@ -25,7 +25,10 @@ pub(super) fn compile(
         let wanted = if rule.backends.is_empty() { &spec.backends } else { &rule.backends };
         let port = |port: &ServicePort| {
             let backends = backends(world, key, (service, port), (&at, wanted))?;
-            Ok(CompiledRulePort { port: port.port, backends })
+            let field = format!("spec.rules[{i}].requestMirror");
+            let mirror = rule.request_mirror.as_ref();
+            let mirror = mirror.map(|mirror| backend(world, &key.namespace, (&field, mirror.into()), port));
+            Ok(CompiledRulePort { port: port.port, backends, mirror: mirror.transpose()? })
         };
         let ports = ports.iter().map(port).collect::<Result<_, _>>()?;
         let times = times.with(rule.timeouts.as_ref());

@@ -4,7 +4,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use vicino_wire::head::{Framing, Header, Headers, RequestHead, UPGRADE_FIELD, Version};
-use vicino_wire::hop::{DEADLINE_MS_NONE, Kind, RequestFrame, encode_request};
+use vicino_wire::hop::{
+    DEADLINE_MS_NONE, HOP_HEADERS_MAX, Kind, PAYLOAD_BYTES_MAX, RequestFrame, encode_request,
+};
 use vicino_wire::http1::{BodyDecoder, Request};
 
 use super::{Ask, Asker, ClientState};
@@ -231,7 +233,11 @@ impl Core {
             framing: if ask.upgrade.is_some() { Framing::UntilClose } else { ask.framing },
         };
         let mut kept = self.net.buffers.take();
-        if encode_request(&mut kept, 1, &frame, extra).is_err() {
+        let is_encoded = encode_request(&mut kept, 1, &frame, extra).is_ok();
+        let (bytes, fields) = plan.edits_max;
+        let is_within = kept.len() + bytes <= PAYLOAD_BYTES_MAX
+            && (fields == 0 || head.headers.len() + extra.len() + fields <= HOP_HEADERS_MAX);
+        if !is_encoded || !is_within {
             self.net.buffers.give(kept);
             return self.answer(ask.asker(), Reason::HeadTooLarge);
         }
@@ -242,9 +248,20 @@ impl Core {
         exchange.affinity = key;
         exchange.set_cookie = new_cookie.map(|cookie| cookie.field.into_boxed_str());
         exchange.wait = wait;
+        self.follow_too(&mut exchange, ask);
         let patience = plan.request_timeout.into_iter().chain(ask.patience()).min();
         let due = patience.map_or(Time::NEVER, |patience| self.now + patience);
         self.start(exchange, due, Some(Fresh { frame: &frame, extra }));
+    }
+
+    /// What the rule of a call wants beside the call itself.
+    fn follow_too(&mut self, exchange: &mut Exchange, ask: &Ask<'_>) {
+        let plan = &exchange.plan;
+        let cors = plan.rule.as_ref().and_then(|rule| rule.cors.as_ref());
+        exchange.cors = cors.and_then(|cors| cors.answer(ask.head.headers)).map(Box::new);
+        let mirror = plan.mirror.as_ref().filter(|_| ask.upgrade.is_none());
+        let mirror = mirror.filter(|mirror| mirror.percent > self.random.below(100));
+        exchange.mirror = mirror.map(|mirror| Rc::clone(&mirror.plan));
     }
 
     /// A call before it is placed. `kept` is its REQUEST frame.
@@ -258,7 +275,7 @@ impl Core {
         let addressed = |choice: &Choice| choice.destination() == frame.to;
         let choice = plan.choices.iter().position(addressed).unwrap_or(0);
         let (window, peer_window) = match origin {
-            Origin::Client(_) => (0, 0),
+            Origin::Client(_) | Origin::Mirror => (0, 0),
             Origin::Session(id, _) => {
                 let session = self.net.get(id).and_then(|conn| conn.session.as_ref());
                 (self.config.session_stream_window, session.map_or(0, |session| session.peer_window))
@@ -294,6 +311,8 @@ impl Core {
             is_fresh_only: false,
             affinity: None,
             set_cookie: None,
+            mirror: None,
+            cors: None,
             wait: None,
             queued: None,
             late: None,
@@ -313,6 +332,9 @@ impl Core {
     pub(crate) fn start(&mut self, exchange: Exchange, due: Time, fresh: Option<Fresh<'_>>) {
         let wait = exchange.wait;
         let id = self.take_in(exchange, due);
+        if self.exchanges.get(id).is_some_and(|exchange| exchange.request.is_ended) {
+            self.mirror(id);
+        }
         if let Some(wait) = wait {
             self.exchanges.set_due(id, wait.until.min(due));
         } else {
@@ -348,6 +370,7 @@ impl Core {
             }
             Origin::Session(conn, stream) => self.add_session_stream(conn, stream, id),
             Origin::Stream(hop, stream) => self.add_stream(hop, stream, id),
+            Origin::Mirror => {}
         }
         id
     }

@@ -23,7 +23,7 @@ use crate::hop::node::{NodeIndex, Nodes};
 use crate::plan::{Choice, Plan, Share};
 use crate::queue::Found;
 use crate::reply::Reason;
-use crate::snapshot::PodSlot;
+use crate::snapshot::{Edits, PodSlot};
 
 /// Calls of this worker in flight, by backend and node; lives on through snapshots.
 #[derive(Debug, Default)]
@@ -233,9 +233,19 @@ impl Core {
         let request = &mut exchange.request;
         request.begin_attempt(window);
         request.is_sent = request.framing.is_empty();
+        let edits = exchange.plan.choices[exchange.choice].edits.as_deref();
         if let Some(out) = self.net.out(hop) {
-            let again = (deadline_ms, exchange.is_last_resort);
-            encode_request_again(out, &exchange.request.kept[..exchange.request.body_at], stream, again);
+            let is_last_resort = exchange.is_last_resort;
+            if let Some(edits) = edits {
+                with_edits(&exchange.request, edits, |frame| {
+                    let frame = RequestFrame { deadline_ms, is_last_resort, ..*frame };
+                    // It fits: that was seen to when it came.
+                    let _ = encode_request(out, stream, &frame, &[]);
+                });
+            } else {
+                let kept = &exchange.request.kept[..exchange.request.body_at];
+                encode_request_again(out, kept, stream, (deadline_ms, is_last_resort));
+            }
         }
         self.flush_request(id);
     }
@@ -314,7 +324,13 @@ impl Core {
         if exchange.kind == Kind::Http
             && let Some(out) = self.net.out(pod)
         {
-            write_head(out, &exchange.request.kept[..exchange.request.body_at], fresh);
+            if let Some(edits) = exchange.plan.choices[exchange.choice].edits.as_deref() {
+                with_edits(&exchange.request, edits, |frame| {
+                    write_request_head(out, &frame.head, frame.framing, &[], true);
+                });
+            } else {
+                write_head(out, &exchange.request.kept[..exchange.request.body_at], fresh);
+            }
         }
         self.flush_request(id);
     }
@@ -335,7 +351,11 @@ impl Core {
         request.begin_attempt(window);
         request.is_sent = request.framing.is_empty();
         let Some((out, session)) = self.net.session_out(conn) else { return };
-        if let Some(Fresh { frame, extra }) = fresh {
+        if let Some(edits) = exchange.plan.choices[exchange.choice].edits.as_deref() {
+            with_edits(&exchange.request, edits, |frame| {
+                session.encoder.request(out, stream, (&frame.head, frame.framing), &[]);
+            });
+        } else if let Some(Fresh { frame, extra }) = fresh {
             session.encoder.request(out, stream, (&frame.head, frame.framing), extra);
         } else if let Ok(Some((Frame::Request { request, .. }, _))) = decode(&request.kept[..request.body_at])
         {
@@ -419,6 +439,16 @@ fn readdress(request: &mut RequestSide, to: &Choice) {
         request.sent_to = head;
         request.kept = kept;
     }
+}
+
+/// Gives what was kept of a request, as one backend gets it, to whoever writes it.
+fn with_edits(request: &RequestSide, edits: &Edits, write: impl FnOnce(&RequestFrame<'_>)) {
+    let kept = &request.kept[..request.body_at];
+    let Ok(Some((Frame::Request { request: mut frame, .. }, _))) = decode(kept) else { return };
+    let mut fields = Vec::new();
+    edits.request.apply(frame.head.headers, &mut fields);
+    frame.head.headers = (&fields[..]).into();
+    write(&frame);
 }
 
 /// Appends the request's head as HTTP/1.1, from what was parsed just now or from what was kept.

@@ -101,6 +101,9 @@ impl Core {
         let request = &mut exchange.request;
         if !is_direct {
             request.kept.extend_from_slice(data);
+            if is_end {
+                self.mirror(id);
+            }
             return self.flush_request(id);
         }
         // While it is asked back all of it stays: the node that has it grants no more than a window.
@@ -110,6 +113,9 @@ impl Core {
             request.sent_to = request.kept.len();
         } else {
             self.forget_kept(id);
+        }
+        if is_end {
+            self.mirror(id);
         }
         let is_end = is_end && self.exchanges.get(id).is_some_and(|e| e.request.trailers.is_empty());
         self.send_request_data(id, data, is_end);
@@ -123,6 +129,7 @@ impl Core {
             // Kept as a frame: it may have to wait, or to be sent again. What does not fit a frame is left out; trailers may be.
             let _ = encode_trailers(&mut exchange.request.trailers, 1, trailers);
         }
+        self.mirror(id);
         self.flush_request(id);
     }
 

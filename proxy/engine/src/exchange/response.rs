@@ -12,6 +12,7 @@ use crate::deadline::Time;
 use crate::grpc;
 use crate::latency::Took;
 use crate::reply::{Reason, VIA};
+use crate::rules::as_header;
 
 impl ResponseSide {
     /// Before anything of it has come; the origin takes `window` of it at first, where it says so itself.
@@ -74,6 +75,7 @@ impl Core {
             Origin::Client(client) => self.respond_head_to_client(id, client, head, framing),
             Origin::Session(conn, stream) => self.respond_head_to_session(id, (conn, stream), head, framing),
             Origin::Stream(..) => self.respond_head_to_stream(id, head, framing),
+            Origin::Mirror => {}
         }
         if is_final {
             self.forget_kept(id);
@@ -179,6 +181,7 @@ impl Core {
     ) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         let cookie = exchange.set_cookie.take();
+        let cors = exchange.cors.take();
         let cookie = cookie.as_ref().map(|c| Header { name: b"set-cookie", value: c.as_bytes() });
         let local = if exchange.wants_path { pod_address(exchange.pod.as_ref()) } else { None };
         let path = local.map(|pod| format!("{0} {0} {pod}", self.snapshot.node));
@@ -190,11 +193,24 @@ impl Core {
             count += 1;
         }
         let rule = exchange.plan.rule.clone().filter(|rule| !rule.response.is_empty());
-        let mut fields = Vec::new();
+        let edits = exchange.plan.choices[exchange.choice].edits.clone();
+        let (mut of_backend, mut fields) = (Vec::new(), Vec::new());
         let mut head = *head;
+        if let Some(edits) = edits.as_ref().filter(|edits| !edits.response.is_empty()) {
+            edits.response.apply(head.headers, &mut of_backend);
+            head.headers = of_backend[..].into();
+        }
         if let Some(rule) = &rule {
             rule.response.apply(head.headers, &mut fields);
             head.headers = fields[..].into();
+        }
+        let mut with_cors = Vec::new();
+        if let Some(cors) = &cors {
+            let is_ours =
+                |name: &[u8]| name.get(..15).is_some_and(|n| n.eq_ignore_ascii_case(b"access-control-"));
+            with_cors.extend(head.headers.iter().filter(|field| !is_ours(field.name)));
+            with_cors.extend(cors.iter().map(as_header));
+            head.headers = with_cors[..].into();
         }
         write(self, &head, &extra[..count]);
     }
@@ -309,7 +325,14 @@ impl Core {
                 self.response_is_over(id);
             };
         }
-        let Origin::Client(client) = exchange.origin else { return };
+        let Origin::Client(client) = exchange.origin else {
+            if has_credit {
+                self.give_credit(id, Half::Response, data.len());
+            }
+            return if is_end {
+                self.send_response_end(id, Headers::default());
+            };
+        };
         let Some(out) = self.net.out(client) else { return };
         match exchange.response.framing {
             Framing::Chunked => write_chunk(out, data),
@@ -337,6 +360,7 @@ impl Core {
                     write_last_chunk(out, trailers);
                 }
             }
+            Origin::Mirror => {}
             // The head said already that nothing follows.
             Origin::Stream(..) | Origin::Session(..) if exchange.response.framing.is_empty() => {}
             Origin::Stream(..) | Origin::Session(..) => {

@@ -13,8 +13,8 @@ use crate::rate::{Buckets, RateLimit};
 use crate::retry::Retry;
 use crate::rules::Rules;
 use crate::snapshot::{
-    Backend, Concurrency, EndpointSet, Neighbour, Node, NodeEndpoints, PodSlot, PortEndpoints, Protocol,
-    Service, ServiceName, ServicePort, Snapshot,
+    Backend, Concurrency, Edits, EndpointSet, Neighbour, Node, NodeEndpoints, PodSlot, PortEndpoints,
+    Protocol, RuleBackends, Service, ServiceName, ServicePort, Snapshot,
 };
 
 /// Services and their weights.
@@ -53,6 +53,10 @@ pub(crate) struct SnapshotSpec {
     pub(crate) buckets: BTreeMap<usize, Arc<Buckets>>,
     pub(crate) affinity: Option<Affinity>,
     pub(crate) algorithm: Algorithm,
+    /// Changes to heads, by backend.
+    pub(crate) edits: BTreeMap<String, Arc<Edits>>,
+    /// Where every rule of a Service sends copies.
+    pub(crate) mirrors: BTreeMap<String, String>,
 }
 
 pub(crate) fn node_name(node: usize) -> String {
@@ -82,12 +86,15 @@ fn services(spec: &SnapshotSpec) -> HashMap<Arc<str>, Arc<Service>> {
             port_name: "http".into(),
             weight: *weight,
             is_node_local: spec.node_local.contains(to),
+            edits: spec.edits.get(to).cloned(),
         };
         all.iter().map(backend).collect::<Vec<_>>()
     };
     let service = |(service, all): (&String, &Weighted)| {
         let (rules, of_rules) = spec.rules.get(service).cloned().unwrap_or_default();
-        let of_rules = of_rules.iter().map(|all| backends(all)).collect();
+        let mirror = spec.mirrors.get(service).map(|to| backends(&[(to.clone(), 1)]).remove(0));
+        let of_rule = |all: &Weighted| RuleBackends { backends: backends(all), mirror: mirror.clone() };
+        let of_rules = of_rules.iter().map(of_rule).collect();
         let service = Service {
             name: name(service),
             ports: vec![ServicePort {

@@ -232,9 +232,16 @@ impl PodConn {
         }
     }
 
+    /// What is asked for. A pod of that number does what others only hear of.
+    fn path<'c>(&self, call: &'c Seen) -> &'c str {
+        let path = call.head.split(' ').nth(1).unwrap_or("");
+        let is_shadow = self.address.ip().to_string().ends_with(".62");
+        path.strip_prefix("/shadow").filter(|_| is_shadow).unwrap_or(path)
+    }
+
     /// What a call is answered with, as HTTP/1.1, and after how long.
     fn answer(&mut self, call: &Seen) -> (Option<Duration>, Vec<u8>) {
-        let path = call.head.split(' ').nth(1).unwrap_or("");
+        let path = self.path(call);
         let number = |prefix: &str| path.strip_prefix(prefix).and_then(|n| n.parse::<usize>().ok());
         let plain = |body: &[u8]| {
             let mut out = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();

@@ -11,6 +11,7 @@ mod http;
 mod http2;
 mod late;
 mod manners;
+mod mirrors;
 mod nearness;
 mod queues;
 mod rates;

@@ -12,8 +12,8 @@ use vicino_crds::route::{
     SetCookie as CrdSetCookie,
 };
 use vicino_crds::rule::{
-    Fault as CrdFault, HeaderField, HeaderModifier, PathMatchType, PathModifier, PathModifierType,
-    RequestRedirect, RouteMatch, Scheme, ValueMatchType, matcher,
+    Cors as CrdCors, Fault as CrdFault, HeaderField, HeaderModifier, PathMatchType, PathModifier,
+    PathModifierType, RequestRedirect, RouteMatch, Scheme, ValueMatchType, matcher,
 };
 use vicino_engine::affinity::{Affinity, SetCookie};
 use vicino_engine::balance::Algorithm;
@@ -21,9 +21,12 @@ use vicino_engine::breaker::Breaker;
 use vicino_engine::rate::{RateKey, RateLimit};
 use vicino_engine::retry::Retry;
 use vicino_engine::rules::{
-    Action, Fault, HeaderEdit, PathEdit, PathTest, Pattern, Redirect, Rule, Rules, Test, ValueTest,
+    Action, Cors, Fault, HeaderEdit, OriginTest, PathEdit, PathTest, Pattern, Redirect, Rule, Rules, Test,
+    ValueTest,
 };
-use vicino_engine::snapshot::{Backend, Concurrency, Node, Protocol, Service, ServiceName, ServicePort};
+use vicino_engine::snapshot::{
+    Backend, Concurrency, Edits, Node, Protocol, RuleBackends, Service, ServiceName, ServicePort,
+};
 
 const NANOSECONDS_PER_MILLISECOND: u64 = 1_000_000;
 
@@ -61,7 +64,9 @@ fn service_port(
     owner: &ServiceName,
 ) -> ServicePort {
     let of_rule = |rule: &CompiledRule| {
-        rule.ports.get(index).map(|port| backends(&port.backends, owner)).unwrap_or_default()
+        let Some(port) = rule.ports.get(index) else { return RuleBackends::default() };
+        let mirror = port.mirror.as_ref().map(|mirror| backend(mirror, owner));
+        RuleBackends { backends: backends(&port.backends, owner), mirror }
     };
     ServicePort {
         port: port.port,
@@ -100,18 +105,30 @@ fn breaker(compiled: &CompiledBreaker) -> Breaker {
 }
 
 fn backends(all: &[CompiledBackend], owner: &ServiceName) -> Vec<Backend> {
-    let backends = all.iter().map(|backend| {
-        let own = *backend.service == *owner.name;
-        let name = if own { owner.name.clone() } else { Arc::from(&*backend.service) };
-        Backend {
-            service: ServiceName { namespace: owner.namespace.clone(), name },
-            port: backend.port,
-            port_name: Arc::from(&*backend.port_name),
-            weight: backend.weight,
-            is_node_local: backend.node_local,
-        }
-    });
-    backends.collect()
+    all.iter().map(|one| backend(one, owner)).collect()
+}
+
+fn backend(of: &CompiledBackend, owner: &ServiceName) -> Backend {
+    let is_own = of.namespace.is_empty() && *of.service == *owner.name;
+    let (request, response) = (&of.request_header_modifier, &of.response_header_modifier);
+    let edits = || Edits {
+        request: request.as_ref().map(edit).unwrap_or_default(),
+        response: response.as_ref().map(edit).unwrap_or_default(),
+    };
+    Backend {
+        service: ServiceName {
+            namespace: match &*of.namespace {
+                "" => owner.namespace.clone(),
+                other => Arc::from(other),
+            },
+            name: if is_own { owner.name.clone() } else { Arc::from(&*of.service) },
+        },
+        port: of.port,
+        port_name: Arc::from(&*of.port_name),
+        weight: of.weight,
+        is_node_local: of.node_local,
+        edits: (request.is_some() || response.is_some()).then(|| Arc::new(edits())),
+    }
 }
 
 fn rule(compiled: &CompiledRule) -> (Rule, Vec<Test>) {
@@ -131,6 +148,8 @@ fn rule(compiled: &CompiledRule) -> (Rule, Vec<Test>) {
         request_timeout_ns: nanoseconds(*request_timeout_milliseconds),
         rate_limit: rule.rate_limit.as_ref().map(rate_limit),
         retry: compiled.retry.as_ref().map(retry),
+        mirror_percent: rule.request_mirror.as_ref().map_or(0, |mirror| percent(mirror.percent)),
+        cors: rule.cors.as_ref().map(cors),
         request: rule.request_header_modifier.as_ref().map(edit).unwrap_or_default(),
         response: rule.response_header_modifier.as_ref().map(edit).unwrap_or_default(),
         host: rewrite.and_then(|rewrite| rewrite.hostname.as_deref()).map(Into::into),
@@ -153,6 +172,27 @@ fn affinity(affinity: &CrdAffinity) -> Affinity {
         AffinityType::QueryParam => Affinity::Query(name),
         AffinityType::Source => Affinity::Source,
     }
+}
+
+fn cors(of: &CrdCors) -> Cors {
+    let list = |texts: &[String]| texts.iter().map(|text| Box::from(&**text)).collect();
+    let origin = |text: &String| match text.split_once('*') {
+        Some(("", "")) => OriginTest::Any,
+        Some((before, after)) => OriginTest::Between(before.into(), after.into()),
+        None => OriginTest::Exact(text.as_str().into()),
+    };
+    Cors {
+        origins: of.allow_origins.iter().map(origin).collect(),
+        methods: list(&of.allow_methods),
+        headers: list(&of.allow_headers),
+        expose: list(&of.expose_headers),
+        is_with_credentials: of.allow_credentials,
+        max_age_s: u32::try_from(of.max_age_seconds).unwrap_or(0),
+    }
+}
+
+fn percent(of: i32) -> u8 {
+    u8::try_from(of.clamp(0, 100)).unwrap_or(0)
 }
 
 fn algorithm(kind: LoadBalancerType) -> Algorithm {

@@ -40,7 +40,7 @@ fn route(service: &str, generation: i64) -> String {
         port: 80,
         port_name: String::new(),
         weight,
-        node_local: false,
+        ..CompiledBackend::default()
     };
     contract::write(&CompiledRoute {
         affinity: None,

@@ -79,7 +79,7 @@ fn route() -> CompiledRoute {
         port: 80,
         port_name: String::new(),
         weight: 1,
-        node_local: false,
+        ..CompiledBackend::default()
     };
     CompiledRoute {
         version: CONTRACT_VERSION,

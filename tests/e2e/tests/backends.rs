@@ -1,0 +1,184 @@
+//! Where calls go besides the Service that was called: copies, Services of other namespaces; and what heads say on the way, by backend and for pages of other origins.
+
+use anyhow::{Context, Result, ensure};
+use kube::ResourceExt;
+use vicino_e2e::caller::{Caller, CurlAnswer};
+use vicino_e2e::mesh::{programmed, route_says};
+use vicino_e2e::workload::{App, EFFECT_MAX, LABEL, Space, is_ready, list};
+use vicino_e2e::{Fixture, scenario};
+
+const ROUTE: &str = "
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {name: front}
+spec:
+  rules:
+  - matches: [{path: {value: /flaky}}]
+    requestMirror: {name: shadow}
+  - cors: {allowOrigins: ['https://*.example'], allowMethods: [PUT], allowCredentials: true, maxAgeSeconds: 60}
+    backends:
+    - name: front
+      requestHeaderModifier: {set: [{name: x-tier, value: gold}], remove: [x-secret]}
+      responseHeaderModifier: {set: [{name: x-served-by, value: front}]}
+";
+
+/// What the Gateway API installs, as far as this test needs it.
+const GRANT_KIND: &str = "
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata:
+  name: referencegrants.gateway.networking.k8s.io
+  annotations: {api-approved.kubernetes.io: 'unapproved, a part of the Gateway API for a test'}
+spec:
+  group: gateway.networking.k8s.io
+  names: {kind: ReferenceGrant, plural: referencegrants, singular: referencegrant}
+  scope: Namespaced
+  versions:
+  - name: v1beta1
+    served: true
+    storage: true
+    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+";
+
+async fn curl(caller: &Caller, arguments: &[&str]) -> Result<CurlAnswer> {
+    let proxy = format!("http://{}", caller.proxy);
+    caller.curl(&[&["--proxy", &*proxy], arguments].concat()).await
+}
+
+#[test]
+fn copies_of_calls_and_heads_by_backend_and_origin() {
+    scenario("copies", async |fixture| {
+        let nodes = fixture.nodes();
+        let apps = [App::new("front", 1).on(&nodes[0]), App::new("shadow", 1).on(&nodes[1])];
+        let space = Space::new(fixture, "copies", &apps).await?;
+        space.apply(ROUTE).await?;
+        programmed(fixture, &space.name, "front").await?;
+        let callers = [space.caller(&nodes[0]), space.caller(&nodes[2])];
+        for caller in callers {
+            for _ in 0..10 {
+                let answer = curl(caller, &["http://front/flaky?every=1000"]).await?;
+                ensure!(answer.status == 200, "{answer}");
+            }
+        }
+        // The shadow counts its calls and fails the one of that number: each call of the front's was there once, and this is the next one.
+        let counted = curl(callers[0], &["http://shadow/flaky?every=21"]).await?;
+        ensure!(counted.status == 503, "20 copies were sent to the shadow: {counted}");
+
+        for caller in callers {
+            let answer = curl(caller, &["--header", "x-secret: 1", "http://front/headers"]).await?;
+            let seen = String::from_utf8_lossy(&answer.body).into_owned();
+            ensure!(answer.header("x-served-by") == Some("front"), "{answer}");
+            ensure!(seen.contains(r#"["x-tier","gold"]"#) && !seen.contains("x-secret"), "{seen}");
+            ensure!(answer.header("access-control-allow-origin").is_none(), "no page has asked: {answer}");
+
+            let page = ["--header", "Origin: https://shop.example"];
+            let answer = curl(caller, &[&page[..], &["http://front/headers"]].concat()).await?;
+            ensure!(answer.status == 200, "{answer}");
+            ensure!(answer.header("access-control-allow-origin") == Some("https://shop.example"), "{answer}");
+            ensure!(answer.header("vary") == Some("Origin"), "{answer}");
+            let asked = ["--request", "OPTIONS", "--header", "Access-Control-Request-Method: PUT"];
+            let answer = curl(caller, &[&page[..], &asked, &["http://front/headers"]].concat()).await?;
+            ensure!(
+                answer.status == 204 && answer.body.is_empty(),
+                "a preflight is answered by the mesh: {answer}"
+            );
+            ensure!(answer.header("access-control-allow-methods") == Some("PUT"), "{answer}");
+            let other = ["--header", "Origin: https://elsewhere.test"];
+            let answer = curl(caller, &[&other[..], &["http://front/headers"]].concat()).await?;
+            ensure!(answer.header("access-control-allow-origin").is_none(), "{answer}");
+        }
+        let told = space.apply(&ROUTE.replace("name: shadow", "name: nobody")).await;
+        told?;
+        let said = "spec.rules[0].requestMirror.name: there is no Service \"nobody\"";
+        route_says(fixture, (&space.name, "front"), ("Accepted", "False"), said).await?;
+        let answer = curl(callers[0], &["http://front/headers"]).await?;
+        ensure!(answer.header("x-served-by") == Some("front"), "what was in force stays: {answer}");
+        space.leave().await
+    });
+}
+
+/// A namespace in no mesh, with a Service that has one pod, on `node`; the pod's name.
+async fn ledger(fixture: &Fixture, bank: &str, node: &str) -> Result<String> {
+    let kubectl = &fixture.kubectl;
+    let namespace =
+        format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {bank}, labels: {{{LABEL}: bank}}}}}}");
+    kubectl.run_with(["apply", "-f", "-"], &namespace).await?;
+    let ledger = list(&App::new("ledger", 1).on(node).manifests());
+    kubectl.run_with(["apply", "-n", bank, "-f", "-"], &ledger).await?;
+    let mut pod = String::new();
+    fixture
+        .until("the ledger's pod", EFFECT_MAX, async || {
+            let pods = fixture.pods(bank, "app=ledger").await?;
+            pod = pods.first().map(ResourceExt::name_any).unwrap_or_default();
+            Ok(pods.len() == 1 && pods.iter().all(is_ready))
+        })
+        .await?;
+    Ok(pod)
+}
+
+/// A Service of another namespace is called through a route when that namespace grants it, and only as long as it does.
+#[test]
+fn a_service_of_another_namespace_is_called_as_long_as_that_grants_it() {
+    scenario("grants", async |fixture| {
+        let nodes = fixture.nodes();
+        let space = Space::new(fixture, "grants", &[App::new("front", 1)]).await?;
+        let bank = format!("{}-bank", space.name);
+        let kubectl = &fixture.kubectl;
+        let pod = ledger(fixture, &bank, &nodes[1]).await?;
+        let route = format!(
+            "
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {{name: front}}
+spec: {{backends: [{{name: ledger, namespace: {bank}}}]}}
+"
+        );
+        space.apply(&route).await?;
+        let front = (&*space.name, "front");
+        let refused = "spec.backends[0].namespace: no ReferenceGrant of the namespace";
+        let said = route_says(fixture, front, ("Accepted", "False"), refused).await?;
+        ensure!(said.reason == "RefNotPermitted", "{said:?}");
+        space.reachable("front").await.context("it stays as it was")?;
+
+        kubectl.run_with(["apply", "-f", "-"], GRANT_KIND).await?;
+        let wait = ["wait", "--for=condition=Established", "crd/referencegrants.gateway.networking.k8s.io"];
+        kubectl.run(wait).await?;
+        let grant = format!(
+            "
+apiVersion: gateway.networking.k8s.io/v1beta1
+kind: ReferenceGrant
+metadata: {{name: front}}
+spec:
+  from: [{{group: vicino.dev, kind: MeshRoute, namespace: {}}}]
+  to: [{{group: '', kind: Service, name: ledger}}]
+",
+            space.name
+        );
+        kubectl.run_with(["apply", "-n", &bank, "-f", "-"], &grant).await?;
+        programmed(fixture, &space.name, "front").await?;
+        for node in &nodes {
+            let answer = curl(space.caller(node), &["http://front/headers"]).await?;
+            ensure!(
+                answer.status == 200 && answer.header("x-pod") == Some(&*pod),
+                "{pod} from {node}: {answer}"
+            );
+        }
+        let column =
+            space.kubectl(&["get", "meshroute", "front", "-o", "jsonpath={.status.backends}"]).await?;
+        ensure!(column.starts_with(&format!("{bank}/ledger:80")), "{column}");
+
+        kubectl.run(["delete", "-n", &bank, "referencegrant", "front"]).await?;
+        route_says(fixture, front, ("Accepted", "False"), refused).await?;
+        for node in &nodes {
+            let caller = space.caller(node);
+            caller
+                .calls_until("http://front/headers", EFFECT_MAX, |a| {
+                    a.as_ref().is_ok_and(|a| a.status() == 404)
+                })
+                .await?;
+        }
+        kubectl.run(["delete", "crd", "referencegrants.gateway.networking.k8s.io"]).await?;
+        kubectl.run(["delete", "namespace", &bank, "--wait=false"]).await?;
+        space.leave().await
+    });
+}
