@@ -120,7 +120,7 @@ fn all_backends<'a>(
 ) -> impl Iterator<Item = &'a CompiledBackend> {
     let of_rules = rules.iter().flat_map(|rule| &rule.ports);
     let of_rules = of_rules.flat_map(|port| port.backends.iter().chain(&port.mirror));
-    ports.iter().flat_map(|port| &port.backends).chain(of_rules)
+    ports.iter().flat_map(|port| port.backends.iter().chain(&port.overrides)).chain(of_rules)
 }
 
 /// A rule of a route.
@@ -217,6 +217,9 @@ pub struct CompiledPort {
     pub protocol: CompiledProtocol,
     /// By weight; at least one, and at least one weight above 0.
     pub backends: Vec<CompiledBackend>,
+    /// What calls may ask for by `vicino-route`. A proxy that does not know this field does not listen to that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overrides: Vec<CompiledBackend>,
 }
 
 /// What is spoken on a port.

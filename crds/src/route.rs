@@ -41,6 +41,11 @@ pub struct MeshRouteSpec {
     #[schemars(length(max = 16))]
     #[x_kube(validation = Rule::new("self.size() == 0 || self.exists(b, b.weight > 0)").message("at least one of spec.backends must have a weight above 0"))]
     pub backends: Vec<Backend>,
+    /// Services that a call may ask for instead of the backends, whichever rule it falls under, by the header field `vicino-route: <this Service>=<other>`; pairs for several Services are separated by commas, and a
+    /// Service of another namespace is `<name>.<namespace>`. The application sees the field, and passes it on with calls of its own. A call that asks for another Service is answered with 403.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub overrides: Vec<Override>,
     /// What some of the calls get instead. With rules, a call that none of them matches is answered with 404; without, every
     /// call goes to the backends. Rules are about HTTP; other protocols go to the backends.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -98,6 +103,23 @@ pub struct Backend {
     /// Changes to the response's header on the way back from it, before those of the rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response_header_modifier: Option<HeaderModifier>,
+}
+
+/// One Service that a call may ask for.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Override {
+    /// Name of a Service.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// Its namespace, as for a backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub namespace: Option<String>,
+    /// Port of that Service. Absent: the port that was called; where it has none, calls to that port cannot ask for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65_535))]
+    pub port: Option<i32>,
 }
 
 fn weight() -> i32 {

@@ -22,6 +22,7 @@ fn route() -> CompiledRoute {
                 weight: 1,
                 ..CompiledBackend::default()
             }],
+            overrides: Vec::new(),
         }],
         connect_timeout_milliseconds: 1000,
         request_timeout_milliseconds: 0,

@@ -7,7 +7,7 @@ use vicino_crds::contract::{
     CompiledRule, DOCUMENT_BYTES_MAX,
 };
 use vicino_crds::mesh::RouteDefaults;
-use vicino_crds::route::{Backend, CircuitBreaker, Retry, Timeouts};
+use vicino_crds::route::{Backend, CircuitBreaker, Override, Retry, Timeouts};
 use vicino_crds::rule::{HeaderModifier, RequestMirror, check_modifiers};
 use vicino_crds::{MeshRouteSpec, names};
 
@@ -216,9 +216,36 @@ fn ports(
 ) -> Result<Vec<CompiledPort>, Problem> {
     let port = |port: &ServicePort| {
         let backends = backends(world, key, (service, port), ("spec", &spec.backends))?;
-        Ok(CompiledPort { port: port.port, protocol: port.protocol, backends })
+        Ok(CompiledPort { port: port.port, protocol: port.protocol, backends, overrides: Vec::new() })
     };
-    service.ports.iter().map(port).collect()
+    let mut ports = service.ports.iter().map(port).collect::<Result<Vec<_>, _>>()?;
+    for (i, wanted) in spec.overrides.iter().enumerate() {
+        overriding(world, (key, service), (&format!("spec.overrides[{i}]"), wanted), &mut ports)?;
+    }
+    Ok(ports)
+}
+
+/// Adds what calls may ask for to the ports that it has a port for.
+fn overriding(
+    world: &World,
+    (key, service): (&Key, &Service),
+    (field, wanted): (&str, &Override),
+    ports: &mut [CompiledPort],
+) -> Result<(), Problem> {
+    let each = service.ports.iter().zip(ports);
+    let mut missing = Ok(());
+    let mut has_one = false;
+    for (port, compiled) in each {
+        match backend(world, &key.namespace, (field, wanted.into()), port) {
+            Ok(to) => {
+                has_one = true;
+                compiled.overrides.push(CompiledBackend { weight: 0, ..to });
+            }
+            Err(problem) if problem.reason == "BackendPortNotFound" => missing = Err(problem),
+            Err(problem) => return Err(problem),
+        }
+    }
+    if has_one { Ok(()) } else { missing }
 }
 
 /// Where calls to one port go by the `backends` of the spec's part at `at`; to the Service itself when there are none.
@@ -270,6 +297,12 @@ struct Named<'a> {
 
 impl<'a> From<&'a Backend> for Named<'a> {
     fn from(of: &'a Backend) -> Self {
+        Self { name: &of.name, namespace: of.namespace.as_deref(), port: of.port }
+    }
+}
+
+impl<'a> From<&'a Override> for Named<'a> {
+    fn from(of: &'a Override) -> Self {
         Self { name: &of.name, namespace: of.namespace.as_deref(), port: of.port }
     }
 }

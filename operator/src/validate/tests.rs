@@ -80,7 +80,7 @@ fn a_spec_of_another_version_of_the_schema() {
     check(
         &route("web", "{retries: 3}"),
         &expect![
-            "route shop/web (kept): InvalidSpec: spec: cannot be read by this version of the operator: unknown field `retries`, expected one of `backends`, `rules`, `timeouts`, `affinity`, `loadBalancer`, `concurrency`, `rateLimit`, `circuitBreaker`, `retry`, `requeues`"
+            "route shop/web (kept): InvalidSpec: spec: cannot be read by this version of the operator: unknown field `retries`, expected one of `backends`, `overrides`, `rules`, `timeouts`, `affinity`, `loadBalancer`, `concurrency`, `rateLimit`, `circuitBreaker`, `retry`, `requeues`"
         ],
     );
     let mesh = "
@@ -436,6 +436,28 @@ spec:
         &self::route("web", "{backends: [{name: web, responseHeaderModifier: {remove: [via]}}]}"),
         &expect![[
             r#"route shop/web (kept): InvalidBackend: spec.backends[0].responseHeaderModifier.remove[0]: "via" cannot be changed: it frames the message, belongs to one connection, or is the proxies' own"#
+        ]],
+    );
+}
+
+#[test]
+fn what_calls_may_ask_for_is_there_for_the_ports_that_it_has() {
+    let world = route("web", "{overrides: [{name: web-v2}, {name: web-v2, port: 80}]}");
+    let verdict = &validate(&world).routes[&Key::new("shop", "web")];
+    let Outcome::Compiled(route) = &verdict.outcome else { panic!("{:?}", verdict.outcome) };
+    let counts: Vec<_> = route.ports.iter().map(|port| (port.port, port.overrides.len())).collect();
+    assert_eq!(counts, [(80, 2), (8080, 1)]);
+    assert!(route.ports[0].overrides.iter().all(|to| to.weight == 0 && to.service == "web-v2"));
+    check(
+        &self::route("web", "{overrides: [{name: nobody}]}"),
+        &expect![[
+            r#"route shop/web (kept): BackendNotFound: spec.overrides[0].name: there is no Service "nobody" in the namespace "shop"; its Services: "web", "web-v2""#
+        ]],
+    );
+    check(
+        &self::route("web", "{overrides: [{name: web-v2, port: 81}]}"),
+        &expect![[
+            r#"route shop/web (kept): BackendPortNotFound: spec.overrides[0].port: the Service "web-v2" has no TCP port 81; its TCP ports: 80"#
         ]],
     );
 }

@@ -240,6 +240,8 @@ pub(crate) struct Exchange {
     pub(crate) deadline: Time,
     /// Calls with the same one go to the same pod.
     pub(crate) affinity: Option<u64>,
+    /// It asked for this choice itself, and goes nowhere else.
+    pub(crate) is_pinned: bool,
     /// The `Set-Cookie` that its answer has.
     pub(crate) set_cookie: Option<Box<str>>,
     /// What its answer says of pages of other origins, instead of what the application does.

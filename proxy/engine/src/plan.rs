@@ -22,7 +22,7 @@ use crate::rate::RateLimit;
 use crate::reply::Reason;
 use crate::retry::{Budgets, Retries, Retry};
 use crate::route::{Route, pick};
-use crate::rules::{Pick, Rule, Rules};
+use crate::rules::{NotAllowed, Pick, Rule, Rules, overridden};
 use crate::snapshot::{
     Backend, Edits, NodeEndpoints, PodSlot, PortEndpoints, Protocol, RuleBackends, ServiceName, Snapshot,
 };
@@ -130,6 +130,8 @@ impl Choice {
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) choices: Vec<Choice>,
+    /// The last so many of them are those that a call may ask for; they have no weight.
+    pub(crate) overrides: usize,
     pub(crate) connect_timeout: Duration,
     /// None: no limit.
     pub(crate) request_timeout: Option<Duration>,
@@ -186,6 +188,14 @@ impl Plan {
     #[inline]
     pub(crate) fn key(&self, head: &RequestHead<'_>, caller: Option<IpAddr>) -> Option<u64> {
         self.affinity.as_ref()?.key(head, caller)
+    }
+
+    /// The choice that a call asks for by `vicino-route`; None when that is about other Services.
+    pub(crate) fn overridden(&self, wishes: &[u8]) -> Option<Result<usize, NotAllowed>> {
+        let first = self.choices.len() - self.overrides;
+        let allowed = self.choices[first..].iter().map(|choice| &choice.service);
+        let found = overridden(wishes, &self.tally.service, allowed)?;
+        Some(found.map(|index| first + index))
     }
 
     /// A choice by weight, whether it has endpoints or not; of calls with the same key, the same one.
@@ -249,7 +259,8 @@ pub(crate) fn outbound(
         own.or_else(|| Some((service.rate_limit.clone()?, Box::default())))
     };
     let mut plan = |backends: &[Backend], (connect_ns, request_ns), retry: Option<&Retry>| Plan {
-        choices: backends.iter().map(|backend| choice(snapshot, backend, nodes)).collect(),
+        choices: backends.iter().chain(&port.overrides).map(|b| choice(snapshot, b, nodes)).collect(),
+        overrides: port.overrides.len(),
         edits_max: edits_max(backends),
         connect_timeout: Duration::from_nanos(connect_ns),
         request_timeout: (request_ns > 0).then(|| Duration::from_nanos(request_ns)),
@@ -315,6 +326,7 @@ pub(crate) fn inbound(
         requeues: service.map_or(REQUEUES_DEFAULT, |s| s.requeues),
         tally: tally.service(&backend.service, Direction::Inbound),
         choices: vec![choice],
+        overrides: 0,
         is_opaque: false,
         affinity: service.and_then(|service| service.affinity.clone()),
         retries: None,

@@ -45,6 +45,8 @@ reasons! {
     NotANeighbour = 403 "not-a-neighbour" "this proxy serves the pods of its own node only",
     /// The authority is not the name of a mesh Service.
     NotInMesh = 403 "not-in-mesh" "the host is no Service of the mesh",
+    /// The call asks for another Service than it may.
+    OverrideNotAllowed = 403 "override-not-allowed" "vicino-route asks for a Service that is not among spec.overrides of the MeshRoute",
     /// There is no such Service.
     NoSuchService = 404 "no-such-service" "the mesh has no Service of this name",
     /// The Service has no such port.

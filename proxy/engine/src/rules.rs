@@ -15,10 +15,12 @@ use crate::retry::Retry;
 
 mod cors;
 mod edit;
+mod overriding;
 
 pub use cors::{Cors, OriginTest};
 pub(crate) use cors::{CorsFields, as_header};
 pub use edit::{HeaderEdit, PathEdit, Redirect};
+pub use overriding::{NotAllowed, OVERRIDE_FIELD, overridden};
 
 /// The rules of one route. Cloning it makes regular expressions that share no cache, so that each worker has its own.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -143,6 +143,7 @@ impl World {
                 affinity: None,
                 edits: BTreeMap::new(),
                 mirrors: BTreeMap::new(),
+                overrides: Vec::new(),
                 algorithm: crate::balance::Algorithm::default(),
                 breaker: None,
                 rate_limit: None,

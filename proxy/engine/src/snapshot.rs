@@ -99,6 +99,8 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// Where calls go; weights not all 0.
     pub backends: Vec<Backend>,
+    /// Where calls go that ask for it themselves, by `vicino-route`; of weight 0.
+    pub overrides: Vec<Backend>,
     /// Where calls that fall under a rule go, for each rule of the route.
     pub of_rules: Vec<RuleBackends>,
 }
@@ -107,7 +109,7 @@ impl ServicePort {
     /// Every backend that calls to this port may go to.
     pub fn all_backends(&self) -> impl Iterator<Item = &Backend> {
         let of_rules = self.of_rules.iter().flat_map(|rule| rule.backends.iter().chain(&rule.mirror));
-        self.backends.iter().chain(of_rules)
+        self.backends.iter().chain(&self.overrides).chain(of_rules)
     }
 }
 

@@ -128,7 +128,12 @@ impl Configuration {
             service: service.into(),
             generation,
             cluster_ips: vec![],
-            ports: vec![CompiledPort { port: 80, protocol: CompiledProtocol::Http, backends: vec![backend] }],
+            ports: vec![CompiledPort {
+                port: 80,
+                protocol: CompiledProtocol::Http,
+                backends: vec![backend],
+                overrides: Vec::new(),
+            }],
             connect_timeout_milliseconds: 1000,
             request_timeout_milliseconds: 0,
             requeues: 1,

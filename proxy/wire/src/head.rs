@@ -25,8 +25,8 @@ pub const UPGRADE_FIELD: &str = "vicino-upgrade";
 /// A request head without anything that belongs to one connection only.
 ///
 /// `headers` are end to end: `Connection` and what it nominates, `Keep-Alive`, `Proxy-Connection`, `TE`, `Transfer-Encoding`, `Upgrade`,
-/// `HTTP2-Settings`, `Content-Length`, `Host`, `Proxy-Authorization`, `Proxy-Authenticate` are taken out, and so are `vicino-*` and
-/// `X-Forwarded-Client-Cert`, which a caller may not say. `Expect` stays.
+/// `HTTP2-Settings`, `Content-Length`, `Host`, `Proxy-Authorization`, `Proxy-Authenticate` are taken out, and so are `vicino-*` (but for
+/// `vicino-route`) and `X-Forwarded-Client-Cert`, which a caller may not say. `Expect` stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestHead<'a> {
     /// A token of at most [`METHOD_BYTES_MAX`] bytes, as the caller wrote it (methods are case-sensitive).

@@ -12,6 +12,7 @@ apiVersion: vicino.dev/v1alpha1
 kind: MeshRoute
 metadata: {name: front}
 spec:
+  overrides: [{name: shadow}]
   rules:
   - matches: [{path: {value: /flaky}}]
     requestMirror: {name: shadow}
@@ -86,6 +87,18 @@ fn copies_of_calls_and_heads_by_backend_and_origin() {
             let other = ["--header", "Origin: https://elsewhere.test"];
             let answer = curl(caller, &[&other[..], &["http://front/headers"]].concat()).await?;
             ensure!(answer.header("access-control-allow-origin").is_none(), "{answer}");
+        }
+        for (wish, status, app) in [
+            ("vicino-route: front=shadow", 200, "shadow-"),
+            ("vicino-route: other=x, front=shadow", 200, "shadow-"),
+            ("vicino-route: other=shadow", 200, "front-"),
+            ("vicino-route: front=other", 403, ""),
+        ] {
+            let answer = curl(callers[1], &["--header", wish, "http://front/headers"]).await?;
+            let pod = answer.header("x-pod").unwrap_or_default();
+            ensure!(answer.status == status && pod.starts_with(app), "{wish}: {answer}");
+            let seen = String::from_utf8_lossy(&answer.body);
+            ensure!(status == 403 || seen.contains("vicino-route"), "the application hears of it: {seen}");
         }
         let told = space.apply(&ROUTE.replace("name: shadow", "name: nobody")).await;
         told?;

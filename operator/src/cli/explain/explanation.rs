@@ -4,8 +4,11 @@ use serde::Serialize;
 use vicino_engine::rate::{RateKey, RateLimit};
 use vicino_engine::reply::Reason;
 use vicino_engine::retry::Retry;
-use vicino_engine::route::Decision;
-use vicino_engine::rules::{Action, Cors, HeaderEdit, Mismatch, OriginTest, PathTest, Rule, Test, ValueTest};
+use vicino_engine::route::{Decision, Route};
+use vicino_engine::rules::{
+    Action, Cors, HeaderEdit, Mismatch, NotAllowed, OVERRIDE_FIELD, OriginTest, PathTest, Rule, Test,
+    ValueTest, overridden,
+};
 use vicino_engine::snapshot::{Backend, Edits, Protocol, ServiceName, Snapshot};
 use vicino_wire::head::RequestHead;
 
@@ -59,6 +62,9 @@ pub(super) struct Explanation {
     pub(super) retries: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) backends: Vec<Target>,
+    /// Services that a call may ask for by `vicino-route`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) overrides: Vec<String>,
     /// Where copies of the request go.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) mirror: Option<String>,
@@ -211,7 +217,41 @@ pub(super) fn of(
             }
         }
     }
+    if let Ok(route) = &route {
+        wishes(&mut all, snapshot, route, head);
+    }
     all
+}
+
+/// What a call may ask for, and what becomes of one that does.
+fn wishes(all: &mut Explanation, snapshot: &Snapshot, route: &Route, head: &RequestHead<'_>) {
+    let (own, overrides) = (&route.service.name, &route.port().overrides);
+    if all.backends.is_empty() {
+        return;
+    }
+    let services = || overrides.iter().map(|backend| &backend.service);
+    all.overrides = services().map(|to| qualified(to, &own.namespace)).collect();
+    let wish = head.headers.get(OVERRIDE_FIELD).and_then(|value| overridden(value, own, services()));
+    match wish {
+        None => {}
+        Some(Ok(index)) => {
+            let only = [Backend { weight: 1, ..overrides[index].clone() }];
+            all.backends = targets(snapshot, &only, &own.namespace);
+        }
+        Some(Err(NotAllowed)) => {
+            let reason = Reason::OverrideNotAllowed;
+            let (error, text) = (reason.word().to_owned(), reason.text().to_owned());
+            all.answer = Some(OwnAnswer { status: reason.status(), error, text });
+            all.backends.clear();
+        }
+    }
+}
+
+fn qualified(service: &ServiceName, own: &str) -> String {
+    match &*service.namespace {
+        namespace if namespace == own => service.name.to_string(),
+        namespace => format!("{}.{namespace}", service.name),
+    }
 }
 
 /// Why a MeshRoute is not in force as it is.

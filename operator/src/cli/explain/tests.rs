@@ -308,6 +308,7 @@ apiVersion: vicino.dev/v1alpha1
 kind: MeshRoute
 metadata: {name: web, namespace: shop}
 spec:
+  overrides: [{name: web-v2}, {name: ledger, namespace: bank}]
   rules:
   - backends:
     - {name: web, weight: 3}
@@ -331,7 +332,18 @@ async fn copies_other_namespaces_and_other_origins() {
                       25.0 %  bank/ledger:80, no ready endpoint
                               request: x-from becomes "shop"
                               response: server is removed
+        Overrides    the field vicino-route may ask for web-v2, ledger.bank instead
         Mirror       10 % of the calls, copied to shop/web-v2:80
     "#]]
     .assert_eq(&answer.text);
+    for (wish, said) in [
+        ("vicino-route: web=web-v2", "Backends     100.0 %  web-v2:80"),
+        ("vicino-route: web=ledger.bank", "Backends     100.0 %  bank/ledger:80"),
+        ("vicino-route: web=other", "Answer       403 override-not-allowed"),
+        ("vicino-route: api=other", "Backends      75.0 %  web:80"),
+    ] {
+        let asked = options(&["http://web/"], &[wish], "shop");
+        let answer = told(&manifests, Format::Table, asked).await.unwrap();
+        assert!(answer.text.contains(said), "{wish}: {}", answer.text);
+    }
 }

@@ -54,6 +54,10 @@ pub(super) fn show(explanation: &Explanation) -> String {
         out.line("CORS", cors);
     }
     out.lines("Backends", explanation.backends.iter().flat_map(target));
+    if !explanation.overrides.is_empty() {
+        let all = explanation.overrides.join(", ");
+        out.line("Overrides", &format!("the field vicino-route may ask for {all} instead"));
+    }
     if let Some(mirror) = &explanation.mirror {
         out.line("Mirror", mirror);
     }

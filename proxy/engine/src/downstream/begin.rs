@@ -18,6 +18,7 @@ use crate::identify::{Caller, identify};
 use crate::plan::{Choice, Plan, outbound};
 use crate::reply::{Reason, Reply};
 use crate::route::route;
+use crate::rules::{NotAllowed, OVERRIDE_FIELD};
 use crate::snapshot::PodSlot;
 
 /// Proxies of this mesh that a call may have passed.
@@ -39,13 +40,15 @@ const HELD_FORGOTTEN_MAX: u64 = 1024;
 
 /// What the head says of the way that a call took.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Way {
+pub(super) struct Way<'a> {
     hops: u8,
     has_forwarded: bool,
+    /// Which other Services it asks for.
+    wishes: Option<&'a [u8]>,
 }
 
-/// How often `Via` names us, and whether there is a `Forwarded`.
-fn look_back(headers: Headers<'_>) -> Way {
+/// How often `Via` names us, whether there is a `Forwarded`, and what `vicino-route` says.
+fn look_back(headers: Headers<'_>) -> Way<'_> {
     let mut way = Way::default();
     for Header { name, value } in headers {
         match name.len() {
@@ -55,6 +58,9 @@ fn look_back(headers: Headers<'_>) -> Way {
                 way.hops = way.hops.saturating_add(u8::try_from(ours).unwrap_or(u8::MAX));
             }
             9 if name.eq_ignore_ascii_case(b"forwarded") => way.has_forwarded = true,
+            12 if name.eq_ignore_ascii_case(OVERRIDE_FIELD.as_bytes()) => {
+                way.wishes = way.wishes.or(Some(value));
+            }
             _ => {}
         }
     }
@@ -180,7 +186,7 @@ impl Core {
     /// Makes the exchange, with the head that the application shall see, and places it, now or later.
     pub(super) fn call(
         &mut self,
-        (ask, way): (&Ask<'_>, Way),
+        (ask, way): (&Ask<'_>, Way<'_>),
         plan: &Rc<Plan>,
         (head, wait): (RequestHead<'_>, Option<Wait>),
     ) {
@@ -221,7 +227,12 @@ impl Core {
             head.headers = with_cookie(head.headers, &cookie.pair, (&mut cookies, &mut fields));
             key = plan.key(&head, Some(peer));
         }
-        let choice = plan.draw(key, &mut self.random);
+        let wish = way.wishes.and_then(|wishes| plan.overridden(wishes));
+        let choice = match wish {
+            None => plan.draw(key, &mut self.random),
+            Some(Ok(choice)) => choice,
+            Some(Err(NotAllowed)) => return self.answer(ask.asker(), Reason::OverrideNotAllowed),
+        };
         let frame = RequestFrame {
             to: plan.choices[choice].destination(),
             kind: Kind::Http,
@@ -246,6 +257,7 @@ impl Core {
         exchange.wants_path = ask.wants_path;
         exchange.is_grpc = ask.is_grpc;
         exchange.affinity = key;
+        exchange.is_pinned = wish.is_some();
         exchange.set_cookie = new_cookie.map(|cookie| cookie.field.into_boxed_str());
         exchange.wait = wait;
         self.follow_too(&mut exchange, ask);
@@ -311,6 +323,7 @@ impl Core {
             is_fresh_only: false,
             affinity: None,
             set_cookie: None,
+            is_pinned: false,
             mirror: None,
             cors: None,
             wait: None,

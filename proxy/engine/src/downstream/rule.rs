@@ -14,7 +14,7 @@ use crate::rules::{Action, CorsFields, Pick, Rule, as_header};
 
 impl Core {
     /// Does with a request what the rule says that it falls under.
-    pub(super) fn follow(&mut self, (ask, way): (&Ask<'_>, Way), plan: &Rc<Plan>, pick: Pick) {
+    pub(super) fn follow(&mut self, (ask, way): (&Ask<'_>, Way<'_>), plan: &Rc<Plan>, pick: Pick) {
         let Some(rule) = plan.rule.as_deref() else { return };
         if let Some(fields) = rule.cors.as_ref().and_then(|cors| cors.preflight(&ask.head)) {
             return self.respond_by_rule(ask, (plan, rule), (204, &[], ""), Some(&fields));
@@ -50,7 +50,7 @@ impl Core {
         self.answer_directly(ask.asker(), &reply);
     }
 
-    fn forward(&mut self, (ask, way): (&Ask<'_>, Way), plan: &Rc<Plan>, (rule, pick): (&Rule, Pick)) {
+    fn forward(&mut self, (ask, way): (&Ask<'_>, Way<'_>), plan: &Rc<Plan>, (rule, pick): (&Rule, Pick)) {
         let (delay, abort) = rule.fault.throw(&mut self.random);
         if let (None, Some(status)) = (delay, abort) {
             plan.tally.answered(status);

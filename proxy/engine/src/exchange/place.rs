@@ -162,6 +162,8 @@ impl Core {
         let is_possible = |choice: usize| candidates(choice).any(|c| c.grade > GRADE_NEVER);
         let choice = if is_possible(exchange.choice) {
             exchange.choice
+        } else if exchange.is_pinned {
+            return None;
         } else {
             let weight = |i: usize| if is_possible(i) { u64::from(plan.choices[i].weight) } else { 0 };
             pick_weighted((0..plan.choices.len()).map(weight), random)?

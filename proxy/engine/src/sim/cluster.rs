@@ -55,6 +55,8 @@ pub(crate) struct SnapshotSpec {
     pub(crate) algorithm: Algorithm,
     /// Changes to heads, by backend.
     pub(crate) edits: BTreeMap<String, Arc<Edits>>,
+    /// What calls to any Service may ask for.
+    pub(crate) overrides: Weighted,
     /// Where every rule of a Service sends copies.
     pub(crate) mirrors: BTreeMap<String, String>,
 }
@@ -102,6 +104,7 @@ fn services(spec: &SnapshotSpec) -> HashMap<Arc<str>, Arc<Service>> {
                 protocol: spec.protocols.get(service).copied().unwrap_or_default(),
                 backends: backends(all),
                 of_rules,
+                overrides: backends(&spec.overrides),
             }],
             rules,
             retry: spec.retry.clone(),

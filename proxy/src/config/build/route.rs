@@ -77,6 +77,7 @@ fn service_port(
             CompiledProtocol::Tcp => Protocol::Opaque,
         },
         backends: backends(&port.backends, owner),
+        overrides: backends(&port.overrides, owner),
         of_rules: route.rules.iter().map(of_rule).collect(),
     }
 }

@@ -59,6 +59,7 @@ fn route(service: &str, generation: i64) -> String {
             port: 80,
             protocol: CompiledProtocol::Http,
             backends: vec![backend(service, 9), backend("canary", 1)],
+            overrides: Vec::new(),
         }],
         connect_timeout_milliseconds: 500,
         request_timeout_milliseconds: u32::try_from(generation).unwrap() * 1000,

@@ -38,6 +38,8 @@ pub(crate) fn classify(name: &[u8]) -> Name {
         (18, Some(b'p')) if is("proxy-authenticate") => Name::HopByHop,
         (19, Some(b'p')) if is("proxy-authorization") => Name::HopByHop,
         (23.., Some(b'x')) if is("x-forwarded-client-cert") => Name::ClientCert,
+        // A caller says it for the calls that follow from this one, too.
+        (12, Some(b'v')) if is("vicino-route") => Name::EndToEnd,
         (7.., Some(b'v')) if starts_with(name, "vicino-") => Name::Ours,
         _ => Name::EndToEnd,
     }

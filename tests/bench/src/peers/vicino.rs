@@ -87,7 +87,12 @@ fn route() -> CompiledRoute {
         service: SERVICE.to_owned(),
         generation: 1,
         cluster_ips: vec!["10.96.0.10".to_owned()],
-        ports: vec![CompiledPort { port: 80, protocol: CompiledProtocol::Http1, backends: vec![backend] }],
+        ports: vec![CompiledPort {
+            port: 80,
+            protocol: CompiledProtocol::Http1,
+            backends: vec![backend],
+            overrides: Vec::new(),
+        }],
         connect_timeout_milliseconds: 2000,
         request_timeout_milliseconds: 0,
         requeues: 1,

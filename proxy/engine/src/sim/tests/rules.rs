@@ -257,3 +257,51 @@ fn a_tunnel_of_another_protocol_goes_to_the_backends_of_the_route() {
     world.send(client, b"\x16\x03\x01 hello");
     world.until("the echo", |w| w.text(client).ends_with(" hello"));
 }
+
+/// A call goes where it asks to go by `vicino-route`, when that is allowed, and nowhere else; the application hears of it.
+#[test]
+fn a_call_may_ask_for_another_service() {
+    for rules in [vec![], vec![(rule("all"), prefix("/"), "web")]] {
+        let mut world = web_on(&[1], 9);
+        world.pod("canary", 1, 7);
+        world.snapshot.overrides = vec![("canary".into(), 0)];
+        if !rules.is_empty() {
+            let backends = rules.iter().map(|(.., to): &(_, _, &str)| vec![((*to).to_owned(), 1)]).collect();
+            let rules = Rules::new(rules.into_iter().map(|(rule, tests, _)| (rule, tests)).collect());
+            world.snapshot.rules.insert("web".into(), (rules, backends));
+        }
+        world.publish();
+        let client = world.client(0);
+        for (wish, status, to) in [
+            ("web=canary", 200, Some(7)),
+            ("WEB=canary", 200, Some(1)),
+            ("api=x, web.demo=canary.demo", 200, Some(7)),
+            ("api=canary", 200, Some(1)),
+            ("web=api", 403, None),
+        ] {
+            let before = world.seen.len();
+            let request =
+                format!("GET /x HTTP/1.1\r\nHost: web\r\nvicino-route: {wish}\r\nvicino-x: 1\r\n\r\n");
+            let answer = world.ask(client, request.as_bytes());
+            assert_eq!(answer.status, status, "{wish}");
+            assert_eq!(answer.field("vicino-error"), to.is_none().then_some("override-not-allowed"));
+            let seen = world.seen.get(before);
+            assert_eq!(seen.map(|seen| seen.pod), to.map(|i| pod_address(1, i)), "{wish}");
+            let heard = |seen: &Seen| {
+                seen.head.contains(&format!("vicino-route: {wish}")) && !seen.head.contains("vicino-x")
+            };
+            assert!(seen.is_none_or(heard), "{seen:?}");
+        }
+        // Without it nobody goes there, and with it nobody goes elsewhere.
+        for _ in 0..20 {
+            let before = world.seen.len();
+            assert_eq!(world.ask(client, &get("/x")).status, 200);
+            assert_eq!(world.seen[before].pod, pod_address(1, 1));
+        }
+        world.snapshot.endpoints.remove("canary");
+        world.publish();
+        let answer = world.ask(client, b"GET /x HTTP/1.1\r\nHost: web\r\nvicino-route: web=canary\r\n\r\n");
+        assert_eq!((answer.status, answer.field("vicino-error")), (503, Some("no-endpoint")));
+        world.assert_nothing_left();
+    }
+}
