@@ -21,7 +21,7 @@ use crate::random::Random;
 use crate::rate::RateLimit;
 use crate::reply::Reason;
 use crate::retry::{Budgets, Retries, Retry};
-use crate::route::{Route, pick};
+use crate::route::{Pod, Route, pick};
 use crate::rules::{NotAllowed, Pick, Rule, Rules, overridden};
 use crate::snapshot::{
     Backend, Edits, NodeEndpoints, PodSlot, PortEndpoints, Protocol, RuleBackends, ServiceName, Snapshot,
@@ -56,6 +56,8 @@ pub(crate) struct Choice {
     pub(crate) service: ServiceName,
     pub(crate) port: u16,
     pub(crate) port_name: Arc<str>,
+    /// The only pod that is meant.
+    pub(crate) pod: Option<IpAddr>,
     pub(crate) protocol: Protocol,
     /// The near ones first.
     pub(crate) shares: Vec<Share>,
@@ -121,8 +123,21 @@ impl Choice {
             service: &self.service.name,
             port: self.port,
             port_name: &self.port_name,
-            pod: None,
+            pod: self.pod,
         }
+    }
+
+    /// As it is when only one of its pods is meant, which is on one of these nodes; that pod is called whatever limits and breakers say.
+    fn only(self, pod: IpAddr, node: Option<NodeIndex>) -> Choice {
+        let mut shares = self.shares;
+        shares.retain(|share| Some(share.node) == node);
+        for share in &mut shares {
+            (share.pods, share.is_near) = (1, true);
+        }
+        let mut pods = self.pods;
+        pods.retain(|slot| slot.address.ip() == pod);
+        let cumulative = (1..).take(shares.len()).collect();
+        Choice { pod: Some(pod), shares, cumulative, pods, limit: None, breaker: None, ..self }
     }
 }
 
@@ -275,6 +290,10 @@ pub(crate) fn outbound(
         rules: None,
     };
     let times = (service.connect_timeout_ns, service.request_timeout_ns);
+    if let Some(pod) = &route.pod {
+        let plan = plan(&[], times, service.retry.as_ref());
+        return of_pod(snapshot, route, (pod, nodes), plan);
+    }
     let mut whole = plan(&port.backends, times, service.retry.as_ref());
     if !service.rules.is_empty() {
         let of_rules = service.rules.list().iter().zip(&port.of_rules);
@@ -293,6 +312,21 @@ pub(crate) fn outbound(
         whole.rules = Some(Box::new(RulePlans { rules: service.rules.clone(), plans }));
     }
     whole
+}
+
+/// The plan for one pod, whichever backends the route has and whatever its rules say.
+fn of_pod(snapshot: &Snapshot, route: &Route, (pod, nodes): (&Pod, &mut Nodes), plan: Plan) -> Plan {
+    let backend = Backend {
+        service: route.service.name.clone(),
+        port: route.port().port,
+        port_name: Arc::clone(&pod.port_name),
+        weight: 1,
+        is_node_local: false,
+        edits: None,
+    };
+    let node = pod.at.is_usable.then(|| nodes.index(&pod.at.node));
+    let choice = choice(snapshot, &backend, nodes).only(pod.at.address, node);
+    Plan { choices: vec![choice], overrides: 0, affinity: None, ..plan }
 }
 
 /// The plan of L2 for a destination that a hop named. None when no slice names it, or no route of the mesh: what is outside the mesh is
@@ -317,6 +351,13 @@ pub(crate) fn inbound(
         edits: None,
     };
     let choice = choice(snapshot, &backend, nodes);
+    let choice = match to.pod {
+        Some(pod) => {
+            let own = nodes.index(&snapshot.node);
+            choice.only(pod, Some(own))
+        }
+        None => choice,
+    };
     let service = snapshot.service(to.namespace, to.service);
     Some(Plan {
         edits_max: (0, 0),
@@ -385,6 +426,7 @@ fn choice(snapshot: &Snapshot, backend: &Backend, nodes: &mut Nodes) -> Choice {
         service: service.clone(),
         port: *port,
         port_name: Arc::clone(port_name),
+        pod: None,
         shares: shares.collect(),
         cumulative,
         pods: endpoints.local.clone(),

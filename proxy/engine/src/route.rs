@@ -7,7 +7,7 @@ use vicino_wire::head::{Authority, RequestHead};
 
 use crate::reply::Reason;
 use crate::rules::{Pick, Rules};
-use crate::snapshot::{Service, ServicePort, Snapshot};
+use crate::snapshot::{Backend, NamedPod, Service, ServicePort, Snapshot};
 
 /// Port of an authority without one.
 pub const PORT_DEFAULT: u16 = 80;
@@ -22,6 +22,19 @@ pub struct Route {
     pub service: Arc<Service>,
     /// Index into its ports.
     pub port_index: usize,
+    /// The only pod that is meant.
+    pub pod: Option<Pod>,
+}
+
+/// A pod that was called by its own name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Its name within the Service.
+    pub name: Arc<str>,
+    /// Name of the Service's port in EndpointSlices.
+    pub port_name: Arc<str>,
+    /// Where it is.
+    pub at: NamedPod,
 }
 
 impl Route {
@@ -43,7 +56,7 @@ pub struct Decision {
 /// What a request of a caller of `namespace` gets. The data path does the same in two steps, and keeps what the first came to.
 pub fn decide(snapshot: &Snapshot, namespace: &str, head: &RequestHead<'_>) -> Result<Decision, Reason> {
     let route = route(snapshot, namespace, head.authority)?;
-    let pick = pick(&route.service.rules, head)?;
+    let pick = if route.pod.is_some() { None } else { pick(&route.service.rules, head)? };
     Ok(Decision { route, pick })
 }
 
@@ -57,28 +70,50 @@ pub(crate) fn pick(rules: &Rules, head: &RequestHead<'_>) -> Result<Option<Pick>
 }
 
 /// What `authority` names for a caller of `namespace`: `web`, `web.demo`, `web.demo.svc`, `web.demo.svc.<cluster domain>` (a final dot
-/// and the case do not matter) or a cluster IP; port 80 unless it says another.
+/// and the case do not matter), a pod of that Service by its own name before these (`web-0.web`, as DNS has it for a StatefulSet), or a cluster IP; port 80 unless it says another.
 pub fn route(snapshot: &Snapshot, namespace: &str, authority: &str) -> Result<Route, Reason> {
     let authority = Authority::parse(authority).ok_or(Reason::NotInMesh)?;
-    let service = match authority.host.parse::<IpAddr>() {
-        Ok(address) => {
-            let name = snapshot.cluster_ips.get(&address.to_canonical()).ok_or(Reason::NotInMesh)?;
-            snapshot.service(&name.namespace, &name.name).ok_or(Reason::NoSuchService)?
-        }
-        Err(_) => named(snapshot, namespace, authority.host)?,
-    };
     let port = authority.port.unwrap_or(PORT_DEFAULT);
-    let port_index = service.ports.iter().position(|p| p.port == port).ok_or(Reason::NoSuchPort)?;
-    Ok(Route { service: Arc::clone(service), port_index })
+    let index = |service: &Service| service.ports.iter().position(|p| p.port == port);
+    let service = if let Ok(address) = authority.host.parse::<IpAddr>() {
+        let name = snapshot.cluster_ips.get(&address.to_canonical()).ok_or(Reason::NotInMesh)?;
+        snapshot.service(&name.namespace, &name.name).ok_or(Reason::NoSuchService)?
+    } else {
+        let mut lower = [0; NAME_BYTES_MAX];
+        let lower = lower.get_mut(..authority.host.len()).ok_or(Reason::NotInMesh)?;
+        lower.copy_from_slice(authority.host.as_bytes());
+        lower.make_ascii_lowercase();
+        let host = std::str::from_utf8(lower).map_err(|_| Reason::NotInMesh)?;
+        let host = host.strip_suffix('.').unwrap_or(host);
+        // The resolver of a pod looks into its own namespace first.
+        if let Some((pod, rest)) = host.split_once('.')
+            && let Ok(service) = named(snapshot, namespace, rest)
+            && let Some(pod) = of_pod(snapshot, service, (port, pod))
+        {
+            let port_index = index(service).ok_or(Reason::NoSuchPort)?;
+            return Ok(Route { service: Arc::clone(service), port_index, pod: Some(pod) });
+        }
+        named(snapshot, namespace, host)?
+    };
+    let port_index = index(service).ok_or(Reason::NoSuchPort)?;
+    Ok(Route { service: Arc::clone(service), port_index, pod: None })
 }
 
+/// The pod of that name behind a port of a Service.
+fn of_pod(snapshot: &Snapshot, service: &Service, (port, pod): (u16, &str)) -> Option<Pod> {
+    let set = snapshot.endpoints.get(&service.name.namespace)?.get(&service.name.name)?;
+    let of_port = service.ports.iter().find(|one| one.port == port)?;
+    let is_own = |backend: &&Backend| backend.service == service.name && backend.port == port;
+    let port_name = of_port.all_backends().find(is_own).map(|backend| &backend.port_name);
+    // A route that leads elsewhere says nothing of the Service's own ports; one with a single port needs no telling.
+    let only = || set.ports.keys().next().filter(|_| set.ports.len() == 1);
+    let port_name = port_name.or_else(only)?;
+    let (name, at) = set.ports.get(port_name)?.named.get_key_value(pod)?;
+    Some(Pod { name: Arc::clone(name), port_name: Arc::clone(port_name), at: at.clone() })
+}
+
+/// The Service of a name in lower case.
 fn named<'s>(snapshot: &'s Snapshot, namespace: &str, host: &str) -> Result<&'s Arc<Service>, Reason> {
-    let mut lower = [0; NAME_BYTES_MAX];
-    let lower = lower.get_mut(..host.len()).ok_or(Reason::NotInMesh)?;
-    lower.copy_from_slice(host.as_bytes());
-    lower.make_ascii_lowercase();
-    let host = std::str::from_utf8(lower).map_err(|_| Reason::NotInMesh)?;
-    let host = host.strip_suffix('.').unwrap_or(host);
     let (name, rest) = host.split_once('.').unwrap_or((host, ""));
     let (namespace, rest) = match rest.split_once('.') {
         _ if rest.is_empty() => (namespace, ""),
@@ -99,7 +134,7 @@ fn named<'s>(snapshot: &'s Snapshot, namespace: &str, host: &str) -> Result<&'s 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::ServiceName;
+    use crate::snapshot::{EndpointSet, PortEndpoints, ServiceName};
 
     fn snapshot() -> Snapshot {
         let mut snapshot = Snapshot { cluster_domain: "cluster.local".into(), ..Snapshot::default() };
@@ -143,6 +178,45 @@ mod tests {
             let found = route(&snapshot, "demo", authority)
                 .map(|r| format!("{}/{}:{}", r.service.name.namespace, r.service.name.name, r.port().port));
             assert_eq!(found, expected.map(str::to_owned), "{authority}");
+        }
+    }
+
+    #[test]
+    fn pods_have_names_of_their_own() {
+        let mut snapshot = snapshot();
+        let pod = |node: &str, ip: &str, is_usable| NamedPod {
+            node: node.into(),
+            address: ip.parse().unwrap(),
+            is_usable,
+        };
+        let named = [("web-0", pod("n1", "10.1.0.1", true)), ("web-1", pod("n2", "10.1.1.1", false))];
+        let named = named.map(|(name, pod)| (name.into(), pod)).into();
+        let port = PortEndpoints { named, ..PortEndpoints::default() };
+        let set = EndpointSet { ports: [("http".into(), port)].into() };
+        snapshot.endpoints.entry("demo".into()).or_default().insert("web".into(), Arc::new(set));
+        // A Service that has the name of a pod, in a namespace that has the name of its Service.
+        let twin = ServiceName { namespace: "web".into(), name: "web-0".into() };
+        let ports = vec![ServicePort { port: 80, ..ServicePort::default() }];
+        let twin = Service { name: twin, ports, ..Service::default() };
+        snapshot.services.entry("web".into()).or_default().insert("web-0".into(), Arc::new(twin));
+        for (from, authority, expected) in [
+            ("demo", "web-0.web", Ok("demo/web:80 web-0 on n1")),
+            ("demo", "WEB-1.web.:80", Ok("demo/web:80 web-1 on n2")),
+            ("shop", "web-0.web.demo", Ok("demo/web:80 web-0 on n1")),
+            ("shop", "web-0.web.demo.svc:8080", Ok("demo/web:8080 web-0 on n1")),
+            ("shop", "web-0.web.demo.svc.cluster.local", Ok("demo/web:80 web-0 on n1")),
+            ("demo", "web-0.web:81", Err(Reason::NoSuchPort)),
+            ("shop", "web-0.web", Ok("web/web-0:80")),
+            ("demo", "web-2.web", Err(Reason::NoSuchService)),
+            ("demo", "web-0.web.demo.svc.other.local", Err(Reason::NotInMesh)),
+            ("demo", "web-0", Err(Reason::NoSuchService)),
+        ] {
+            let found = route(&snapshot, from, authority).map(|route| {
+                let ServiceName { namespace, name } = &route.service.name;
+                let pod = route.pod.as_ref().map(|pod| format!(" {} on {}", pod.name, pod.at.node));
+                format!("{namespace}/{name}:{}{}", route.port().port, pod.unwrap_or_default())
+            });
+            assert_eq!(found, expected.map(str::to_owned), "{authority} from {from}");
         }
     }
 }

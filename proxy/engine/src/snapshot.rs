@@ -177,10 +177,23 @@ pub struct PortEndpoints {
     pub nodes: Vec<NodeEndpoints>,
     /// Usable pods of the own node, in order of address.
     pub local: Vec<Arc<PodSlot>>,
+    /// Pods that can be called by a name of their own, as those of a StatefulSet, usable or not.
+    pub named: BTreeMap<Arc<str>, NamedPod>,
     /// All endpoints that the slices list, for error messages.
     pub listed: u32,
     /// Calls that wait for one of the local pods, when these have a limit. The same object while the port lives.
     pub queue: Arc<Queue>,
+}
+
+/// A pod with a name of its own within its Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedPod {
+    /// Name of its node.
+    pub node: Arc<str>,
+    /// Its address.
+    pub address: IpAddr,
+    /// Whether it may be called.
+    pub is_usable: bool,
 }
 
 /// How many usable pods a node has.

@@ -49,6 +49,9 @@ pub struct SliceEndpoint {
     pub uid: Arc<str>,
     /// Name of the node; empty when absent.
     pub node: Arc<str>,
+    /// The pod's own name within the Service (`hostname`), as pods of a StatefulSet have; empty when it has none.
+    #[serde(default)]
+    pub hostname: Box<str>,
     /// How usable it is.
     pub condition: Condition,
     /// For whom it is meant.
@@ -114,6 +117,7 @@ fn endpoint(endpoint: &ApiEndpoint) -> Option<SliceEndpoint> {
         address: endpoint.addresses.first()?.parse().ok()?,
         uid: Arc::from(uid.unwrap_or_default()),
         node: Arc::from(endpoint.node_name.as_deref().unwrap_or_default()),
+        hostname: endpoint.hostname.as_deref().unwrap_or_default().into(),
         condition: condition(endpoint),
         hints: hints(endpoint),
     })

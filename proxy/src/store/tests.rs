@@ -24,6 +24,7 @@ fn filled() -> Inputs {
         data: [("web.yaml".to_owned(), web.to_owned())].into(),
     };
     let endpoint = SliceEndpoint {
+        hostname: "".into(),
         address: "10.0.0.1".parse().unwrap(),
         uid: "u1".into(),
         node: "n1".into(),

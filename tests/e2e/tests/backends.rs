@@ -100,7 +100,8 @@ fn copies_of_calls_and_heads_by_backend_and_origin() {
             let seen = String::from_utf8_lossy(&answer.body);
             ensure!(status == 403 || seen.contains("vicino-route"), "the application hears of it: {seen}");
         }
-        let told = space.apply(&ROUTE.replace("name: shadow", "name: nobody")).await;
+        let told =
+            space.apply(&ROUTE.replace("requestMirror: {name: shadow", "requestMirror: {name: nobody")).await;
         told?;
         let said = "spec.rules[0].requestMirror.name: there is no Service \"nobody\"";
         route_says(fixture, (&space.name, "front"), ("Accepted", "False"), said).await?;
@@ -192,6 +193,54 @@ spec:
         }
         kubectl.run(["delete", "crd", "referencegrants.gateway.networking.k8s.io"]).await?;
         kubectl.run(["delete", "namespace", &bank, "--wait=false"]).await?;
+        space.leave().await
+    });
+}
+
+const STATEFUL: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: store}
+spec:
+  clusterIP: None
+  selector: {app: store}
+  ports: [{name: http, port: 80, targetPort: 8080}]
+---
+";
+
+/// Pods of a StatefulSet are called by the names that DNS has for them.
+#[test]
+fn pods_of_a_stateful_set_are_called_by_name() {
+    scenario("stateful", async |fixture| {
+        let nodes = fixture.nodes();
+        let space = Space::new(fixture, "stateful", &[]).await?;
+        let mut app = App::new("store", 3).manifests();
+        let deployment =
+            app.iter_mut().find(|m| m["kind"] == "Deployment").context("the app's Deployment")?;
+        deployment["kind"] = "StatefulSet".into();
+        deployment["spec"]["serviceName"] = "store".into();
+        deployment["spec"]["podManagementPolicy"] = "Parallel".into();
+        if let Some(spec) = deployment["spec"].as_object_mut() {
+            spec.remove("strategy");
+        }
+        let set = list(std::slice::from_ref(deployment));
+        space.apply(STATEFUL).await?;
+        space.apply(&set).await?;
+        space.pods_ready("store", 3).await?;
+        programmed(fixture, &space.name, "store").await?;
+        space.reachable("store").await?;
+        for node in &nodes {
+            for i in 0..3 {
+                let pod = format!("store-{i}");
+                for host in [format!("{pod}.store"), format!("{pod}.store.{}.svc.cluster.local", space.name)]
+                {
+                    let answer = curl(space.caller(node), &[&format!("http://{host}/headers")]).await?;
+                    ensure!(answer.header("x-pod") == Some(&*pod), "{host} from {node}: {answer}");
+                }
+            }
+            let answer = curl(space.caller(node), &["http://store-7.store/headers"]).await?;
+            ensure!(answer.status == 404, "{answer}");
+        }
         space.leave().await
     });
 }

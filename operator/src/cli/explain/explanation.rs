@@ -4,7 +4,7 @@ use serde::Serialize;
 use vicino_engine::rate::{RateKey, RateLimit};
 use vicino_engine::reply::Reason;
 use vicino_engine::retry::Retry;
-use vicino_engine::route::{Decision, Route};
+use vicino_engine::route::{Decision, Pod, Route};
 use vicino_engine::rules::{
     Action, Cors, HeaderEdit, Mismatch, NotAllowed, OVERRIDE_FIELD, OriginTest, PathTest, Rule, Test,
     ValueTest, overridden,
@@ -200,7 +200,10 @@ pub(super) fn of(
             ));
             all.retries = route.service.retry.as_ref().map(retries);
             all.rate_limit = route.service.rate_limit.as_ref().map(rate);
-            all.backends = targets(snapshot, &route.port().backends, &route.service.name.namespace);
+            all.backends = match &route.pod {
+                Some(pod) => vec![only(pod, route)],
+                None => targets(snapshot, &route.port().backends, &route.service.name.namespace),
+            };
         }
         Ok(Decision { route, pick: Some(pick) }) => {
             let rule = &route.service.rules.list()[pick.rule];
@@ -226,7 +229,7 @@ pub(super) fn of(
 /// What a call may ask for, and what becomes of one that does.
 fn wishes(all: &mut Explanation, snapshot: &Snapshot, route: &Route, head: &RequestHead<'_>) {
     let (own, overrides) = (&route.service.name, &route.port().overrides);
-    if all.backends.is_empty() {
+    if all.backends.is_empty() || route.pod.is_some() {
         return;
     }
     let services = || overrides.iter().map(|backend| &backend.service);
@@ -386,6 +389,20 @@ fn cors(of: &Cors) -> String {
     let origins: Vec<_> = of.origins.iter().map(origin).collect();
     let credentials = if of.is_with_credentials { ", with credentials" } else { "" };
     format!("pages of {} may call{credentials}", origins.join(", "))
+}
+
+/// A pod that is called by its own name.
+fn only(pod: &Pod, route: &Route) -> Target {
+    Target {
+        service: format!("{}.{}", pod.name, route.service.name.name),
+        port: route.port().port,
+        per_mille: 1000,
+        node_local: false,
+        changes: Vec::new(),
+        per_pod: None,
+        left_out_after: None,
+        nodes: pod.at.is_usable.then(|| (pod.at.node.to_string(), 1)).into_iter().collect(),
+    }
 }
 
 /// Where calls to a Service of the namespace `own` go.

@@ -38,7 +38,7 @@ endpoints:
 - {addresses: [10.1.0.1], nodeName: node1, conditions: {ready: true}}
 - {addresses: [10.1.0.2], nodeName: node1, conditions: {ready: true}}
 - {addresses: [10.1.0.3], nodeName: node1, conditions: {ready: false}}
-- {addresses: [10.1.1.1], nodeName: node2, conditions: {ready: true}}
+- {addresses: [10.1.1.1], nodeName: node2, hostname: web-0, conditions: {ready: true}}
 "#;
 
 const RULES: &str = "
@@ -346,4 +346,22 @@ async fn copies_other_namespaces_and_other_origins() {
         let answer = told(&manifests, Format::Table, asked).await.unwrap();
         assert!(answer.text.contains(said), "{wish}: {}", answer.text);
     }
+}
+
+#[tokio::test]
+async fn a_pod_by_its_own_name() {
+    let manifests = format!("{SHOP}---{RULES}");
+    let asked = options(&["http://web-0.web/v1/x"], &[], "shop");
+    let answer = told(&manifests, Format::Table, asked).await.unwrap();
+    expect![[r#"
+        GET http://web-0.web/v1/x, called from the namespace shop
+
+        Service      shop/web, port 80
+        Passed over  rules[1] matches[0]: not so: path begins with /old
+                     rules[0] "canary" matches[0]: not so: header x-canary is "yes"
+                     rules[0] "canary" matches[1]: not so: path begins with /v2
+                     rules[2] matches[0]: not so: method is DELETE
+        Limits       no time limit, 1000 ms to connect, requeued once at most
+        Backends     100.0 %  web-0.web:80, 1 ready: node2 1
+    "#]].assert_eq(&answer.text);
 }

@@ -1,5 +1,6 @@
 //! A request's first moments: who calls, what is asked for, and the exchange that serves it or the answer that refuses it.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -45,6 +46,17 @@ pub(super) struct Way<'a> {
     has_forwarded: bool,
     /// Which other Services it asks for.
     wishes: Option<&'a [u8]>,
+}
+
+impl Way<'_> {
+    /// What goes on with a `Forwarded` (RFC 7239).
+    fn forwarded(&self, peer: IpAddr) -> String {
+        match (self.has_forwarded, peer.is_ipv6()) {
+            (false, _) => String::new(),
+            (true, false) => format!("for={peer}"),
+            (true, true) => format!("for=\"[{peer}]\""),
+        }
+    }
 }
 
 /// How often `Via` names us, whether there is a `Forwarded`, and what `vicino-route` says.
@@ -194,11 +206,7 @@ impl Core {
         let peer = conn.peer.ip().to_canonical();
         let Some(client) = conn.client() else { return };
         let address = Rc::clone(&client.address);
-        let forwarded = match (way.has_forwarded, peer.is_ipv6()) {
-            (false, _) => String::new(),
-            (true, false) => format!("for={peer}"),
-            (true, true) => format!("for=\"[{peer}]\""),
-        };
+        let forwarded = way.forwarded(peer);
         let mut extra = [Header { name: b"", value: b"" }; 5];
         let mut count = 0;
         let mut add = |name, value| {

@@ -308,7 +308,8 @@ impl Core {
 
     fn plan_inbound(&mut self, to: &Destination<'_>) -> Option<Rc<Plan>> {
         let Core { plans_inbound, snapshot, nodes, tally, .. } = self;
-        let texts = [to.namespace, to.service, to.port_name];
+        let pod = to.pod.map(|pod| pod.to_string()).unwrap_or_default();
+        let texts = [to.namespace, to.service, to.port_name, &pod];
         if let Some(plan) = plans_inbound.get(&texts) {
             return Some(Rc::clone(plan));
         }

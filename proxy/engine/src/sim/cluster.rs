@@ -13,8 +13,8 @@ use crate::rate::{Buckets, RateLimit};
 use crate::retry::Retry;
 use crate::rules::Rules;
 use crate::snapshot::{
-    Backend, Concurrency, Edits, EndpointSet, Neighbour, Node, NodeEndpoints, PodSlot, PortEndpoints,
-    Protocol, RuleBackends, Service, ServiceName, ServicePort, Snapshot,
+    Backend, Concurrency, Edits, EndpointSet, NamedPod, Neighbour, Node, NodeEndpoints, PodSlot,
+    PortEndpoints, Protocol, RuleBackends, Service, ServiceName, ServicePort, Snapshot,
 };
 
 /// Services and their weights.
@@ -176,6 +176,15 @@ impl World {
                     port.nodes.push(NodeEndpoints { node: node_name(node).into(), pods: count, near });
                 }
             }
+            // As a StatefulSet names its pods.
+            port.named = (0..)
+                .zip(pods)
+                .map(|(i, (node, address))| {
+                    let at =
+                        NamedPod { node: node_name(*node).into(), address: address.ip(), is_usable: true };
+                    (format!("{service}-{i}").into(), at)
+                })
+                .collect();
             for (_, address) in pods.iter().filter(|(node, _)| *node == place) {
                 let new = || Arc::new(PodSlot::new(*address, "".into()));
                 port.local.push(Arc::clone(self.slots.entry(*address).or_insert_with(new)));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use vicino_engine::snapshot::{EndpointSet, NodeEndpoints, PodSlot, PortEndpoints};
+use vicino_engine::snapshot::{EndpointSet, NamedPod, NodeEndpoints, PodSlot, PortEndpoints};
 
 use crate::config::inputs::ServiceSlices;
 use crate::config::slice::{Condition, Hints, SliceEndpoint};
@@ -18,6 +18,7 @@ struct Candidate {
     condition: Condition,
     node: Arc<str>,
     uid: Arc<str>,
+    hostname: Box<str>,
     hints: Hints,
 }
 
@@ -78,6 +79,7 @@ fn add(pods: &mut HashMap<PodKey, Candidate>, endpoint: &SliceEndpoint, port: u1
         condition: endpoint.condition,
         node: endpoint.node.clone(),
         uid: endpoint.uid.clone(),
+        hostname: endpoint.hostname.clone(),
         hints: endpoint.hints.clone(),
     };
     match pods.entry(key) {
@@ -117,9 +119,10 @@ fn reach<'a>(ready: &(impl Iterator<Item = &'a Hints> + Clone), here: Here<'_>) 
 
 fn of_port(pods: HashMap<PodKey, Candidate>, here: Here<'_>, slots: &mut Slots) -> PortEndpoints {
     let listed = u32::try_from(pods.len()).unwrap_or(u32::MAX);
+    let named = named(&pods);
     let best = pods.values().map(|pod| pod.condition).max().unwrap_or(Condition::Down);
     if best == Condition::Down {
-        return PortEndpoints { listed, ..PortEndpoints::default() };
+        return PortEndpoints { listed, named, ..PortEndpoints::default() };
     }
     let usable = pods.values().filter(|pod| pod.condition == best);
     let reach = match best {
@@ -145,5 +148,22 @@ fn of_port(pods: HashMap<PodKey, Candidate>, here: Here<'_>, slots: &mut Slots) 
     }
     local.sort_by_key(|slot| slot.address);
     let nodes = nodes.into_iter().map(|(node, (pods, near))| NodeEndpoints { node, pods, near });
-    PortEndpoints { nodes: nodes.collect(), local, listed, ..PortEndpoints::default() }
+    PortEndpoints { nodes: nodes.collect(), local, listed, named, ..PortEndpoints::default() }
+}
+
+/// The pods that have a name of their own, by that; where two have the same, the better one.
+fn named(pods: &HashMap<PodKey, Candidate>) -> BTreeMap<Arc<str>, NamedPod> {
+    let mut named: BTreeMap<Arc<str>, &Candidate> = BTreeMap::new();
+    for pod in pods.values().filter(|pod| !pod.hostname.is_empty()) {
+        let place = named.entry(Arc::from(&*pod.hostname)).or_insert(pod);
+        if pod.better_than(place) {
+            *place = pod;
+        }
+    }
+    let of = |pod: &Candidate| NamedPod {
+        node: pod.node.clone(),
+        address: pod.address.ip(),
+        is_usable: pod.condition != Condition::Down,
+    };
+    named.into_iter().map(|(name, pod)| (name, of(pod))).collect()
 }

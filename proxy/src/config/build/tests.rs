@@ -98,6 +98,7 @@ fn slice(name: &str, service: &str, endpoints: Vec<SliceEndpoint>) -> Change {
 
 fn pod(address: &str, uid: &str, node: &str, condition: Condition) -> SliceEndpoint {
     SliceEndpoint {
+        hostname: "".into(),
         address: address.parse().unwrap(),
         uid: uid.into(),
         node: node.into(),
@@ -226,6 +227,24 @@ fn ending_endpoints_are_used_only_while_none_is_ready() {
         let shown = show(&build(&inputs([of(first, second)]), &Built::default()).snapshot);
         assert!(shown.contains(expected), "{first:?} {second:?}: {shown}");
     }
+}
+
+#[test]
+fn pods_with_a_name_are_found_by_it_usable_or_not() {
+    let named = |name: &str, pod: SliceEndpoint| SliceEndpoint { hostname: name.into(), ..pod };
+    let pods = vec![
+        named("web-0", pod("10.0.1.1", "u1", "n1", Condition::Ready)),
+        named("web-1", pod("10.0.2.1", "u2", "n2", Condition::Down)),
+        pod("10.0.3.1", "u3", "n3", Condition::Ready),
+    ];
+    let ipv6 = vec![named("web-0", pod("fd00::1", "u1", "n1", Condition::Ready))];
+    let built = build(&inputs([slice("a", "web", pods), slice("b", "web", ipv6)]), &Built::default());
+    let endpoints = built.snapshot.endpoints("demo", "web", "").unwrap();
+    let of = |(name, pod): (&Arc<str>, &vicino_engine::snapshot::NamedPod)| {
+        format!("{name} {} {} {}", pod.node, pod.address, pod.is_usable)
+    };
+    let named: Vec<_> = endpoints.named.iter().map(of).collect();
+    assert_eq!(named, ["web-0 n1 10.0.1.1 true", "web-1 n2 10.0.2.1 false"]);
 }
 
 /// What of `n1=1,n2=1,n3=1` is near, for a proxy of node n1 in zone `a`.

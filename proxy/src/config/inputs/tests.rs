@@ -42,6 +42,7 @@ fn slice(name: &str, service: &str) -> Slice {
         service: service.into(),
         ports: vec![SlicePort { name: "".into(), port: 80 }],
         endpoints: vec![SliceEndpoint {
+            hostname: "".into(),
             address: "10.0.0.1".parse().unwrap(),
             uid: "u1".into(),
             node: "n1".into(),

@@ -55,3 +55,44 @@ fn a_node_local_service_is_served_by_the_own_node_or_not_at_all() {
     assert_eq!((answer.status, answer.field("vicino-error")), (503, Some("no-endpoint")));
     world.assert_nothing_left();
 }
+
+/// A pod that is called by its own name gets the call, however busy it is, and nobody gets it in its place.
+#[test]
+fn a_pod_is_called_by_its_own_name() {
+    let mut world = web_on(&[0, 1, 1], 11);
+    world.snapshot.concurrency =
+        Some(crate::snapshot::Concurrency { per_pod: 1, queue_length: 9, queue_timeout_ns: 1_000_000_000 });
+    world.publish();
+    let pods = [pod_address(0, 1), pod_address(1, 2), pod_address(1, 3)];
+    let client = world.client(0);
+    for round in 0..4 {
+        for (i, pod) in pods.iter().enumerate() {
+            let before = world.seen.len();
+            let host = if round % 2 == 0 { format!("web-{i}.web") } else { format!("web-{i}.web.demo.svc") };
+            let request = format!("POST /echo HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\n\r\nhi");
+            if round > 1 {
+                world.slots[pod].acquire();
+            }
+            assert_eq!(world.ask(client, request.as_bytes()).status, 200, "{host}");
+            if round > 1 {
+                world.slots[pod].release();
+            }
+            assert_eq!(world.seen[before].pod, *pod, "{host}");
+            assert!(
+                world.seen[before].head.contains(&format!("Host: {host}")),
+                "{}",
+                world.seen[before].head
+            );
+        }
+    }
+    // It fails there and is not tried elsewhere.
+    let answer = world.ask(client, b"GET /die HTTP/1.1\r\nHost: web-1.web\r\n\r\n");
+    assert_eq!(answer.status, 502);
+    let tried = world.seen.iter().filter(|seen| seen.head.starts_with("GET /die")).map(|seen| seen.pod);
+    assert!(tried.clone().count() > 0 && tried.clone().all(|pod| pod == pods[1]));
+    world.snapshot.endpoints.insert("web".into(), vec![(0, pods[0])]);
+    world.publish();
+    assert_eq!(world.ask(client, b"GET / HTTP/1.1\r\nHost: web-2.web\r\n\r\n").status, 404);
+    world.run(Duration::from_secs(1));
+    world.assert_nothing_left();
+}
