@@ -180,7 +180,9 @@ pub(super) fn of(
             Protocol::Opaque => Some("TCP"),
         };
         all.problem = problem(validated, &Key::new(&name.namespace, &name.name));
-        passed_over(&mut all, &route.service.rules, head, decision);
+        if route.pod.is_none() {
+            passed_over(&mut all, &route.service.rules, head, decision);
+        }
     } else {
         let mut labels = call.host.split([':', '.']);
         let (name, namespace) = (labels.next().unwrap_or_default(), labels.next());

@@ -357,10 +357,6 @@ async fn a_pod_by_its_own_name() {
         GET http://web-0.web/v1/x, called from the namespace shop
 
         Service      shop/web, port 80
-        Passed over  rules[1] matches[0]: not so: path begins with /old
-                     rules[0] "canary" matches[0]: not so: header x-canary is "yes"
-                     rules[0] "canary" matches[1]: not so: path begins with /v2
-                     rules[2] matches[0]: not so: method is DELETE
         Limits       no time limit, 1000 ms to connect, requeued once at most
         Backends     100.0 %  web-0.web:80, 1 ready: node2 1
     "#]].assert_eq(&answer.text);
