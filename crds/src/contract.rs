@@ -92,6 +92,9 @@ pub struct CompiledRoute {
     /// Which failed calls are repeated. A proxy that does not know this field repeats none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<CompiledRetry>,
+    /// Which calls are sent once more. A proxy that does not know this field sends none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hedge: Option<CompiledHedge>,
     /// What some of the calls get instead, in the order of the MeshRoute. Needs version 2.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<CompiledRule>,
@@ -139,6 +142,9 @@ pub struct CompiledRule {
     /// As the route's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<CompiledRetry>,
+    /// As the route's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hedge: Option<CompiledHedge>,
 }
 
 /// How many calls each pod of the Service takes at a time.
@@ -188,6 +194,18 @@ pub struct CompiledRetry {
     pub attempt_milliseconds: u32,
     /// Milliseconds before the first repetition.
     pub backoff_milliseconds: u32,
+    /// Of a hundred calls so many.
+    pub budget_percent: u32,
+    /// And so many each second.
+    pub min_per_second: u32,
+}
+
+/// Which calls are sent once more when their answer takes long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CompiledHedge {
+    /// Milliseconds after which they are.
+    pub delay_milliseconds: u32,
     /// Of a hundred calls so many.
     pub budget_percent: u32,
     /// And so many each second.

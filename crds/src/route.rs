@@ -72,6 +72,9 @@ pub struct MeshRouteSpec {
     /// Which failed calls are repeated. Absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
+    /// Which calls are sent once more when their answer takes long. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hedge: Option<Hedge>,
     /// How often a call of which nothing was sent to an application may go to another endpoint. Absent: the mesh's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 5))]
@@ -357,6 +360,34 @@ fn max_ejection() -> i32 {
 }
 fn max_ejected_percent() -> i32 {
     50
+}
+
+/// Calls whose answer has not begun after a while are sent to another pod, too; the answer that begins first counts, and the other attempt is given up. Only calls whose method is idempotent, whose request is at hand (bodies up
+/// to 64 KiB), and which no `affinity` binds to a pod. An application may have to do such a call twice.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.budgetPercent > 0 || self.minPerSecond > 0").message("without a budget nothing is hedged: budgetPercent or minPerSecond must be above 0, or hedge be left out")
+)]
+pub struct Hedge {
+    /// Milliseconds after which a call is sent once more; a little above what 95 of 100 calls take is a good start.
+    #[schemars(range(min = 1, max = 60_000))]
+    pub delay_milliseconds: i32,
+    /// Of a hundred calls to the Service so many may be sent once more, in the long run.
+    #[serde(default = "hedge_percent")]
+    #[schemars(range(min = 0, max = 100))]
+    pub budget_percent: i32,
+    /// And so many each second, however few calls there are.
+    #[serde(default = "hedge_per_second")]
+    #[schemars(range(min = 0, max = 10_000))]
+    pub min_per_second: i32,
+}
+
+fn hedge_percent() -> i32 {
+    5
+}
+fn hedge_per_second() -> i32 {
+    1
 }
 
 /// Which failed calls are repeated. A call is repeated only while nothing of its response has been passed on, its request is still at hand (bodies up to 64 KiB), its

@@ -5,7 +5,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::route::{Backend, RateLimit, Retry, Timeouts};
+use crate::route::{Backend, Hedge, RateLimit, Retry, Timeouts};
 
 mod check;
 
@@ -43,6 +43,9 @@ pub struct RouteRule {
     /// Which failed calls are repeated. Absent: as the route says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
+    /// Which calls are sent once more when their answer takes long. Absent: as the route says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hedge: Option<Hedge>,
     /// Changes to the request's header on its way to the application.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_header_modifier: Option<HeaderModifier>,

@@ -153,6 +153,13 @@ fn calls(tallies: &[Arc<Tally>], out: &mut Out<'_>) -> fmt::Result {
         "Calls in line that went to another node because a pod was free there first",
         sum(|t| t.late_bound.get()),
     )?;
+    out.counter("hedges", "Calls sent once more because their answer took long", sum(|t| t.hedges.get()))?;
+    out.counter("hedges_won", "Of those, calls that were answered there first", sum(|t| t.hedges_won.get()))?;
+    out.counter(
+        "hedges_denied",
+        "Calls not sent once more because their Service's hedge budget was spent",
+        sum(|t| t.hedges_denied.get()),
+    )?;
     out.counter("mirrored", "Calls of which a copy was sent to a mirror", sum(|t| t.mirrored.get()))?;
     out.counter(
         "mirrors_skipped",

@@ -33,6 +33,7 @@ fn route() -> CompiledRoute {
         rate_limit: None,
         circuit_breaker: None,
         retry: None,
+        hedge: None,
         rules: Vec::new(),
     }
 }
@@ -51,6 +52,7 @@ requestHeaderModifier: {set: [{name: x-tier, value: canary}]}
         ports: vec![CompiledRulePort { port: 80, backends: route.ports[0].backends.clone(), mirror: None }],
         connect_timeout_milliseconds: 1000,
         request_timeout_milliseconds: 200,
+        hedge: None,
         retry: Some(CompiledRetry {
             attempts: 2,
             codes: vec![503],
@@ -67,6 +69,7 @@ requestHeaderModifier: {set: [{name: x-tier, value: canary}]}
         connect_timeout_milliseconds: 1000,
         request_timeout_milliseconds: 0,
         retry: None,
+        hedge: None,
     };
     route.rules = vec![compiled, answer];
     let key = RateLimitKey { kind: RateLimitKeyType::Header, name: Some("x-user".to_owned()) };

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use vicino_crds::contract::{
-    self, CompiledBackend, CompiledBreaker, CompiledConcurrency, CompiledPort, CompiledRetry, CompiledRoute,
-    CompiledRule, DOCUMENT_BYTES_MAX,
+    self, CompiledBackend, CompiledBreaker, CompiledConcurrency, CompiledHedge, CompiledPort, CompiledRetry,
+    CompiledRoute, CompiledRule, DOCUMENT_BYTES_MAX,
 };
 use vicino_crds::mesh::RouteDefaults;
-use vicino_crds::route::{Backend, CircuitBreaker, Override, Retry, Timeouts};
+use vicino_crds::route::{Backend, CircuitBreaker, Hedge, Override, Retry, Timeouts};
 use vicino_crds::rule::{HeaderModifier, RequestMirror, check_modifiers};
 use vicino_crds::{MeshRouteSpec, names};
 
@@ -118,6 +118,14 @@ fn retry(spec: &Retry) -> CompiledRetry {
     }
 }
 
+fn hedge(spec: &Hedge) -> CompiledHedge {
+    CompiledHedge {
+        delay_milliseconds: unsigned(spec.delay_milliseconds),
+        budget_percent: unsigned(spec.budget_percent),
+        min_per_second: unsigned(spec.min_per_second),
+    }
+}
+
 fn breaker(spec: &CircuitBreaker) -> CompiledBreaker {
     CompiledBreaker {
         codes: spec.codes.iter().filter_map(|code| u16::try_from(*code).ok()).collect(),
@@ -176,6 +184,7 @@ fn compile(
         rate_limit: spec.rate_limit.clone(),
         circuit_breaker: spec.circuit_breaker.as_ref().map(breaker),
         retry: spec.retry.as_ref().map(retry),
+        hedge: spec.hedge.as_ref().map(hedge),
         rules,
     }
 }

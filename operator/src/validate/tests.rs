@@ -80,7 +80,7 @@ fn a_spec_of_another_version_of_the_schema() {
     check(
         &route("web", "{retries: 3}"),
         &expect![
-            "route shop/web (kept): InvalidSpec: spec: cannot be read by this version of the operator: unknown field `retries`, expected one of `backends`, `overrides`, `rules`, `timeouts`, `affinity`, `loadBalancer`, `concurrency`, `rateLimit`, `circuitBreaker`, `retry`, `requeues`"
+            "route shop/web (kept): InvalidSpec: spec: cannot be read by this version of the operator: unknown field `retries`, expected one of `backends`, `overrides`, `rules`, `timeouts`, `affinity`, `loadBalancer`, `concurrency`, `rateLimit`, `circuitBreaker`, `retry`, `hedge`, `requeues`"
         ],
     );
     let mesh = "

@@ -290,7 +290,7 @@ impl Core {
                 }
                 self.stream_answered((id, stream), is_ended);
             }
-            Origin::Stream(..) | Origin::Mirror => {}
+            Origin::Stream(..) | Origin::Mirror | Origin::Hedge(_) => {}
         }
     }
 

@@ -1,6 +1,7 @@
 //! One call, from where it came to where it goes: what was taken in, sent, kept for another try; and how it ends.
 
 mod flow;
+mod hedge;
 mod late;
 mod mirror;
 mod place;
@@ -64,6 +65,8 @@ pub(crate) enum Origin {
     Stream(ConnId, u32),
     /// It is a copy of another call (L1): nobody waits for its answer.
     Mirror,
+    /// It is a second attempt of that call (L1), which has the caller.
+    Hedge(ExchangeId),
 }
 
 impl Origin {
@@ -76,7 +79,7 @@ impl Origin {
     pub(crate) fn caller(self) -> Option<ConnId> {
         match self {
             Origin::Client(id) | Origin::Session(id, _) => Some(id),
-            Origin::Stream(..) | Origin::Mirror => None,
+            Origin::Stream(..) | Origin::Mirror | Origin::Hedge(_) => None,
         }
     }
 }
@@ -252,6 +255,12 @@ pub(crate) struct Exchange {
     pub(crate) wait: Option<Wait>,
     /// It waits there for a pod.
     pub(crate) queued: Option<Arc<Queue>>,
+    /// When it is sent once more, should it have no answer by then.
+    pub(crate) hedge_at: Time,
+    /// When the attempt has to have an answer.
+    pub(crate) attempt_due: Time,
+    /// The second attempt.
+    pub(crate) hedge: Option<ExchangeId>,
     /// Its places in other lines.
     pub(crate) late: Option<Box<Late>>,
     /// It is a place for a call that waits at another node too, and has not come here.
@@ -365,7 +374,7 @@ impl Core {
                     self.reset_session_stream(conn, stream, ErrorCode::NoError);
                 }
             }
-            Origin::Mirror => {}
+            Origin::Mirror | Origin::Hedge(_) => {}
             Origin::Stream(hop, stream) => {
                 if !exchange.request.is_ended
                     && let Some(out) = self.net.out(hop)
@@ -386,6 +395,9 @@ impl Core {
         if exchange.is_reservation {
             return self.give_up_reservation(id, Reset::Unprocessed);
         }
+        if exchange.hedge_at <= self.now && exchange.deadline > self.now && exchange.wait.is_none() {
+            return self.hedge(id);
+        }
         let wait = exchange.wait.take();
         let Some(wait) = wait.filter(|_| exchange.deadline > self.now) else {
             return self.fail(id, Reason::Timeout);
@@ -402,7 +414,7 @@ impl Core {
         if let Some(exchange) = self.exchanges.get_mut(id) {
             exchange.note_failure(reason);
         }
-        if self.retry(id, reason.status()) {
+        if self.leave_to_hedge(id) || self.retry(id, reason.status()) {
             return;
         }
         self.fail_with(id, reason, reason.into());
@@ -417,7 +429,7 @@ impl Core {
             Origin::Client(_) | Origin::Session(..) if begun == 0 && exchange.kind == Kind::Http => {
                 self.answer_as(exchange.asker(), reason, reply);
             }
-            Origin::Mirror => {}
+            Origin::Mirror | Origin::Hedge(_) => {}
             Origin::Client(client) => self.client_cut(client),
             Origin::Session(conn, stream) => self.session_stream_cut((conn, stream), &exchange, reply),
             Origin::Stream(hop, stream) => {
@@ -459,9 +471,20 @@ impl Core {
                 }
             }
             Origin::Mirror => self.mirrors -= 1,
+            Origin::Hedge(first) => {
+                if let Some(first) = self.exchanges.get_mut(first).filter(|first| first.hedge == Some(id)) {
+                    first.hedge = None;
+                }
+            }
         }
         let duration = self.now.since(exchange.started);
-        if !exchange.is_reservation {
+        if let Some(hedge) = exchange.hedge {
+            self.abandon(hedge);
+        }
+        if let Origin::Hedge(_) = exchange.origin {
+            // Its call is counted where the caller is.
+            exchange.plan.tally.open.sub(1);
+        } else if !exchange.is_reservation {
             exchange.plan.tally.finish(status, u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
         }
         Some(exchange)

@@ -20,7 +20,7 @@ use crate::queue::{Limit, Queue};
 use crate::random::Random;
 use crate::rate::RateLimit;
 use crate::reply::Reason;
-use crate::retry::{Budgets, Retries, Retry};
+use crate::retry::{Budgets, Hedge, Hedges, Retries, Retry};
 use crate::route::{Pod, Route, pick};
 use crate::rules::{NotAllowed, Pick, Rule, Rules, overridden};
 use crate::snapshot::{
@@ -156,6 +156,7 @@ pub(crate) struct Plan {
     /// Which calls go to the same pod.
     pub(crate) affinity: Option<Affinity>,
     pub(crate) retries: Option<Retries>,
+    pub(crate) hedges: Option<Hedges>,
     /// The limit on calls a second, and the rule that it is of.
     pub(crate) rate: Option<(RateLimit, Box<str>)>,
     pub(crate) tally: Arc<ServiceTally>,
@@ -183,6 +184,9 @@ pub(crate) struct RulePlans {
     rules: Rules,
     plans: Vec<Rc<Plan>>,
 }
+
+/// Which calls are repeated, and which are sent once more.
+type Again<'a> = (Option<&'a Retry>, Option<Hedge>);
 
 /// A plan, and what it was asked for with.
 type Known = (Box<[Box<str>]>, Rc<Plan>);
@@ -265,15 +269,11 @@ pub(crate) fn outbound(
 ) -> Plan {
     let (service, port) = (&route.service, route.port());
     let tally = of_all.service(&service.name, Direction::Outbound);
-    let mut retries = |policy: &Retry| Retries {
-        policy: Rc::new(policy.clone()),
-        budget: budgets.of(&service.name, policy, now),
-    };
     let rate = |rule: Option<&Rule>| {
         let own = rule.and_then(|rule| Some((rule.rate_limit.clone()?, rule.name.clone())));
         own.or_else(|| Some((service.rate_limit.clone()?, Box::default())))
     };
-    let mut plan = |backends: &[Backend], (connect_ns, request_ns), retry: Option<&Retry>| Plan {
+    let mut plan = |backends: &[Backend], (connect_ns, request_ns), (retry, hedge): Again<'_>| Plan {
         choices: backends.iter().chain(&port.overrides).map(|b| choice(snapshot, b, nodes)).collect(),
         overrides: port.overrides.len(),
         edits_max: edits_max(backends),
@@ -282,7 +282,8 @@ pub(crate) fn outbound(
         requeues: service.requeues,
         is_opaque: port.protocol == Protocol::Opaque,
         affinity: service.affinity.clone(),
-        retries: retry.map(&mut retries),
+        retries: retry.map(|policy| budgets.retries(&service.name, policy, now)),
+        hedges: hedge.map(|policy| budgets.hedges(&service.name, policy, now)),
         rate: rate(None),
         tally: Arc::clone(&tally),
         rule: None,
@@ -291,21 +292,21 @@ pub(crate) fn outbound(
     };
     let times = (service.connect_timeout_ns, service.request_timeout_ns);
     if let Some(pod) = &route.pod {
-        let plan = plan(&[], times, service.retry.as_ref());
+        let plan = plan(&[], times, (service.retry.as_ref(), None));
         return of_pod(snapshot, route, (pod, nodes), plan);
     }
-    let mut whole = plan(&port.backends, times, service.retry.as_ref());
+    let mut whole = plan(&port.backends, times, (service.retry.as_ref(), service.hedge));
     if !service.rules.is_empty() {
         let of_rules = service.rules.list().iter().zip(&port.of_rules);
         let plans = of_rules.map(|(rule, RuleBackends { backends, mirror })| {
             let times = (rule.connect_timeout_ns, rule.request_timeout_ns);
             let mirror = mirror.as_ref().map(|backend| {
-                let plan = plan(std::slice::from_ref(backend), times, None);
+                let plan = plan(std::slice::from_ref(backend), times, (None, None));
                 let tally = of_all.service(&backend.service, Direction::Outbound);
                 let plan = Rc::new(Plan { affinity: None, rate: None, tally, ..plan });
                 Mirror { percent: u64::from(rule.mirror_percent), plan }
             });
-            let plan = plan(backends, times, rule.retry.as_ref());
+            let plan = plan(backends, times, (rule.retry.as_ref(), rule.hedge));
             Rc::new(Plan { rule: Some(Arc::clone(rule)), rate: rate(Some(rule)), mirror, ..plan })
         });
         let plans = plans.collect();
@@ -371,6 +372,7 @@ pub(crate) fn inbound(
         is_opaque: false,
         affinity: service.and_then(|service| service.affinity.clone()),
         retries: None,
+        hedges: None,
         rate: None,
         rule: None,
         mirror: None,

@@ -40,7 +40,37 @@ pub struct Retry {
     pub min_per_second: u32,
 }
 
-/// How many retries a Service's calls have left, in billionths, so that each nanosecond brings as many as the floor is per second.
+/// When a call is sent once more, should it have no answer by then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hedge {
+    /// Nanoseconds after which it is.
+    pub delay_ns: u64,
+    /// Of a hundred calls so many may be, in the long run …
+    pub budget_percent: u32,
+    /// … and this many each second. Both for each worker by itself.
+    pub min_per_second: u32,
+}
+
+/// What a budget grows by.
+#[derive(Clone, Copy, Debug)]
+struct Income {
+    percent: u32,
+    per_second: u32,
+}
+
+impl Retry {
+    fn income(&self) -> Income {
+        Income { percent: self.budget_percent, per_second: self.min_per_second }
+    }
+}
+
+impl Hedge {
+    fn income(&self) -> Income {
+        Income { percent: self.budget_percent, per_second: self.min_per_second }
+    }
+}
+
+/// How many retries, or hedges, a Service's calls have left, in billionths, so that each nanosecond brings as many as the floor is per second.
 #[derive(Debug)]
 pub(crate) struct Budget {
     tokens: u64,
@@ -48,18 +78,18 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    fn fill(&mut self, policy: &Retry, now: Time) {
-        let per_second = u64::from(policy.min_per_second);
+    fn fill(&mut self, income: Income, now: Time) {
+        let per_second = u64::from(income.per_second);
         let elapsed = u64::try_from(now.since(self.filled_at).as_nanos()).unwrap_or(u64::MAX);
         self.filled_at = now;
-        let share = if policy.budget_percent > 0 { SAVED_OF_SHARE } else { 0 };
+        let share = if income.percent > 0 { SAVED_OF_SHARE } else { 0 };
         let saved = (per_second * SAVED_SECONDS + share) * TOKEN;
         self.tokens = self.tokens.saturating_add(per_second.saturating_mul(elapsed)).min(saved);
     }
 
     /// A call came: it adds its share.
-    fn deposit(&mut self, policy: &Retry) {
-        self.tokens += u64::from(policy.budget_percent) * TOKEN / 100;
+    fn deposit(&mut self, income: Income) {
+        self.tokens += u64::from(income.percent) * TOKEN / 100;
     }
 
     fn withdraw(&mut self) -> bool {
@@ -69,21 +99,39 @@ impl Budget {
     }
 }
 
+/// What a budget is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Purpose {
+    Retries,
+    Hedges,
+}
+
 /// Budgets of Services; they live on through snapshots, so that a busy configuration makes none larger.
 #[derive(Debug, Default)]
-pub(crate) struct Budgets(HashMap<ServiceName, Rc<RefCell<Budget>>>);
+pub(crate) struct Budgets(HashMap<(ServiceName, Purpose), Rc<RefCell<Budget>>>);
 
 impl Budgets {
     /// The budget of a Service; a new one has what a second brings.
-    pub(crate) fn of(&mut self, service: &ServiceName, policy: &Retry, now: Time) -> Rc<RefCell<Budget>> {
-        let new = || Budget { tokens: u64::from(policy.min_per_second) * TOKEN, filled_at: now };
-        let budget = self.0.entry(service.clone()).or_insert_with(|| Rc::new(RefCell::new(new())));
+    fn of(&mut self, of: (&ServiceName, Purpose), income: Income, now: Time) -> Rc<RefCell<Budget>> {
+        let new = || Budget { tokens: u64::from(income.per_second) * TOKEN, filled_at: now };
+        let budget = self.0.entry((of.0.clone(), of.1)).or_insert_with(|| Rc::new(RefCell::new(new())));
         Rc::clone(budget)
+    }
+
+    /// What retries of a Service's calls share.
+    pub(crate) fn retries(&mut self, service: &ServiceName, policy: &Retry, now: Time) -> Retries {
+        let budget = self.of((service, Purpose::Retries), policy.income(), now);
+        Retries { policy: Rc::new(policy.clone()), budget }
+    }
+
+    /// What hedges of a Service's calls share.
+    pub(crate) fn hedges(&mut self, service: &ServiceName, policy: Hedge, now: Time) -> Hedges {
+        Hedges { policy, budget: self.of((service, Purpose::Hedges), policy.income(), now) }
     }
 
     /// Forgets Services that are gone.
     pub(crate) fn update(&mut self, snapshot: &Snapshot) {
-        self.0.retain(|name, _| snapshot.service(&name.namespace, &name.name).is_some());
+        self.0.retain(|(name, _), _| snapshot.service(&name.namespace, &name.name).is_some());
     }
 }
 
@@ -91,15 +139,38 @@ impl Budgets {
 #[derive(Clone, Debug)]
 pub(crate) struct Retries {
     pub(crate) policy: Rc<Retry>,
-    pub(crate) budget: Rc<RefCell<Budget>>,
+    budget: Rc<RefCell<Budget>>,
 }
 
 impl Retries {
     /// A call begins.
     pub(crate) fn count(&self, now: Time) {
         let mut budget = self.budget.borrow_mut();
-        budget.fill(&self.policy, now);
-        budget.deposit(&self.policy);
+        budget.fill(self.policy.income(), now);
+        budget.deposit(self.policy.income());
+    }
+}
+
+/// A policy, and the budget that its calls share.
+#[derive(Clone, Debug)]
+pub(crate) struct Hedges {
+    pub(crate) policy: Hedge,
+    budget: Rc<RefCell<Budget>>,
+}
+
+impl Hedges {
+    /// A call begins.
+    pub(crate) fn count(&self, now: Time) {
+        let mut budget = self.budget.borrow_mut();
+        budget.fill(self.policy.income(), now);
+        budget.deposit(self.policy.income());
+    }
+
+    /// Takes one from the budget; false when it is spent.
+    pub(crate) fn withdraw(&self, now: Time) -> bool {
+        let mut budget = self.budget.borrow_mut();
+        budget.fill(self.policy.income(), now);
+        budget.withdraw()
     }
 }
 
@@ -134,7 +205,7 @@ impl Core {
         }
         let has_token = {
             let mut budget = retries.budget.borrow_mut();
-            budget.fill(policy, self.now);
+            budget.fill(policy.income(), self.now);
             budget.withdraw()
         };
         if !has_token {
@@ -165,12 +236,18 @@ impl Core {
         let attempt_ns = exchange.plan.retries.as_ref().map_or(0, |retries| retries.policy.attempt_ns);
         let attempt = if attempt_ns == 0 { Time::NEVER } else { self.now + Duration::from_nanos(attempt_ns) };
         let due = attempt.min(exchange.deadline);
-        self.exchanges.set_due(id, due);
+        let hedge_at = exchange.hedge_time(self.now);
+        self.exchanges.set_due(id, due.min(hedge_at));
+        if let Some(exchange) = self.exchanges.get_mut(id) {
+            (exchange.attempt_due, exchange.hedge_at) = (due, hedge_at);
+        }
     }
 
     /// The head of a response came: what is left of the call has the time of the call.
     pub(crate) fn attempt_is_answered(&mut self, id: ExchangeId) {
-        let timed = self.exchanges.get(id).filter(|exchange| exchange.plan.retries.is_some());
+        let is_timed =
+            |exchange: &&Exchange| exchange.plan.retries.is_some() || exchange.plan.hedges.is_some();
+        let timed = self.exchanges.get(id).filter(is_timed);
         if let Some(deadline) = timed.map(|exchange| exchange.deadline) {
             self.exchanges.set_due(id, deadline);
         }
@@ -196,9 +273,9 @@ mod tests {
         let mut granted = 0;
         for call in 0..calls {
             let now = from + Duration::from_nanos(call * 1_000_000_000 / calls);
-            budget.fill(policy, now);
-            budget.deposit(policy);
-            budget.fill(policy, now);
+            budget.fill(policy.income(), now);
+            budget.deposit(policy.income());
+            budget.fill(policy.income(), now);
             granted += u64::from(budget.withdraw());
         }
         granted
@@ -220,13 +297,13 @@ mod tests {
         let start = Time(1_000_000_000);
         let mut budget = Budget { tokens: 0, filled_at: start };
         let later = start + Duration::from_hours(1);
-        budget.fill(&POLICY, later);
+        budget.fill(POLICY.income(), later);
         let saved = std::iter::from_fn(|| budget.withdraw().then_some(())).count();
         assert_eq!(saved, 3 * 10 + 100);
         for _ in 0..10_000 {
-            budget.deposit(&POLICY);
+            budget.deposit(POLICY.income());
         }
-        budget.fill(&POLICY, later);
+        budget.fill(POLICY.income(), later);
         let saved = std::iter::from_fn(|| budget.withdraw().then_some(())).count();
         assert_eq!(saved, 3 * 10 + 100);
         let nothing = Retry { budget_percent: 0, min_per_second: 0, ..POLICY };

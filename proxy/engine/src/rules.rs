@@ -11,7 +11,7 @@ use vicino_wire::head::{Header, RequestHead};
 
 use crate::random::Random;
 use crate::rate::RateLimit;
-use crate::retry::Retry;
+use crate::retry::{Hedge, Retry};
 
 mod cors;
 mod edit;
@@ -43,6 +43,8 @@ pub struct Rule {
     pub rate_limit: Option<RateLimit>,
     /// Which calls are repeated; None: none.
     pub retry: Option<Retry>,
+    /// Which calls are sent once more when their answer takes long; None: none.
+    pub hedge: Option<Hedge>,
     /// Of a hundred calls so many are sent to the mirror, too.
     pub mirror_percent: u8,
     /// Changes to the request's fields.

@@ -139,6 +139,7 @@ impl World {
                 connect_timeout: Duration::from_secs(1),
                 requeues: 2,
                 retry: None,
+                hedge: None,
                 concurrency: None,
                 affinity: None,
                 edits: BTreeMap::new(),

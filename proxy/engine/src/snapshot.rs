@@ -11,7 +11,7 @@ use crate::breaker::{Breaker, Health};
 use crate::latency::SharedLatency;
 use crate::queue::Queue;
 use crate::rate::{Buckets, RateLimit};
-use crate::retry::Retry;
+use crate::retry::{Hedge, Retry};
 use crate::rules::{HeaderEdit, Rules};
 
 /// Name of a Service with its namespace.
@@ -65,6 +65,8 @@ pub struct Service {
     pub requeues: u32,
     /// Which calls are repeated; None: none.
     pub retry: Option<Retry>,
+    /// Which calls are sent once more when their answer takes long; None: none.
+    pub hedge: Option<Hedge>,
     /// Which calls go to the same pod; None: each goes where there is room.
     pub affinity: Option<Affinity>,
     /// By what its nodes and pods are chosen.

@@ -149,6 +149,12 @@ pub struct Tally {
     pub retries: Counter,
     /// Calls that would have been repeated, had the budget not been spent.
     pub retries_denied: Counter,
+    /// Calls sent once more because their answer took long.
+    pub hedges: Counter,
+    /// Of those, calls that were answered there first.
+    pub hedges_won: Counter,
+    /// Calls that would have been sent once more, had the budget not been spent.
+    pub hedges_denied: Counter,
     /// Pods that were left out because their calls failed.
     pub ejections: Counter,
     /// Calls that wait for a pod with a limit.

@@ -119,6 +119,7 @@ impl Configuration {
                 connect_timeout_milliseconds: 1000,
                 request_timeout_milliseconds: 0,
                 retry: None,
+                hedge: None,
             }
         });
         let rules: Vec<_> = rules.collect();
@@ -143,6 +144,7 @@ impl Configuration {
             rate_limit: None,
             circuit_breaker: None,
             retry: None,
+            hedge: None,
             rules,
         };
         self.write(&format!("routes/default/{service}.yaml"), &contract::write(&document));

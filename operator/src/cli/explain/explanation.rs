@@ -3,7 +3,7 @@
 use serde::Serialize;
 use vicino_engine::rate::{RateKey, RateLimit};
 use vicino_engine::reply::Reason;
-use vicino_engine::retry::Retry;
+use vicino_engine::retry::{Hedge, Retry};
 use vicino_engine::route::{Decision, Pod, Route};
 use vicino_engine::rules::{
     Action, Cors, HeaderEdit, Mismatch, NotAllowed, OVERRIDE_FIELD, OriginTest, PathTest, Rule, Test,
@@ -60,6 +60,9 @@ pub(super) struct Explanation {
     /// Which failed calls are repeated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) retries: Option<String>,
+    /// Which calls are sent once more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) hedge: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) backends: Vec<Target>,
     /// Services that a call may ask for by `vicino-route`.
@@ -201,6 +204,7 @@ pub(super) fn of(
                 route.service.requeues,
             ));
             all.retries = route.service.retry.as_ref().map(retries);
+            all.hedge = route.service.hedge.filter(|_| route.pod.is_none()).map(hedge);
             all.rate_limit = route.service.rate_limit.as_ref().map(rate);
             all.backends = match &route.pod {
                 Some(pod) => vec![only(pod, route)],
@@ -215,6 +219,7 @@ pub(super) fn of(
                 all.limits =
                     Some(limits(rule.connect_timeout_ns, rule.request_timeout_ns, route.service.requeues));
                 all.retries = rule.retry.as_ref().map(retries);
+                all.hedge = rule.hedge.map(hedge);
                 if let Some(of_rule) = route.port().of_rules.get(pick.rule) {
                     all.backends = targets(snapshot, &of_rule.backends, &route.service.name.namespace);
                     all.mirror = of_rule.mirror.as_ref().map(|to| mirror(to, rule.mirror_percent));
@@ -357,6 +362,14 @@ fn rate(limit: &RateLimit) -> String {
         Some(RateKey::ServiceAccount) => "of each service account".to_owned(),
     };
     format!("{per_second} calls a second {of}, {burst} at once, on each node")
+}
+
+fn hedge(hedge: Hedge) -> String {
+    let Hedge { delay_ns, budget_percent, min_per_second } = hedge;
+    format!(
+        "once more after {} ms without an answer (idempotent methods); budget {budget_percent} % of the calls and {min_per_second} per second",
+        delay_ns / NANOSECONDS_PER_MILLISECOND
+    )
 }
 
 fn retries(retry: &Retry) -> String {

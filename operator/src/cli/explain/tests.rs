@@ -309,6 +309,7 @@ kind: MeshRoute
 metadata: {name: web, namespace: shop}
 spec:
   overrides: [{name: web-v2}, {name: ledger, namespace: bank}]
+  hedge: {delayMilliseconds: 50}
   rules:
   - backends:
     - {name: web, weight: 3}
@@ -327,6 +328,7 @@ async fn copies_other_namespaces_and_other_origins() {
         Service      shop/web, port 80
         Rule         rules[0] matches[0]: it is about every call
         Limits       no time limit, 1000 ms to connect, requeued once at most
+        Hedge        once more after 50 ms without an answer (idempotent methods); budget 5 % of the calls and 1 per second
         CORS         pages of https://*.example may call, with credentials
         Backends      75.0 %  web:80, 3 ready: node1 2, node2 1
                       25.0 %  bank/ledger:80, no ready endpoint
@@ -359,5 +361,6 @@ async fn a_pod_by_its_own_name() {
         Service      shop/web, port 80
         Limits       no time limit, 1000 ms to connect, requeued once at most
         Backends     100.0 %  web-0.web:80, 1 ready: node2 1
-    "#]].assert_eq(&answer.text);
+    "#]]
+    .assert_eq(&answer.text);
 }

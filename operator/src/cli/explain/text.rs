@@ -50,6 +50,9 @@ pub(super) fn show(explanation: &Explanation) -> String {
     if let Some(retries) = &explanation.retries {
         out.line("Retries", retries);
     }
+    if let Some(hedge) = &explanation.hedge {
+        out.line("Hedge", hedge);
+    }
     if let Some(cors) = &explanation.cors {
         out.line("CORS", cors);
     }

@@ -4,7 +4,7 @@ use vicino_crds::MeshRouteSpec;
 use vicino_crds::contract::{CompiledRule, CompiledRulePort};
 use vicino_crds::rule::{RouteRule, check_all};
 
-use super::{Times, backend, backends, retry};
+use super::{Times, backend, backends, hedge, retry};
 use crate::validate::Problem;
 use crate::world::{Key, Service, ServicePort, World};
 
@@ -34,10 +34,17 @@ pub(super) fn compile(
         let times = times.with(rule.timeouts.as_ref());
         Ok(CompiledRule {
             // What is compiled is said once.
-            rule: RouteRule { backends: Vec::new(), timeouts: None, retry: None, ..rule.clone() },
+            rule: RouteRule {
+                backends: Vec::new(),
+                timeouts: None,
+                retry: None,
+                hedge: None,
+                ..rule.clone()
+            },
             ports,
             connect_timeout_milliseconds: times.connect,
             retry: rule.retry.as_ref().or(spec.retry.as_ref()).filter(|_| !answers).map(retry),
+            hedge: rule.hedge.as_ref().or(spec.hedge.as_ref()).filter(|_| !answers).map(hedge),
             request_timeout_milliseconds: times.request,
         })
     })

@@ -295,7 +295,7 @@ impl Core {
         let addressed = |choice: &Choice| choice.destination() == frame.to;
         let choice = plan.choices.iter().position(addressed).unwrap_or(0);
         let (window, peer_window) = match origin {
-            Origin::Client(_) | Origin::Mirror => (0, 0),
+            Origin::Client(_) | Origin::Mirror | Origin::Hedge(_) => (0, 0),
             Origin::Session(id, _) => {
                 let session = self.net.get(id).and_then(|conn| conn.session.as_ref());
                 (self.config.session_stream_window, session.map_or(0, |session| session.peer_window))
@@ -337,6 +337,9 @@ impl Core {
             wait: None,
             queued: None,
             late: None,
+            hedge_at: Time::NEVER,
+            attempt_due: Time::NEVER,
+            hedge: None,
             is_reservation: false,
             outcome: 0,
             is_probe: false,
@@ -374,10 +377,15 @@ impl Core {
         self.deliver(id, slot, fresh);
     }
 
-    fn take_in(&mut self, mut exchange: Exchange, due: Time) -> ExchangeId {
+    pub(crate) fn take_in(&mut self, mut exchange: Exchange, due: Time) -> ExchangeId {
         exchange.plan.tally.open.add(1);
-        if let Some(retries) = &exchange.plan.retries {
-            retries.count(self.now);
+        if !matches!(exchange.origin, Origin::Hedge(_)) {
+            if let Some(retries) = &exchange.plan.retries {
+                retries.count(self.now);
+            }
+            if let Some(hedges) = &exchange.plan.hedges {
+                hedges.count(self.now);
+            }
         }
         exchange.deadline = due;
         let origin = exchange.origin;
@@ -391,7 +399,7 @@ impl Core {
             }
             Origin::Session(conn, stream) => self.add_session_stream(conn, stream, id),
             Origin::Stream(hop, stream) => self.add_stream(hop, stream, id),
-            Origin::Mirror => {}
+            Origin::Mirror | Origin::Hedge(_) => {}
         }
         id
     }

@@ -47,7 +47,7 @@ impl Exchange {
     /// Where the request comes from, when that is an end with credit.
     pub(crate) fn origin_lane(&self) -> Option<Lane> {
         match self.origin {
-            Origin::Client(_) | Origin::Mirror => None,
+            Origin::Client(_) | Origin::Mirror | Origin::Hedge(_) => None,
             Origin::Session(conn, stream) => Some(Lane::Session(conn, stream)),
             Origin::Stream(hop, stream) => Some(Lane::Hop(hop, stream)),
         }

@@ -40,8 +40,11 @@ const INTERIMS_MAX: u8 = 32;
 impl Core {
     /// A head came, interim or final. The call may be over, or have failed, when this returns.
     pub(crate) fn respond_head(&mut self, id: ExchangeId, head: &ResponseHead<'_>, framing: Framing) {
-        let Some(exchange) = self.exchanges.get_mut(id) else { return };
         let is_final = !head.is_interim();
+        if is_final && !self.hedge_is_answered(id, (head.status, head.headers)) {
+            return;
+        }
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
         if head.status == 100 {
             exchange.request.is_expecting = false;
         }
@@ -57,9 +60,11 @@ impl Core {
             let Some(exchange) = self.exchanges.get(id) else { return };
             // A gRPC call that fails at once says so in its head; one that has begun is not repeated anyway.
             let said = if exchange.is_grpc { grpc::status_in_http(head.headers) } else { None };
-            if self.retry(id, said.unwrap_or(head.status)) {
+            let status = said.unwrap_or(head.status);
+            if self.leave_failure_to_hedge(id, status) || self.retry(id, status) {
                 return;
             }
+            self.drop_hedge(id);
             self.attempt_is_answered(id);
             if !self.settle_upgrade(id, head.status) {
                 return self.fail(id, Reason::BadResponse);
@@ -75,7 +80,7 @@ impl Core {
             Origin::Client(client) => self.respond_head_to_client(id, client, head, framing),
             Origin::Session(conn, stream) => self.respond_head_to_session(id, (conn, stream), head, framing),
             Origin::Stream(..) => self.respond_head_to_stream(id, head, framing),
-            Origin::Mirror => {}
+            Origin::Mirror | Origin::Hedge(_) => {}
         }
         if is_final {
             self.forget_kept(id);
@@ -360,7 +365,7 @@ impl Core {
                     write_last_chunk(out, trailers);
                 }
             }
-            Origin::Mirror => {}
+            Origin::Mirror | Origin::Hedge(_) => {}
             // The head said already that nothing follows.
             Origin::Stream(..) | Origin::Session(..) if exchange.response.framing.is_empty() => {}
             Origin::Stream(..) | Origin::Session(..) => {

@@ -10,7 +10,7 @@ use crate::affinity::Affinity;
 use crate::balance::Algorithm;
 use crate::breaker::Breaker;
 use crate::rate::{Buckets, RateLimit};
-use crate::retry::Retry;
+use crate::retry::{Hedge, Retry};
 use crate::rules::Rules;
 use crate::snapshot::{
     Backend, Concurrency, Edits, EndpointSet, NamedPod, Neighbour, Node, NodeEndpoints, PodSlot,
@@ -53,6 +53,7 @@ pub(crate) struct SnapshotSpec {
     pub(crate) buckets: BTreeMap<usize, Arc<Buckets>>,
     pub(crate) affinity: Option<Affinity>,
     pub(crate) algorithm: Algorithm,
+    pub(crate) hedge: Option<Hedge>,
     /// Changes to heads, by backend.
     pub(crate) edits: BTreeMap<String, Arc<Edits>>,
     /// What calls to any Service may ask for.
@@ -108,6 +109,7 @@ fn services(spec: &SnapshotSpec) -> HashMap<Arc<str>, Arc<Service>> {
             }],
             rules,
             retry: spec.retry.clone(),
+            hedge: spec.hedge,
             concurrency: spec.concurrency,
             affinity: spec.affinity.clone(),
             algorithm: spec.algorithm,

@@ -6,6 +6,7 @@ mod breakers;
 mod deadlines;
 mod drain;
 mod faults;
+mod hedges;
 mod hop;
 mod http;
 mod http2;

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use vicino_crds::contract::{
-    CompiledBackend, CompiledBreaker, CompiledNode, CompiledPort, CompiledProtocol, CompiledRetry,
-    CompiledRoute, CompiledRule,
+    CompiledBackend, CompiledBreaker, CompiledHedge, CompiledNode, CompiledPort, CompiledProtocol,
+    CompiledRetry, CompiledRoute, CompiledRule,
 };
 use vicino_crds::route::{
     Affinity as CrdAffinity, AffinityType, LoadBalancerType, RateLimit as CrdRateLimit, RateLimitKeyType,
@@ -19,7 +19,7 @@ use vicino_engine::affinity::{Affinity, SetCookie};
 use vicino_engine::balance::Algorithm;
 use vicino_engine::breaker::Breaker;
 use vicino_engine::rate::{RateKey, RateLimit};
-use vicino_engine::retry::Retry;
+use vicino_engine::retry::{Hedge, Retry};
 use vicino_engine::rules::{
     Action, Cors, Fault, HeaderEdit, OriginTest, PathEdit, PathTest, Pattern, Redirect, Rule, Rules, Test,
     ValueTest,
@@ -44,6 +44,7 @@ pub(super) fn service(route: &CompiledRoute) -> Service {
         request_timeout_ns: nanoseconds(route.request_timeout_milliseconds),
         requeues: route.requeues,
         retry: route.retry.as_ref().map(retry),
+        hedge: route.hedge.as_ref().map(hedge),
         affinity: route.affinity.as_ref().map(affinity),
         algorithm: route.load_balancer.as_ref().map(|balancer| algorithm(balancer.kind)).unwrap_or_default(),
         concurrency: route.concurrency.as_ref().map(|concurrency| Concurrency {
@@ -149,6 +150,7 @@ fn rule(compiled: &CompiledRule) -> (Rule, Vec<Test>) {
         request_timeout_ns: nanoseconds(*request_timeout_milliseconds),
         rate_limit: rule.rate_limit.as_ref().map(rate_limit),
         retry: compiled.retry.as_ref().map(retry),
+        hedge: compiled.hedge.as_ref().map(hedge),
         mirror_percent: rule.request_mirror.as_ref().map_or(0, |mirror| percent(mirror.percent)),
         cors: rule.cors.as_ref().map(cors),
         request: rule.request_header_modifier.as_ref().map(edit).unwrap_or_default(),
@@ -214,6 +216,14 @@ fn retry(retry: &CompiledRetry) -> Retry {
         backoff_ns: nanoseconds(retry.backoff_milliseconds),
         budget_percent: retry.budget_percent,
         min_per_second: retry.min_per_second,
+    }
+}
+
+fn hedge(hedge: &CompiledHedge) -> Hedge {
+    Hedge {
+        delay_ns: nanoseconds(hedge.delay_milliseconds),
+        budget_percent: hedge.budget_percent,
+        min_per_second: hedge.min_per_second,
     }
 }
 

@@ -49,6 +49,7 @@ fn route(service: &str, generation: i64) -> String {
         rate_limit: None,
         circuit_breaker: None,
         retry: None,
+        hedge: None,
         rules: Vec::new(),
         version: 1,
         namespace: "demo".into(),

@@ -102,6 +102,7 @@ fn route() -> CompiledRoute {
         rate_limit: None,
         circuit_breaker: None,
         retry: None,
+        hedge: None,
         rules: Vec::new(),
     }
 }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::retry::Retry;
+use crate::retry::{Hedge, Retry};
 use crate::snapshot::Concurrency;
 
 #[derive(Clone, Copy, Debug)]
@@ -140,6 +140,7 @@ proptest! {
         faults in prop::collection::vec((0_u64..60, fault()), 0..8),
         limits in (prop::option::of(1_u32..3), 0_u32..4, 1_u64..3000),
         retry in prop::option::of(retry()),
+        hedge_ms in prop::option::of(0_u64..200),
     ) {
         let calls: Vec<(u8, usize)> =
             calls.into_iter().map(|(k, len)| (k, if segment_max > 0 && segment_max < 100 { len % 5000 } else { len })).collect();
@@ -153,6 +154,8 @@ proptest! {
             queue_timeout_ns: wait_ms * 1_000_000,
         });
         world.snapshot.retry = retry;
+        world.snapshot.hedge =
+            hedge_ms.map(|ms| Hedge { delay_ns: ms * 1_000_000, budget_percent: 100, min_per_second: 100 });
         for i in 1..=4 {
             world.pod("web", usize::from(i - 1) % 3, i);
         }
