@@ -6,12 +6,13 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::ResourceExt;
 use kube::api::{Api, PostParams};
+use rustix::process::Pid;
 use serde_json::{Value, json};
 use vicino_cluster::images::GRPC_IMAGE;
 
 use crate::caller::Caller;
 use crate::fixture::{Fixture, MESH};
-use crate::mesh;
+use crate::{mesh, netns};
 
 /// Marks namespaces of scenarios, so that what a failed one left is removed by the next.
 pub const LABEL: &str = "vicino-e2e.test/space";
@@ -221,6 +222,18 @@ impl<'a> Space<'a> {
     pub async fn leave(self) -> Result<()> {
         self.fixture.kubectl.run(["delete", "namespace", &self.name, "--wait=false"]).await.map(drop)
     }
+}
+
+/// The id of a pod's only container.
+pub fn container(pod: &Pod) -> Result<String> {
+    let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    containers.and_then(|all| all.first()?.container_id.clone()).context("no container")
+}
+
+/// The process of a pod, for signals behind Kubernetes' back.
+pub fn process(pod: &Pod) -> Result<Pid> {
+    let number = netns::process_of(&container(pod)?)?;
+    Pid::from_raw(number).context("a process has a number above 0")
 }
 
 /// Whether a pod is ready and not on its way out.

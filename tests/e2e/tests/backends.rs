@@ -2,9 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 use kube::ResourceExt;
+use rustix::process::{Signal, kill_process};
 use vicino_e2e::caller::{Caller, CurlAnswer};
 use vicino_e2e::mesh::{programmed, route_says};
-use vicino_e2e::workload::{App, EFFECT_MAX, LABEL, Space, is_ready, list};
+use vicino_e2e::workload::{App, EFFECT_MAX, LABEL, Space, is_ready, list, process};
 use vicino_e2e::{Fixture, scenario};
 
 const ROUTE: &str = "
@@ -240,6 +241,38 @@ fn pods_of_a_stateful_set_are_called_by_name() {
             }
             let answer = curl(space.caller(node), &["http://store-7.store/headers"]).await?;
             ensure!(answer.status == 404, "{answer}");
+        }
+        space.leave().await
+    });
+}
+
+/// One of two pods stands still: calls are answered by the other, long before the caller gives up.
+#[test]
+fn a_pod_that_stands_still_costs_calls_a_short_time_only() {
+    const HEDGE: &str = "
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {name: front}
+spec: {hedge: {delayMilliseconds: 100, budgetPercent: 100, minPerSecond: 100}}
+";
+    scenario("hedges", async |fixture| {
+        let nodes = fixture.nodes();
+        let space = Space::new(fixture, "hedges", &[App::new("front", 2)]).await?;
+        space.apply(HEDGE).await?;
+        programmed(fixture, &space.name, "front").await?;
+        let pods = fixture.pods(&space.name, "app=front").await?;
+        let still = pods.first().context("two pods")?;
+        let process = process(still)?;
+        kill_process(process, Signal::STOP).context("stop a pod")?;
+        // At once, as Kubernetes will have noticed soon: each call is at that pod as likely as not.
+        let callers: Vec<_> = nodes.iter().map(|node| space.caller(node)).cycle().take(12).collect();
+        let calls = callers.iter().map(|caller| curl(caller, &["--max-time", "5", "http://front/headers"]));
+        let answers = futures::future::join_all(calls).await;
+        kill_process(process, Signal::CONT).context("continue it")?;
+        for answer in answers {
+            let answer = answer?;
+            ensure!(answer.status == 200, "{answer}");
+            ensure!(answer.header("x-pod") != Some(&*still.name_any()), "it stands still: {answer}");
         }
         space.leave().await
     });

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 use vicino_cluster::Fault;
@@ -15,8 +15,8 @@ use vicino_crds::condition::kind;
 use vicino_crds::names::routes_config_map;
 use vicino_e2e::caller::Caller;
 use vicino_e2e::fixture::{MESH, NODES};
-use vicino_e2e::workload::{App, EFFECT_MAX, Space, service};
-use vicino_e2e::{Fixture, figures, mesh, netns, scenario};
+use vicino_e2e::workload::{App, EFFECT_MAX, Space, container, process, service};
+use vicino_e2e::{Fixture, figures, mesh, scenario};
 
 const OPERATOR: [&str; 4] = ["deployment/vicino-operator", "-n", "vicino-system", "--timeout=120s"];
 /// How long the API server is away.
@@ -151,17 +151,6 @@ async fn frozen(fixture: &Fixture, space: &Space<'_>) -> Result<()> {
 }
 
 /// The container of a proxy's pod.
-fn container(proxy: &Pod) -> Result<String> {
-    let containers = proxy.status.as_ref().and_then(|status| status.container_statuses.as_ref());
-    containers.and_then(|all| all.first()?.container_id.clone()).context("no container")
-}
-
-/// The process of a proxy, for signals behind Kubernetes' back.
-fn process(proxy: &Pod) -> Result<Pid> {
-    let number = netns::process_of(&container(proxy)?)?;
-    Pid::from_raw(number).context("a process has a number above 0")
-}
-
 #[test]
 fn calls_to_other_nodes_go_on_when_a_node_is_cut_off() {
     scenario("node-cut", async |fixture| {
