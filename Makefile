@@ -39,8 +39,8 @@ bench: ## Measure the cost of two hops beside HAProxy, Envoy and nginx
 sim: ## Simulate balancing with the product's code, beside client-side algorithms and one central queue
 	cargo run --locked --release -p vicino-sim -- --output tests/sim/results
 
-fuzz: ## Fuzz the hop and HTTP/1.1 codecs for a minute each (FUZZ_SECONDS=60)
-	tests/run fuzz
+fuzz: ## Fuzz what reads bytes from outside, for a minute each (FUZZ_SECONDS=60)
+	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) tests/run fuzz
 
 deny: ## Check licences, banned and duplicate crates, sources, advisories
 	tests/run deny

@@ -30,6 +30,13 @@ fuzz_target!(|bytes: &[u8]| {
             }
             Frame::Reset { stream, reason } => hop::encode_reset(&mut again, stream, reason),
             Frame::Window { stream, credit } => hop::encode_window(&mut again, stream, credit),
+            Frame::Reserve { stream, is_last_resort, to } => {
+                hop::encode_reserve(&mut again, stream, &to, is_last_resort).expect("it fitted");
+            }
+            Frame::Grant { stream } => hop::encode_grant(&mut again, stream),
+            Frame::Cancel { stream } => hop::encode_cancel(&mut again, stream),
+            Frame::Wait { stream } => hop::encode_wait(&mut again, stream),
+            Frame::Started { stream } => hop::encode_started(&mut again, stream),
             Frame::Ping(number) => hop::encode_ping(&mut again, number),
             Frame::Pong(number) => hop::encode_pong(&mut again, number),
             Frame::Drain => hop::encode_drain(&mut again),

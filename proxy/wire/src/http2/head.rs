@@ -314,6 +314,10 @@ impl Slots {
         if self.cookies.len() + value.len() > HEAD_BYTES_MAX {
             return Err(Refused::Reject(Reject::HeadTooLong));
         }
+        // An empty one says nothing, and at the end it would leave a blank that whoever reads it next takes away.
+        if value.is_empty() {
+            return Ok(());
+        }
         if !self.cookies.is_empty() {
             self.cookies.extend_from_slice(b"; ");
         }
