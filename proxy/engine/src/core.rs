@@ -30,7 +30,7 @@ use crate::config::CoreConfig;
 use crate::connection::Kind;
 use crate::connections::Connections;
 use crate::deadline::Time;
-use crate::downstream::ClientState;
+use crate::downstream::{ClientState, ServersFirst};
 use crate::exchange::{Exchange, ExchangeId, Half, Loads, Target};
 use crate::hop::node::Nodes;
 use crate::latency::Latencies;
@@ -64,6 +64,7 @@ pub struct Core {
     pub(crate) pools: Pools,
     pub(crate) loads: Loads,
     pub(crate) latencies: Latencies,
+    pub(crate) servers_first: ServersFirst,
     /// Copies of calls that are open.
     pub(crate) mirrors: u32,
     pub(crate) budgets: Budgets,
@@ -99,6 +100,7 @@ impl Core {
             pools: Pools::default(),
             loads: Loads::default(),
             latencies: Latencies::default(),
+            servers_first: ServersFirst::default(),
             mirrors: 0,
             budgets: Budgets::default(),
             mailbox: Arc::default(),

@@ -7,6 +7,7 @@ mod tunnel;
 
 pub(crate) use ask::{Ask, Asker};
 pub(crate) use begin::{HOPS_MAX, Verdict};
+pub(crate) use tunnel::ServersFirst;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -428,7 +429,7 @@ impl Core {
                 client.is_hold_over = true;
                 self.unhold(id);
             }
-            ClientState::Detect => self.open_tunnel(id),
+            ClientState::Detect => self.detect_due(id),
             ClientState::Call => self.half_closed_due(id),
             ClientState::Session => self.session_due(id),
             ClientState::Opaque => {}

@@ -204,6 +204,17 @@ pub(crate) struct Wait {
     pub(crate) abort: Option<u16>,
 }
 
+/// What few calls have.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Aside {
+    /// The `Set-Cookie` that the answer has.
+    pub(crate) set_cookie: Option<Box<str>>,
+    /// What the answer says of pages of other origins, instead of what the application does.
+    pub(crate) cors: Option<CorsFields>,
+    /// Where a copy of the call goes once all of it has come.
+    pub(crate) mirror: Option<Rc<Plan>>,
+}
+
 /// One call.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one independent fact about a call")]
@@ -243,14 +254,12 @@ pub(crate) struct Exchange {
     pub(crate) deadline: Time,
     /// Calls with the same one go to the same pod.
     pub(crate) affinity: Option<u64>,
+    /// A tunnel in which neither side has spoken yet, opened because the caller took so long.
+    pub(crate) is_silent: bool,
     /// It asked for this choice itself, and goes nowhere else.
     pub(crate) is_pinned: bool,
-    /// The `Set-Cookie` that its answer has.
-    pub(crate) set_cookie: Option<Box<str>>,
-    /// What its answer says of pages of other origins, instead of what the application does.
-    pub(crate) cors: Option<Box<CorsFields>>,
-    /// Where a copy of it goes once all of it has come.
-    pub(crate) mirror: Option<Rc<Plan>>,
+    /// What few calls have.
+    pub(crate) aside: Option<Box<Aside>>,
     /// It is not placed yet.
     pub(crate) wait: Option<Wait>,
     /// It waits there for a pod.

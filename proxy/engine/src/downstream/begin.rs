@@ -11,10 +11,13 @@ use vicino_wire::hop::{
 use vicino_wire::http1::{BodyDecoder, Request};
 
 use super::{Ask, Asker, ClientState};
+use crate::affinity::NewCookie;
 use crate::connection::Kind as ConnKind;
 use crate::core::{ConnId, Core};
 use crate::deadline::Time;
-use crate::exchange::{Exchange, ExchangeId, Fresh, Method, Origin, RequestSide, ResponseSide, Target, Wait};
+use crate::exchange::{
+    Aside, Exchange, ExchangeId, Fresh, Method, Origin, RequestSide, ResponseSide, Target, Wait,
+};
 use crate::identify::{Caller, identify};
 use crate::plan::{Choice, Plan, outbound};
 use crate::reply::{Reason, Reply};
@@ -266,22 +269,26 @@ impl Core {
         exchange.is_grpc = ask.is_grpc;
         exchange.affinity = key;
         exchange.is_pinned = wish.is_some();
-        exchange.set_cookie = new_cookie.map(|cookie| cookie.field.into_boxed_str());
         exchange.wait = wait;
-        self.follow_too(&mut exchange, ask);
+        exchange.aside = self.aside(ask, plan, new_cookie);
         let patience = plan.request_timeout.into_iter().chain(ask.patience()).min();
         let due = patience.map_or(Time::NEVER, |patience| self.now + patience);
         self.start(exchange, due, Some(Fresh { frame: &frame, extra }));
     }
 
-    /// What the rule of a call wants beside the call itself.
-    fn follow_too(&mut self, exchange: &mut Exchange, ask: &Ask<'_>) {
-        let plan = &exchange.plan;
+    /// What a call has beside what all calls have.
+    fn aside(&mut self, ask: &Ask<'_>, plan: &Plan, cookie: Option<NewCookie>) -> Option<Box<Aside>> {
         let cors = plan.rule.as_ref().and_then(|rule| rule.cors.as_ref());
-        exchange.cors = cors.and_then(|cors| cors.answer(ask.head.headers)).map(Box::new);
         let mirror = plan.mirror.as_ref().filter(|_| ask.upgrade.is_none());
+        if cookie.is_none() && cors.is_none() && mirror.is_none() {
+            return None;
+        }
         let mirror = mirror.filter(|mirror| mirror.percent > self.random.below(100));
-        exchange.mirror = mirror.map(|mirror| Rc::clone(&mirror.plan));
+        Some(Box::new(Aside {
+            set_cookie: cookie.map(|cookie| cookie.field.into_boxed_str()),
+            cors: cors.and_then(|cors| cors.answer(ask.head.headers)),
+            mirror: mirror.map(|mirror| Rc::clone(&mirror.plan)),
+        }))
     }
 
     /// A call before it is placed. `kept` is its REQUEST frame.
@@ -330,10 +337,9 @@ impl Core {
             deadline: Time::NEVER,
             is_fresh_only: false,
             affinity: None,
-            set_cookie: None,
             is_pinned: false,
-            mirror: None,
-            cors: None,
+            is_silent: false,
+            aside: None,
             wait: None,
             queued: None,
             late: None,

@@ -1,5 +1,7 @@
 //! CONNECT to a mesh Service: what is spoken inside the port says, or is found out from the first bytes; HTTP is then served as ever, all else is passed through.
 
+use std::time::Duration;
+
 use vicino_wire::head::{Framing, RequestHead};
 use vicino_wire::hop::{DEADLINE_MS_NONE, Kind, RequestFrame, encode_request};
 use vicino_wire::http1::Request;
@@ -8,7 +10,9 @@ use vicino_wire::http2::PREFACE;
 use super::{Asker, ClientState};
 use crate::core::{ConnId, Core};
 use crate::deadline::Time;
-use crate::exchange::Origin;
+use crate::exchange::{ExchangeId, Origin};
+use crate::hash::FastMap;
+use crate::plan::Plan;
 use crate::reply::Reason;
 
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\nvia: 1.1 vicino\r\n\r\n";
@@ -53,6 +57,28 @@ fn detect(buf: &[u8]) -> Spoken {
     }
 }
 
+/// Ports of Services behind which servers have spoken first, as those of MySQL, SMTP and SSH do, so that tunnels to them need not wait for a caller to begin.
+#[derive(Debug, Default)]
+pub(crate) struct ServersFirst(FastMap<u64, Time>);
+
+impl ServersFirst {
+    /// Most that are remembered; beyond, all are forgotten.
+    const MAX: usize = 1024;
+    /// How long it is remembered that a server was first; each one that is adds to it.
+    const REMEMBERED: Duration = Duration::from_mins(10);
+
+    fn knows(&self, plan: &Plan, now: Time) -> bool {
+        plan.choices.first().is_some_and(|choice| self.0.get(&choice.key).is_some_and(|until| *until > now))
+    }
+
+    fn learn(&mut self, plan: &Plan, now: Time) {
+        if self.0.len() >= Self::MAX {
+            self.0.clear();
+        }
+        self.0.extend(plan.choices.first().map(|choice| (choice.key, now + Self::REMEMBERED)));
+    }
+}
+
 impl Core {
     /// Answers CONNECT. A tunnel in a tunnel is refused.
     pub(super) fn connect(&mut self, id: ConnId, request: &Request<'_>) {
@@ -70,15 +96,30 @@ impl Core {
             out.extend_from_slice(ESTABLISHED);
         }
         // Nothing to find out: whoever speaks first is heard at once.
-        if plan.is_opaque {
-            self.open_tunnel(id);
+        if plan.is_opaque || self.servers_first.knows(&plan, self.now) {
+            self.open_tunnel(id, false);
+        }
+    }
+
+    /// The caller has said nothing so far.
+    pub(super) fn detect_due(&mut self, id: ConnId) {
+        let is_silent = self.net.get(id).is_some_and(|conn| conn.input.is_empty());
+        self.open_tunnel(id, is_silent);
+    }
+
+    /// The application behind a tunnel is the first to speak.
+    pub(crate) fn server_has_spoken(&mut self, id: ExchangeId, first: &[u8]) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        // A server of HTTP may say that it has waited long enough.
+        if !first.starts_with(b"HTTP/") {
+            self.servers_first.learn(&exchange.plan, self.now);
         }
     }
 
     pub(super) fn detect(&mut self, id: ConnId, buf: &[u8]) -> usize {
         match detect(buf) {
             Spoken::Unclear => {}
-            Spoken::Other => self.open_tunnel(id),
+            Spoken::Other => self.open_tunnel(id, false),
             Spoken::Http => {
                 if let Some(client) = self.net.client(id) {
                     client.state = ClientState::Head;
@@ -91,7 +132,7 @@ impl Core {
     }
 
     /// Begins to pass bytes through.
-    pub(super) fn open_tunnel(&mut self, id: ConnId) {
+    fn open_tunnel(&mut self, id: ConnId, is_silent: bool) {
         let planned = self.plan(id, "");
         let Some(conn) = self.net.get_mut(id) else { return };
         let peer = conn.peer.ip().to_canonical();
@@ -117,6 +158,7 @@ impl Core {
         }
         let mut exchange = self.exchange(Origin::Client(id), &plan, kept, &frame);
         exchange.affinity = key;
+        exchange.is_silent = is_silent;
         self.start(exchange, Time::NEVER, None);
         self.net.resume(id);
     }

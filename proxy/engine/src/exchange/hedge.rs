@@ -73,8 +73,7 @@ impl Core {
         second.is_pinned = first.is_pinned;
         second.is_grpc = first.is_grpc;
         second.wants_path = first.wants_path;
-        second.set_cookie.clone_from(&first.set_cookie);
-        second.cors.clone_from(&first.cors);
+        second.aside.clone_from(&first.aside);
         second.deadline = first.deadline;
         second.started = first.started;
         // Whatever becomes of it, it is not repeated.

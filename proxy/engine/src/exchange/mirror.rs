@@ -16,7 +16,7 @@ const MIRROR_TIME_MAX: Duration = Duration::from_secs(30);
 impl Core {
     /// All of a request has come: it is sent to its mirror, too, when it has one and all of it is still here.
     pub(crate) fn mirror(&mut self, id: ExchangeId) {
-        let mirror = self.exchanges.get_mut(id).and_then(|exchange| exchange.mirror.take());
+        let mirror = self.exchanges.get_mut(id).and_then(|e| e.aside.as_mut()?.mirror.take());
         if let Some(plan) = mirror {
             let is_sent = self.mirrors < MIRRORS_MAX && self.send_copy(id, &plan).is_some();
             let count = if is_sent { &self.tally.mirrored } else { &self.tally.mirrors_skipped };

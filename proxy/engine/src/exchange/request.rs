@@ -94,6 +94,7 @@ impl Core {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         exchange.request.is_ended |= is_end;
         exchange.request.is_expecting = false;
+        exchange.is_silent = false;
         let is_bound = exchange.origin_lane().is_some() && exchange.target_lane().is_some();
         let has_backlog = exchange.request.has_backlog();
         let is_direct = is_open && !has_backlog && (!is_bound || self.request_room(id) >= data.len());

@@ -6,7 +6,7 @@ use vicino_wire::http1::{write_chunk, write_last_chunk, write_response_head};
 
 use super::flow::kept_trailers;
 use super::place::pod_address;
-use super::{ExchangeId, Half, Origin, ResponseSide};
+use super::{Aside, ExchangeId, Half, Origin, ResponseSide};
 use crate::core::{ConnId, Core};
 use crate::deadline::Time;
 use crate::grpc;
@@ -185,8 +185,10 @@ impl Core {
         write: impl FnOnce(&mut Core, &ResponseHead<'_>, &[Header<'_>]),
     ) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        let cookie = exchange.set_cookie.take();
-        let cors = exchange.cors.take();
+        let Aside { set_cookie: cookie, cors, mirror } =
+            exchange.aside.take().map(|aside| *aside).unwrap_or_default();
+        // It is answered before all of it has come.
+        self.tally.mirrors_skipped.add(u64::from(mirror.is_some()));
         let cookie = cookie.as_ref().map(|c| Header { name: b"set-cookie", value: c.as_bytes() });
         let local = if exchange.wants_path { pod_address(exchange.pod.as_ref()) } else { None };
         let path = local.map(|pod| format!("{0} {0} {pod}", self.snapshot.node));
@@ -252,6 +254,10 @@ impl Core {
 
     /// Bytes of the body came, not empty; `is_end` when they are the last. The source has asked for the allowance, or had credit.
     pub(crate) fn respond_data(&mut self, id: ExchangeId, data: &[u8], is_end: bool) {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        if std::mem::take(&mut exchange.is_silent) {
+            self.server_has_spoken(id, data);
+        }
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         exchange.response.is_ended |= is_end;
         if !exchange.response.backlog.is_empty() {

@@ -116,3 +116,37 @@ fn a_caller_that_goes_takes_its_tunnel_along() {
         world.assert_nothing_left();
     }
 }
+
+/// Where a server has spoken first, the next tunnel does not wait for its caller; a server of HTTP that has only lost its patience is not taken for one.
+#[test]
+fn a_server_that_speaks_first_is_remembered() {
+    for node in [0, 1] {
+        for (greeting, is_remembered) in
+            [(&b"220 ready\r\n"[..], true), (b"HTTP/1.1 408 Request Timeout\r\n\r\n", false)]
+        {
+            let mut world = echo_on(node, 6);
+            // Whether the pod could speak at once.
+            let greeted = |world: &mut World| {
+                let before = world.pods.len();
+                let client = connect(world, "echo");
+                world.run(Duration::from_millis(50));
+                let at_once = world.pods.len() > before;
+                world.run(Duration::from_secs(1));
+                world.pods[before].say(greeting);
+                world.until("a greeting", |w| w.clients[client].got == greeting);
+                world.reset_client(client);
+                at_once
+            };
+            assert!(!greeted(&mut world), "nothing is known yet");
+            assert_eq!(greeted(&mut world), is_remembered);
+            // A caller that speaks first is understood as ever elsewhere.
+            let client = connect(&mut world, "web");
+            assert_eq!(world.ask(client, &get("/echo")).status, 200);
+            world.reset_client(client);
+            world.run(Duration::from_mins(11));
+            assert!(!greeted(&mut world), "it is forgotten");
+            world.run(Duration::from_secs(1));
+            world.assert_nothing_left();
+        }
+    }
+}
