@@ -157,6 +157,14 @@ pub struct CompiledConcurrency {
     pub queue_length: u32,
     /// Milliseconds that a call waits.
     pub queue_timeout_milliseconds: u32,
+    /// Milliseconds that it waits once there has been a line for so long; 0: as long as ever, as a proxy has it that does not know this field.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub queue_standing_timeout_milliseconds: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// When a pod is left out for a while.

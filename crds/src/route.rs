@@ -246,11 +246,19 @@ pub struct Queue {
     #[serde(default = "queue_timeout")]
     #[schemars(range(min = 1, max = 60_000))]
     pub timeout_milliseconds: i32,
+    /// Milliseconds that a call waits at most once there has been a line for all of `timeoutMilliseconds`, which is then no burst: calls that are served are served soon, and the others are told soon. Absent: as long as ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 60_000))]
+    pub standing_timeout_milliseconds: Option<i32>,
 }
 
 impl Default for Queue {
     fn default() -> Self {
-        Self { length: queue_length(), timeout_milliseconds: queue_timeout() }
+        Self {
+            length: queue_length(),
+            timeout_milliseconds: queue_timeout(),
+            standing_timeout_milliseconds: None,
+        }
     }
 }
 

@@ -180,6 +180,10 @@ fn compile(
             per_pod: unsigned(concurrency.per_pod),
             queue_length: unsigned(concurrency.queue.length),
             queue_timeout_milliseconds: unsigned(concurrency.queue.timeout_milliseconds),
+            queue_standing_timeout_milliseconds: concurrency
+                .queue
+                .standing_timeout_milliseconds
+                .map_or(0, unsigned),
         }),
         rate_limit: spec.rate_limit.clone(),
         circuit_breaker: spec.circuit_breaker.as_ref().map(breaker),

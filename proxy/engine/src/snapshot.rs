@@ -90,6 +90,8 @@ pub struct Concurrency {
     pub queue_length: u32,
     /// Nanoseconds that a call waits there.
     pub queue_timeout_ns: u64,
+    /// Nanoseconds that a call waits once there has been a line for as long as `queue_timeout_ns`; 0: as ever.
+    pub standing_timeout_ns: u64,
 }
 
 /// A port of a Service.

@@ -96,8 +96,12 @@ impl Configuration {
         let path = self.path().join(format!("routes/default/{service}.yaml"));
         let text = std::fs::read_to_string(path).unwrap();
         let mut document = contract::read::<CompiledRoute>(text.as_bytes()).unwrap().document;
-        document.concurrency =
-            Some(CompiledConcurrency { per_pod, queue_length: 1000, queue_timeout_milliseconds: 20_000 });
+        document.concurrency = Some(CompiledConcurrency {
+            per_pod,
+            queue_length: 1000,
+            queue_timeout_milliseconds: 20_000,
+            queue_standing_timeout_milliseconds: 0,
+        });
         self.write(&format!("routes/default/{service}.yaml"), &contract::write(&document));
     }
 

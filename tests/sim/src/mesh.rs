@@ -119,6 +119,7 @@ fn snapshot(scenario: &Scenario, own: usize) -> Snapshot {
         per_pod: scenario.slots,
         queue_length: QUEUE_LENGTH,
         queue_timeout_ns: QUEUE_TIMEOUT_NS,
+        standing_timeout_ns: 0,
     };
     let service = Service {
         name: name.clone(),

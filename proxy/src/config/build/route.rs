@@ -51,6 +51,7 @@ pub(super) fn service(route: &CompiledRoute) -> Service {
             per_pod: concurrency.per_pod,
             queue_length: concurrency.queue_length,
             queue_timeout_ns: nanoseconds(concurrency.queue_timeout_milliseconds),
+            standing_timeout_ns: nanoseconds(concurrency.queue_standing_timeout_milliseconds),
         }),
         rate_limit: route.rate_limit.as_ref().map(rate_limit),
         breaker: route.circuit_breaker.as_ref().map(breaker),

@@ -84,8 +84,12 @@ fn a_call_without_the_key_goes_where_there_is_room() {
 #[test]
 fn a_pod_that_is_full_lets_its_keys_go_to_others() {
     let mut world = world_with(Affinity::Header("x-user".into()), 5);
-    world.snapshot.concurrency =
-        Some(Concurrency { per_pod: 1, queue_length: 10, queue_timeout_ns: 1_000_000_000 });
+    world.snapshot.concurrency = Some(Concurrency {
+        per_pod: 1,
+        queue_length: 10,
+        queue_timeout_ns: 1_000_000_000,
+        standing_timeout_ns: 0,
+    });
     world.publish();
     let home = pod_of(&mut world, 0, "bob");
     let clients = [world.client(0), world.client(0)];

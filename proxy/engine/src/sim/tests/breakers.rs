@@ -40,9 +40,15 @@ fn calls_to(world: &World, pod: u8) -> usize {
 fn an_ill_pod_is_left_out_after_a_few_failures_and_tried_with_one_call_at_a_time() {
     // On the caller's node, both on another, each on one of its own.
     for pods in [[(0, ILL), (0, WELL)], [(1, ILL), (1, WELL)], [(1, ILL), (2, WELL)]] {
-        for concurrency in
-            [None, Some(Concurrency { per_pod: 5, queue_length: 9, queue_timeout_ns: 1_000_000_000 })]
-        {
+        for concurrency in [
+            None,
+            Some(Concurrency {
+                per_pod: 5,
+                queue_length: 9,
+                queue_timeout_ns: 1_000_000_000,
+                standing_timeout_ns: 0,
+            }),
+        ] {
             let mut world = world(&pods, 3);
             world.snapshot.concurrency = concurrency;
             world.publish();
@@ -93,6 +99,7 @@ fn when_all_are_out_all_are_in() {
                 per_pod,
                 queue_length: 9,
                 queue_timeout_ns: 1_000_000_000,
+                standing_timeout_ns: 0,
             });
             world.publish();
             let client = world.client(0);

@@ -179,8 +179,12 @@ fn reserve(stream: u32) -> Vec<u8> {
 /// L2 on node 1 with one pod that takes one call at a time.
 fn limited() -> World {
     let mut world = web_on(&[1], 1);
-    world.snapshot.concurrency =
-        Some(crate::snapshot::Concurrency { per_pod: 1, queue_length: 10, queue_timeout_ns: 60_000_000_000 });
+    world.snapshot.concurrency = Some(crate::snapshot::Concurrency {
+        per_pod: 1,
+        queue_length: 10,
+        queue_timeout_ns: 60_000_000_000,
+        standing_timeout_ns: 0,
+    });
     world.publish();
     world
 }

@@ -6,8 +6,12 @@ use crate::snapshot::Concurrency;
 /// Callers on node 0, one pod of `web` on each node given, one call at a time each.
 fn saturated(nodes: &[usize], seed: u64) -> World {
     let mut world = web_on(nodes, seed);
-    world.snapshot.concurrency =
-        Some(Concurrency { per_pod: 1, queue_length: 100, queue_timeout_ns: 60_000_000_000 });
+    world.snapshot.concurrency = Some(Concurrency {
+        per_pod: 1,
+        queue_length: 100,
+        queue_timeout_ns: 60_000_000_000,
+        standing_timeout_ns: 0,
+    });
     world.snapshot.request_timeout = Duration::from_mins(1);
     world.publish();
     world

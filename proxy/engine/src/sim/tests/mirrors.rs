@@ -116,8 +116,12 @@ fn copies_are_bounded_in_share_size_and_number() {
     assert!(seen_by(&world, pod_address(2, SHADOW)).is_empty());
 
     let mut world = mirrored(2, 100, 7);
-    world.snapshot.concurrency =
-        Some(Concurrency { per_pod: 1, queue_length: 9999, queue_timeout_ns: 60_000_000_000 });
+    world.snapshot.concurrency = Some(Concurrency {
+        per_pod: 1,
+        queue_length: 9999,
+        queue_timeout_ns: 60_000_000_000,
+        standing_timeout_ns: 0,
+    });
     world.publish();
     let client = world.client(0);
     let calls = u64::from(MIRRORS_MAX) + 20;

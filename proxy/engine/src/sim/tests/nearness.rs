@@ -60,8 +60,12 @@ fn a_node_local_service_is_served_by_the_own_node_or_not_at_all() {
 #[test]
 fn a_pod_is_called_by_its_own_name() {
     let mut world = web_on(&[0, 1, 1], 11);
-    world.snapshot.concurrency =
-        Some(crate::snapshot::Concurrency { per_pod: 1, queue_length: 9, queue_timeout_ns: 1_000_000_000 });
+    world.snapshot.concurrency = Some(crate::snapshot::Concurrency {
+        per_pod: 1,
+        queue_length: 9,
+        queue_timeout_ns: 1_000_000_000,
+        standing_timeout_ns: 0,
+    });
     world.publish();
     let pods = [pod_address(0, 1), pod_address(1, 2), pod_address(1, 3)];
     let client = world.client(0);

@@ -4,7 +4,7 @@ use super::*;
 use crate::snapshot::Concurrency;
 
 fn limited(per_pod: u32, queue_length: u32, timeout_ms: u64) -> Concurrency {
-    Concurrency { per_pod, queue_length, queue_timeout_ns: timeout_ms * 1_000_000 }
+    Concurrency { per_pod, queue_length, queue_timeout_ns: timeout_ms * 1_000_000, standing_timeout_ns: 0 }
 }
 
 /// Callers on node 0, pods of `web` on the nodes given, each with this limit.
@@ -216,4 +216,41 @@ fn the_time_of_the_call_goes_on_in_line() {
         world.run(Duration::from_secs(1));
         world.assert_nothing_left();
     }
+}
+
+/// More calls than a pod can do, for long: with a time for standing lines those that are served are served soon, and about as many are.
+#[test]
+fn a_line_that_does_not_end_is_kept_short() {
+    let run = |standing_ms: u64| {
+        let mut world = web_on(&[1], 21);
+        world.snapshot.requeues = 0;
+        world.snapshot.concurrency =
+            Some(Concurrency { standing_timeout_ns: standing_ms * 1_000_000, ..limited(1, 1000, 1000) });
+        world.publish();
+        let (mut waiting, mut served) = (Vec::new(), Vec::new());
+        for i in 0..600_u64 {
+            let client = world.client(0);
+            // Forty calls a second, where twenty can be done.
+            world.send(client, &get("/slow/50"));
+            waiting.push((client, world.now));
+            world.run(Duration::from_millis(25));
+            let now = world.now;
+            waiting.retain(|(client, from)| {
+                let answers = world.answers(*client);
+                let Some(answer) = answers.first() else { return true };
+                if answer.status == 200 && i > 200 {
+                    served.push(now.since(*from));
+                }
+                false
+            });
+        }
+        world.run(Duration::from_secs(3));
+        world.assert_nothing_left();
+        served.sort_unstable();
+        (served.len(), served[served.len() / 2])
+    };
+    let ((all, late), (some, soon)) = (run(0), run(60));
+    assert!(late > Duration::from_millis(900), "{late:?}");
+    assert!(soon < Duration::from_millis(200), "{soon:?}");
+    assert!(some * 10 > all * 9, "{some} and {all} are served");
 }

@@ -152,6 +152,7 @@ proptest! {
             per_pod,
             queue_length,
             queue_timeout_ns: wait_ms * 1_000_000,
+            standing_timeout_ns: 0,
         });
         world.snapshot.retry = retry;
         world.snapshot.hedge =
