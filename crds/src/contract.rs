@@ -160,6 +160,19 @@ pub struct CompiledConcurrency {
     /// Milliseconds that it waits once there has been a line for so long; 0: as long as ever, as a proxy has it that does not know this field.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub queue_standing_timeout_milliseconds: u32,
+    /// Each pod's limit is found out. A proxy that does not know this field lets each have `perPod`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adaptive: Option<CompiledAdaptive>,
+}
+
+/// When calls take too long for a pod to be given as many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CompiledAdaptive {
+    /// Milliseconds that they should take on average.
+    pub target_milliseconds: u32,
+    /// At least 1.
+    pub min_per_pod: u32,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]

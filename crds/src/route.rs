@@ -225,13 +225,36 @@ pub enum LoadBalancerType {
 /// at the limit waits there in one line and gets the first pod that is free. Whichever route leads to the Service, this limit holds.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("!has(self.adaptive) || self.adaptive.minPerPod <= self.perPod").message("adaptive.minPerPod must not be above perPod")
+)]
 pub struct Concurrency {
     /// Calls that one pod has at most.
     #[schemars(range(min = 1, max = 100_000))]
     pub per_pod: i32,
+    /// Finds out for each pod how many calls it takes, up to `perPod`: one more while they are as quick as they should be, fewer when they are not. Absent: as many as `perPod`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adaptive: Option<AdaptiveConcurrency>,
     /// How calls wait.
     #[serde(default)]
     pub queue: Queue,
+}
+
+/// When calls take too long.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AdaptiveConcurrency {
+    /// Milliseconds that calls should take on average, from the pod's being given one to the beginning of its answer; twice what they take when the pod has nothing else to do is a good start.
+    #[schemars(range(min = 1, max = 600_000))]
+    pub target_milliseconds: i32,
+    /// A pod has at least so many, however long they take.
+    #[serde(default = "min_per_pod")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub min_per_pod: i32,
+}
+
+fn min_per_pod() -> i32 {
+    1
 }
 
 /// How calls wait for a pod, on each node that has some.

@@ -67,7 +67,12 @@ fn visit(client: &Client, visitor: &mut impl Visit) {
         Api::<DynamicObject>::all_with(all(), &ApiResource::from_gvk_with_plural(&gvk, plural))
     };
     visitor.kind(resource("ServiceMesh", "servicemeshes"), None, |o| put(&o, trim::mesh(&o)), Change::Mesh);
-    visitor.kind(resource("MeshRoute", "meshroutes"), None, |o| put(&o, trim::route(&o)), Change::Route);
+    visitor.kind(
+        resource("MeshRoute", "meshroutes"),
+        None,
+        |o| put(&o, trim::route(&o)),
+        |step| Change::Route(Box::new(step)),
+    );
     visitor.kind(
         resource("MeshNode", "meshnodes"),
         None,

@@ -240,7 +240,7 @@ pub enum Change {
     /// ServiceMeshes.
     Mesh(Step<Mesh>),
     /// MeshRoutes.
-    Route(Step<Route>),
+    Route(Box<Step<Route>>),
     /// MeshNodes.
     Neighbourhood(Step<Neighbourhood>),
     /// Namespaces.
@@ -330,7 +330,7 @@ impl World {
     pub fn take(&mut self, change: Change) -> bool {
         match change {
             Change::Mesh(step) => self.meshes.step(step),
-            Change::Route(step) => self.routes.step(step),
+            Change::Route(step) => self.routes.step(*step),
             Change::Neighbourhood(step) => self.neighbourhoods.step(step),
             Change::Namespace(step) => self.namespaces.step(step),
             Change::Service(step) => self.services.step(step),

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use vicino_crds::contract::{
-    self, CompiledBackend, CompiledBreaker, CompiledConcurrency, CompiledHedge, CompiledPort, CompiledRetry,
-    CompiledRoute, CompiledRule, DOCUMENT_BYTES_MAX,
+    self, CompiledAdaptive, CompiledBackend, CompiledBreaker, CompiledConcurrency, CompiledHedge,
+    CompiledPort, CompiledRetry, CompiledRoute, CompiledRule, DOCUMENT_BYTES_MAX,
 };
 use vicino_crds::mesh::RouteDefaults;
 use vicino_crds::route::{Backend, CircuitBreaker, Hedge, Override, Retry, Timeouts};
@@ -184,6 +184,10 @@ fn compile(
                 .queue
                 .standing_timeout_milliseconds
                 .map_or(0, unsigned),
+            adaptive: concurrency.adaptive.as_ref().map(|adaptive| CompiledAdaptive {
+                target_milliseconds: unsigned(adaptive.target_milliseconds),
+                min_per_pod: unsigned(adaptive.min_per_pod).max(1),
+            }),
         }),
         rate_limit: spec.rate_limit.clone(),
         circuit_breaker: spec.circuit_breaker.as_ref().map(breaker),

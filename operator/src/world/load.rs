@@ -43,7 +43,9 @@ impl World {
             |problem: String| LoadError::Malformed { kind: kind.clone(), key: key.clone(), problem };
         let change = match kind.as_str() {
             "ServiceMesh" if ours => dynamic(manifest).map(|o| Change::Mesh(put(&o, trim::mesh(&o)))),
-            "MeshRoute" if ours => dynamic(manifest).map(|o| Change::Route(put(&o, trim::route(&o)))),
+            "MeshRoute" if ours => {
+                dynamic(manifest).map(|o| Change::Route(Box::new(put(&o, trim::route(&o)))))
+            }
             "MeshNode" if ours => {
                 dynamic(manifest).map(|o| Change::Neighbourhood(put(&o, trim::neighbourhood(&o))))
             }
@@ -76,7 +78,7 @@ impl World {
     /// Takes in a live object of a generated kind; `None` when it is none of ours.
     pub fn take_written(&mut self, kind: Kind, object: DynamicObject) -> bool {
         let change = match kind {
-            Kind::MeshRoute => Change::Route(put(&object, trim::route(&object))),
+            Kind::MeshRoute => Change::Route(Box::new(put(&object, trim::route(&object)))),
             Kind::MeshNode => Change::Neighbourhood(put(&object, trim::neighbourhood(&object))),
             kind => {
                 let (key, meta) = (trim::key(&object.metadata), object.metadata.clone());
@@ -109,7 +111,7 @@ fn place(change: &mut Change, to: Key) {
         }
     }
     match change {
-        Change::Route(step) => rename(step, to),
+        Change::Route(step) => rename(&mut **step, to),
         Change::Service(step) => rename(step, to),
         Change::Slice(step) => rename(step, to),
         Change::Grant(step) => rename(step, to),

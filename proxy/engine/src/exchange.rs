@@ -505,6 +505,7 @@ impl Core {
         self.drop_reservations(id);
         if self.exchanges.get(id).is_some_and(|exchange| exchange.response.status == 0) {
             self.note_latency(id, Took::AtLeast);
+            self.note_pace(id, false);
         }
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         let is_clean = exchange.request.is_sent && exchange.response.is_ended;

@@ -9,6 +9,7 @@
 //! | [`identify`] | who calls, from the address |
 //! | [`route`] | name and port → Service, port; request head → rule |
 //! | [`rules`] | which rule of a route a request falls under, what it changes or answers |
+//! | [`adaptive`] | how many calls a pod takes, found out from how long they take |
 //! | [`affinity`] | which calls belong together, and which pod they lead to |
 //! | [`balance`] | which backend, which node, which pod |
 //! | `latency` | how long calls take, where that is what is chosen by |
@@ -23,6 +24,7 @@
 //! Inside, not public: connections of callers (`downstream`), of pods (`upstream`), of either when they speak HTTP/2 (`session`), of other
 //! neighbourhoods (`hop`), and the calls that join two of them (`exchange`).
 
+pub mod adaptive;
 pub mod affinity;
 pub mod balance;
 pub mod breaker;

@@ -145,11 +145,11 @@ impl Queue {
             let is_any = !has_breaker || line.get(first).is_some_and(|first| first.is_last_resort);
             let is_free = |pod: &&Arc<PodSlot>| {
                 let is_in = is_any || pod.health.standing(now) != Standing::Out;
-                is_in && pod.in_flight() < concurrency.per_pod
+                is_in && pod.in_flight() < pod.limit(&concurrency)
             };
             let free = pods.iter().filter(is_free);
             let Some(slot) = free.min_by_key(|pod| pod.in_flight()) else { return };
-            if !slot.acquire_below(concurrency.per_pod) {
+            if !slot.acquire_below(slot.limit(&concurrency)) {
                 continue;
             }
             let Some(Waiter { mailbox, exchange, .. }) = line.remove(first) else { return slot.release() };
@@ -289,7 +289,7 @@ impl Core {
         if queue.waiting() == 0 {
             let probes = pods.iter().filter(|pod| standing(exchange, pod) == Standing::Probe);
             for pod in probes.filter(|pod| pod.health.begin_probe()) {
-                if pod.acquire_below(concurrency.per_pod) {
+                if pod.acquire_below(pod.limit(concurrency)) {
                     exchange.is_probe = true;
                     return Found::Slot(Arc::clone(pod));
                 }
@@ -299,7 +299,7 @@ impl Core {
         // Calls that belong together stay together as long as their pod has room.
         if queue.waiting() == 0
             && let Some(home) = exchange.home(pods, |pod| standing(exchange, pod) == Standing::In)
-            && pods[home].acquire_below(concurrency.per_pod)
+            && pods[home].acquire_below(pods[home].limit(concurrency))
         {
             return Found::Slot(Arc::clone(&pods[home]));
         }
@@ -308,10 +308,10 @@ impl Core {
         while queue.waiting() == 0 && races < RACES_MAX {
             let loads = pods.iter().enumerate().map(|(i, pod)| {
                 let is_in = standing(exchange, pod) == Standing::In;
-                (is_in && pod.in_flight() < concurrency.per_pod).then(|| load(i, pod))
+                (is_in && pod.in_flight() < pod.limit(concurrency)).then(|| load(i, pod))
             });
             let Some(picked) = crate::balance::pick_pod(loads, &mut self.random) else { break };
-            if pods[picked].acquire_below(concurrency.per_pod) {
+            if pods[picked].acquire_below(pods[picked].limit(concurrency)) {
                 return Found::Slot(Arc::clone(&pods[picked]));
             }
             races += 1;

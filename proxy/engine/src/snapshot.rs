@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::adaptive::{Adaptive, AdaptiveLimit};
 use crate::affinity::Affinity;
 use crate::balance::Algorithm;
 use crate::breaker::{Breaker, Health};
@@ -92,6 +93,8 @@ pub struct Concurrency {
     pub queue_timeout_ns: u64,
     /// Nanoseconds that a call waits once there has been a line for as long as `queue_timeout_ns`; 0: as ever.
     pub standing_timeout_ns: u64,
+    /// Each pod's limit is found out, between a least one and `per_pod`; None: it is `per_pod`.
+    pub adaptive: Option<Adaptive>,
 }
 
 /// A port of a Service.
@@ -225,6 +228,8 @@ pub struct PodSlot {
     pub(crate) health: Health,
     /// How long they took.
     pub(crate) latency: SharedLatency,
+    /// How many it takes, where that is found out.
+    pub(crate) adaptive: AdaptiveLimit,
 }
 
 impl PodSlot {
@@ -236,6 +241,7 @@ impl PodSlot {
             in_flight: AtomicU32::new(0),
             health: Health::default(),
             latency: SharedLatency::default(),
+            adaptive: AdaptiveLimit::default(),
         }
     }
 

@@ -101,6 +101,7 @@ impl Configuration {
             queue_length: 1000,
             queue_timeout_milliseconds: 20_000,
             queue_standing_timeout_milliseconds: 0,
+            adaptive: None,
         });
         self.write(&format!("routes/default/{service}.yaml"), &contract::write(&document));
     }

@@ -120,6 +120,7 @@ fn snapshot(scenario: &Scenario, own: usize) -> Snapshot {
         queue_length: QUEUE_LENGTH,
         queue_timeout_ns: QUEUE_TIMEOUT_NS,
         standing_timeout_ns: 0,
+        adaptive: None,
     };
     let service = Service {
         name: name.clone(),

@@ -57,6 +57,7 @@ impl Core {
         if is_final {
             exchange.note_status(head.status, head.headers);
             self.note_latency(id, Took::Answered);
+            self.note_pace(id, true);
             let Some(exchange) = self.exchanges.get(id) else { return };
             // A gRPC call that fails at once says so in its head; one that has begun is not repeated anyway.
             let said = if exchange.is_grpc { grpc::status_in_http(head.headers) } else { None };

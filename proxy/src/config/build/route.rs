@@ -15,6 +15,7 @@ use vicino_crds::rule::{
     Cors as CrdCors, Fault as CrdFault, HeaderField, HeaderModifier, PathMatchType, PathModifier,
     PathModifierType, RequestRedirect, RouteMatch, Scheme, ValueMatchType, matcher,
 };
+use vicino_engine::adaptive::Adaptive;
 use vicino_engine::affinity::{Affinity, SetCookie};
 use vicino_engine::balance::Algorithm;
 use vicino_engine::breaker::Breaker;
@@ -52,6 +53,10 @@ pub(super) fn service(route: &CompiledRoute) -> Service {
             queue_length: concurrency.queue_length,
             queue_timeout_ns: nanoseconds(concurrency.queue_timeout_milliseconds),
             standing_timeout_ns: nanoseconds(concurrency.queue_standing_timeout_milliseconds),
+            adaptive: concurrency.adaptive.map(|adaptive| Adaptive {
+                target_ns: nanoseconds(adaptive.target_milliseconds),
+                per_pod_min: adaptive.min_per_pod.max(1),
+            }),
         }),
         rate_limit: route.rate_limit.as_ref().map(rate_limit),
         breaker: route.circuit_breaker.as_ref().map(breaker),

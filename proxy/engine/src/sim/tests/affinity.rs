@@ -89,6 +89,7 @@ fn a_pod_that_is_full_lets_its_keys_go_to_others() {
         queue_length: 10,
         queue_timeout_ns: 1_000_000_000,
         standing_timeout_ns: 0,
+        adaptive: None,
     });
     world.publish();
     let home = pod_of(&mut world, 0, "bob");

@@ -47,6 +47,7 @@ fn an_ill_pod_is_left_out_after_a_few_failures_and_tried_with_one_call_at_a_time
                 queue_length: 9,
                 queue_timeout_ns: 1_000_000_000,
                 standing_timeout_ns: 0,
+                adaptive: None,
             }),
         ] {
             let mut world = world(&pods, 3);
@@ -100,6 +101,7 @@ fn when_all_are_out_all_are_in() {
                 queue_length: 9,
                 queue_timeout_ns: 1_000_000_000,
                 standing_timeout_ns: 0,
+                adaptive: None,
             });
             world.publish();
             let client = world.client(0);

@@ -184,6 +184,7 @@ fn limited() -> World {
         queue_length: 10,
         queue_timeout_ns: 60_000_000_000,
         standing_timeout_ns: 0,
+        adaptive: None,
     });
     world.publish();
     world

@@ -11,6 +11,7 @@ fn saturated(nodes: &[usize], seed: u64) -> World {
         queue_length: 100,
         queue_timeout_ns: 60_000_000_000,
         standing_timeout_ns: 0,
+        adaptive: None,
     });
     world.snapshot.request_timeout = Duration::from_mins(1);
     world.publish();

@@ -121,6 +121,7 @@ fn copies_are_bounded_in_share_size_and_number() {
         queue_length: 9999,
         queue_timeout_ns: 60_000_000_000,
         standing_timeout_ns: 0,
+        adaptive: None,
     });
     world.publish();
     let client = world.client(0);

@@ -65,6 +65,7 @@ fn a_pod_is_called_by_its_own_name() {
         queue_length: 9,
         queue_timeout_ns: 1_000_000_000,
         standing_timeout_ns: 0,
+        adaptive: None,
     });
     world.publish();
     let pods = [pod_address(0, 1), pod_address(1, 2), pod_address(1, 3)];

@@ -4,7 +4,13 @@ use super::*;
 use crate::snapshot::Concurrency;
 
 fn limited(per_pod: u32, queue_length: u32, timeout_ms: u64) -> Concurrency {
-    Concurrency { per_pod, queue_length, queue_timeout_ns: timeout_ms * 1_000_000, standing_timeout_ns: 0 }
+    Concurrency {
+        per_pod,
+        queue_length,
+        queue_timeout_ns: timeout_ms * 1_000_000,
+        standing_timeout_ns: 0,
+        adaptive: None,
+    }
 }
 
 /// Callers on node 0, pods of `web` on the nodes given, each with this limit.
@@ -253,4 +259,42 @@ fn a_line_that_does_not_end_is_kept_short() {
     assert!(late > Duration::from_millis(900), "{late:?}");
     assert!(soon < Duration::from_millis(200), "{soon:?}");
     assert!(some * 10 > all * 9, "{some} and {all} are served");
+}
+
+/// Of two pods the one whose calls take too long is given one at a time, and the other more and more, on the caller's node and elsewhere.
+#[test]
+fn a_limit_is_found_out_for_each_pod() {
+    use crate::adaptive::Adaptive;
+    const SLOW: u8 = 60;
+    for node in [0, 1] {
+        let mut world = World::new(2, 22);
+        world.pod("web", node, SLOW);
+        world.pod("web", node, 1);
+        let adaptive = Some(Adaptive { target_ns: 100_000_000, per_pod_min: 1 });
+        world.snapshot.concurrency = Some(Concurrency { adaptive, ..limited(30, 1000, 60_000) });
+        world.publish();
+        let slots = [pod_address(node, SLOW), pod_address(node, 1)].map(|pod| Arc::clone(&world.slots[&pod]));
+        let clients: Vec<usize> = (0..60).map(|_| world.client(0)).collect();
+        let mut most = [0, 0];
+        for client in &clients {
+            world.send(*client, &get("/slow/10"));
+        }
+        for round in 0..400 {
+            world.run(Duration::from_millis(5));
+            if round > 350 {
+                most = [0, 1].map(|i: usize| slots[i].in_flight().max(most[i]));
+            }
+            world.run(Duration::from_millis(45));
+            for client in &clients {
+                if !world.answers(*client).is_empty() {
+                    world.clients[*client].got.clear();
+                    world.send(*client, &get("/slow/10"));
+                }
+            }
+        }
+        assert_eq!(most[0], 1, "the slow one, on node {node}");
+        assert_eq!(most[1], 30, "the quick one, on node {node}");
+        world.run(Duration::from_secs(30));
+        world.assert_nothing_left();
+    }
 }

@@ -153,6 +153,7 @@ proptest! {
             queue_length,
             queue_timeout_ns: wait_ms * 1_000_000,
             standing_timeout_ns: 0,
+            adaptive: None,
         });
         world.snapshot.retry = retry;
         world.snapshot.hedge =
