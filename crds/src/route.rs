@@ -39,7 +39,9 @@ pub struct MeshRouteSpec {
     /// Where calls go, by weight. Empty: to the Service itself, at the port that was called.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
-    #[x_kube(validation = Rule::new("self.size() == 0 || self.exists(b, b.weight > 0)").message("at least one of spec.backends must have a weight above 0"))]
+    #[x_kube(
+        validation = Rule::new("self.size() == 0 || self.exists(b, b.weight > 0)").message("at least one of spec.backends must have a weight above 0")
+    )]
     pub backends: Vec<Backend>,
     /// Services that a call may ask for instead of the backends, whichever rule it falls under, by the header field `vicino-route: <this Service>=<other>`; pairs for several Services are separated by commas, and a
     /// Service of another namespace is `<name>.<namespace>`. The application sees the field, and passes it on with calls of its own. A call that asks for another Service is answered with 403.

@@ -32,7 +32,9 @@ pub struct RouteRule {
     /// Where these calls go, by weight. Empty: to the backends of the route.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
-    #[x_kube(validation = Rule::new("self.size() == 0 || self.exists(b, b.weight > 0)").message("at least one backend of a rule must have a weight above 0"))]
+    #[x_kube(
+        validation = Rule::new("self.size() == 0 || self.exists(b, b.weight > 0)").message("at least one backend of a rule must have a weight above 0")
+    )]
     pub backends: Vec<Backend>,
     /// How long things may take. Absent fields take the route's.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -106,7 +106,18 @@ fn what_is_wrong_is_refused_with_what_would_be_right() {
             "at least one of spec.backends must have a weight above 0",
         ),
         (route("{backends: [{name: web.other}]}"), "spec.backends[0].name"),
-        (route("{backends: [{name: a}, {name: a}]}"), "duplicate entries for key [name=\"a\"]"),
+        (route("{hedge: {delayMilliseconds: 0}}"), "spec.hedge.delayMilliseconds"),
+        (
+            route("{hedge: {delayMilliseconds: 1, budgetPercent: 0, minPerSecond: 0}}"),
+            "without a budget nothing is hedged",
+        ),
+        (
+            route("{concurrency: {perPod: 1, adaptive: {targetMilliseconds: 1, minPerPod: 2}}}"),
+            "adaptive.minPerPod must not be above perPod",
+        ),
+        (route("{loadBalancer: {type: Fastest}}"), "spec.loadBalancer.type"),
+        (route("{rules: [{cors: {allowOrigins: [example.com]}}]}"), "spec.rules[0].cors.allowOrigins[0]"),
+        (route("{rules: [{requestMirror: {percent: 5}}]}"), "spec.rules[0].requestMirror.name"),
         (
             route("{backends: [{name: web, port: 0}]}"),
             "spec.backends[0].port in body should be greater than or equal to 1",

@@ -270,14 +270,20 @@ fn backends(
     world: &World,
     key: &Key,
     (service, port): (&Service, &ServicePort),
-    (at, wanted): (&str, &[Backend]),
+    (at, all): (&str, &[Backend]),
 ) -> Result<Vec<CompiledBackend>, Problem> {
-    if wanted.is_empty() {
+    if all.is_empty() {
         return Ok(vec![to(&key.name, service, port)]);
     }
-    let each = wanted.iter().enumerate();
+    let each = all.iter().enumerate();
     each.map(|(i, wanted)| {
         let field = format!("{at}.backends[{i}]");
+        if let Some(twin) = all[..i].iter().position(|other| is_same(other, wanted, &key.namespace)) {
+            let message = format!(
+                "is the Service and port that {at}.backends[{twin}] is: name it once, with the sum of their weights"
+            );
+            return Err(Problem::new("InvalidBackend", &field, message));
+        }
         let (request, response) = (&wanted.request_header_modifier, &wanted.response_header_modifier);
         check_modifiers(&field, request.as_ref(), response.as_ref())
             .map_err(|flaw| Problem::new("InvalidBackend", &flaw.field, flaw.problem))?;
@@ -289,6 +295,12 @@ fn backends(
         })
     })
     .collect()
+}
+
+/// Whether two backends of a route in `own` are one.
+fn is_same(a: &Backend, b: &Backend, own: &str) -> bool {
+    let namespace = |of: &Backend| of.namespace.clone().unwrap_or_else(|| own.to_owned());
+    (&a.name, a.port) == (&b.name, b.port) && namespace(a) == namespace(b)
 }
 
 fn to(name: &str, service: &Service, port: &ServicePort) -> CompiledBackend {

@@ -441,6 +441,25 @@ spec:
 }
 
 #[test]
+fn a_backend_is_named_once() {
+    check(
+        &route("web", "{backends: [{name: web}, {name: web, namespace: shop, weight: 2}]}"),
+        &expect![
+            "route shop/web (kept): InvalidBackend: spec.backends[1]: is the Service and port that spec.backends[0] is: name it once, with the sum of their weights"
+        ],
+    );
+    check(
+        &route(
+            "web",
+            "{rules: [{}, {backends: [{name: web, port: 80}, {name: web}, {name: web, port: 80}]}]}",
+        ),
+        &expect![
+            "route shop/web (kept): InvalidBackend: spec.rules[1].backends[2]: is the Service and port that spec.rules[1].backends[0] is: name it once, with the sum of their weights"
+        ],
+    );
+}
+
+#[test]
 fn what_calls_may_ask_for_is_there_for_the_ports_that_it_has() {
     let world = route("web", "{overrides: [{name: web-v2}, {name: web-v2, port: 80}]}");
     let verdict = &validate(&world).routes[&Key::new("shop", "web")];
