@@ -8,7 +8,7 @@ use vicino_wire::hop::{
     Reset, encode_cancel, encode_grant, encode_reserve, encode_reset, encode_started, encode_wait,
 };
 
-use super::place::{GRADE_BEST, grade};
+use super::place::{GRADE_FAR, grade};
 use super::{Exchange, ExchangeId, Origin, Target};
 use crate::balance::{Candidate, pick_node};
 use crate::core::{ConnId, Core};
@@ -21,6 +21,8 @@ use crate::snapshot::PodSlot;
 /// Places that a call may have besides its first. One is added when the one before it is in line, too: so many are
 /// needed where nodes have a single pod each, and are rare elsewhere (`tests/sim`).
 const PLACES_MAX: usize = 6;
+/// So many of them are sought where calls are meant to go, before others are asked.
+const PLACES_NEAR: usize = 3;
 
 /// Places in other lines.
 #[derive(Debug, Default)]
@@ -103,11 +105,14 @@ impl Core {
         let Core { exchanges, nodes, loads, random, now, .. } = self;
         let exchange = exchanges.get(id)?;
         let of = &plan.choices[exchange.choice];
+        let count = exchange.late.as_ref().map_or(0, |late| late.count);
         let candidates = of.shares.iter().map(|share| {
             let has_place = exchange.late.as_ref().is_some_and(|late| late.has_node(share.node));
             let is_other = exchange.counted != Some(share.node) && !has_place;
-            let is_open = is_other && grade(exchange, exchange.choice, *share, nodes, *now) == GRADE_BEST;
-            Candidate { pods: share.pods, grade: u8::from(is_open) }
+            let is_open = is_other && grade(exchange, exchange.choice, *share, nodes, *now) >= GRADE_FAR;
+            // Those that calls from here are meant for come first. When some of these have no pod by their own word, it is the others' turn: what spills over is what is too much here.
+            let is_first = share.is_near == (count < PLACES_NEAR);
+            Candidate { pods: share.pods, grade: u8::from(is_open) * (1 + u8::from(is_first)) }
         });
         let load = |i: usize| u64::from(loads.get(of.key, of.shares[i].node));
         pick_node(&candidates, load, random).map(|picked| of.shares[picked])

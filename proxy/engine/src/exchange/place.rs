@@ -70,8 +70,8 @@ struct Place {
 const GRADE_NEVER: u8 = 0;
 /// Failed lately.
 const GRADE_BAD: u8 = 1;
-const GRADE_FAR: u8 = 2;
-pub(super) const GRADE_BEST: u8 = 3;
+pub(super) const GRADE_FAR: u8 = 2;
+const GRADE_BEST: u8 = 3;
 
 /// How good a node is for a call: see [`Candidate::grade`].
 pub(super) fn grade(exchange: &Exchange, choice: usize, share: Share, nodes: &Nodes, now: Time) -> u8 {

@@ -101,3 +101,39 @@ fn a_pod_is_called_by_its_own_name() {
     world.run(Duration::from_secs(1));
     world.assert_nothing_left();
 }
+
+/// What the near pods have no room for goes to far ones, by what they say and not by how many they are; while they have room nothing does.
+#[test]
+fn calls_spill_over_when_the_near_pods_are_full() {
+    for near in [0, 1] {
+        let mut world = web_on(&[near, 2], 12);
+        world.snapshot.near.insert("web".to_owned(), BTreeSet::from([near]));
+        world.snapshot.concurrency = Some(crate::snapshot::Concurrency {
+            per_pod: 2,
+            queue_length: 100,
+            queue_timeout_ns: 60_000_000_000,
+            standing_timeout_ns: 0,
+            adaptive: None,
+        });
+        world.publish();
+        let of_far = |world: &World| world.seen.iter().filter(|seen| seen.pod == pod_address(2, 2)).count();
+        let clients: Vec<usize> = (0..8).map(|_| world.client(0)).collect();
+        for _ in 0..20 {
+            for client in &clients[..2] {
+                world.send(*client, &get("/slow/20"));
+            }
+            world.run(Duration::from_millis(40));
+        }
+        assert_eq!((world.seen.len(), of_far(&world)), (40, 0), "there is room");
+        let started = world.now;
+        for client in &clients {
+            world.clients[*client].got.clear();
+            world.send(*client, &get("/slow/1000"));
+        }
+        world.until("all answers", |w| clients.iter().all(|client| !w.answers(*client).is_empty()));
+        assert_eq!(of_far(&world), 4, "half of what two near ones at a time are too few for");
+        assert!(world.now.since(started) < Duration::from_millis(2200), "{:?}", world.now.since(started));
+        world.run(Duration::from_secs(1));
+        world.assert_nothing_left();
+    }
+}
