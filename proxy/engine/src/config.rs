@@ -51,6 +51,8 @@ pub struct CoreConfig {
     pub half_close_timeout: Duration,
     /// How long the first bytes in a tunnel are waited for before it is taken for opaque. 1 s.
     pub detect_timeout: Duration,
+    /// How long a caller in a tunnel is waited for before the application may speak first, too. 100 ms.
+    pub detect_race: Duration,
     /// How long a hop may take to be connected. 2 s.
     pub hop_connect_timeout: Duration,
     /// How long the peer's HELLO may take. 5 s.
@@ -93,6 +95,7 @@ impl Default for CoreConfig {
             keep_alive_timeout: Duration::from_secs(75),
             half_close_timeout: Duration::from_secs(30),
             detect_timeout: Duration::from_secs(1),
+            detect_race: Duration::from_millis(100),
             hop_connect_timeout: Duration::from_secs(2),
             hop_hello_timeout: Duration::from_secs(5),
             hop_ping_after: Duration::from_secs(1),

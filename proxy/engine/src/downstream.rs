@@ -71,6 +71,8 @@ pub(crate) struct Client {
     /// What CONNECT asked for.
     tunnel: Option<Box<str>>,
     is_head_begun: bool,
+    /// In a tunnel: the application may speak first by now.
+    has_raced: bool,
     is_hold_over: bool,
 }
 
@@ -94,6 +96,7 @@ impl Client {
             tunnel: None,
             // The first head has to come in a time that begins with the connection.
             is_head_begun: true,
+            has_raced: false,
             is_hold_over: false,
         }
     }
@@ -405,6 +408,12 @@ impl Core {
                     self.abandon(exchange);
                 }
                 self.net.close(id);
+            }
+            ClientState::Detect if exchange.is_some() => {
+                self.be_opaque(id);
+                if let Some(exchange) = exchange {
+                    self.request_end(exchange, Headers::default());
+                }
             }
             ClientState::Head
             | ClientState::Detect

@@ -1,4 +1,4 @@
-//! CONNECT to a mesh Service: what is spoken inside the port says, or is found out from the first bytes; HTTP is then served as ever, all else is passed through.
+//! CONNECT to a mesh Service: what is spoken inside the port says, or is found out from the first bytes; HTTP is then served as ever, all else is passed through; who speaks first decides.
 
 use std::time::Duration;
 
@@ -91,7 +91,7 @@ impl Core {
         let Some(client) = self.net.client(id) else { return };
         client.tunnel = Some(request.head.authority.into());
         client.state = ClientState::Detect;
-        self.net.set_due(id, self.now + self.config.detect_timeout);
+        self.net.set_due(id, self.now + self.config.detect_race);
         if let Some(out) = self.net.out(id) {
             out.extend_from_slice(ESTABLISHED);
         }
@@ -101,14 +101,41 @@ impl Core {
         }
     }
 
-    /// The caller has said nothing so far.
+    /// The caller has not said enough to tell what it speaks: the application may speak first, and after a while it has to do for the caller.
     pub(super) fn detect_due(&mut self, id: ConnId) {
-        let is_silent = self.net.get(id).is_some_and(|conn| conn.input.is_empty());
-        self.open_tunnel(id, is_silent);
+        let Some(conn) = self.net.get_mut(id) else { return };
+        let is_silent = conn.input.is_empty();
+        let Some(client) = conn.client() else { return };
+        if std::mem::replace(&mut client.has_raced, true) {
+            return self.be_opaque(id);
+        }
+        if is_silent {
+            self.open_tunnel(id, true);
+        }
+        if let Some(client) = self.net.client(id).filter(|client| client.exchange.is_some() || !is_silent) {
+            client.state = ClientState::Detect;
+            let left = self.config.detect_timeout.saturating_sub(self.config.detect_race);
+            self.net.set_due(id, self.now + left);
+        }
+    }
+
+    /// What it speaks is nothing that is understood here.
+    pub(super) fn be_opaque(&mut self, id: ConnId) {
+        let Some(client) = self.net.client(id) else { return };
+        if client.exchange.is_none() {
+            return self.open_tunnel(id, false);
+        }
+        client.state = ClientState::Opaque;
+        self.net.set_due(id, Time::NEVER);
+        self.net.resume(id);
     }
 
     /// The application behind a tunnel is the first to speak.
     pub(crate) fn server_has_spoken(&mut self, id: ExchangeId, first: &[u8]) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        if let Some(client) = exchange.origin.caller() {
+            self.be_opaque(client);
+        }
         let Some(exchange) = self.exchanges.get(id) else { return };
         // A server of HTTP may say that it has waited long enough.
         if !first.starts_with(b"HTTP/") {
@@ -119,8 +146,12 @@ impl Core {
     pub(super) fn detect(&mut self, id: ConnId, buf: &[u8]) -> usize {
         match detect(buf) {
             Spoken::Unclear => {}
-            Spoken::Other => self.open_tunnel(id, false),
+            Spoken::Other => self.be_opaque(id),
             Spoken::Http => {
+                let raced = self.net.client(id).and_then(|client| client.exchange);
+                if let Some(exchange) = raced {
+                    self.abandon(exchange);
+                }
                 if let Some(client) = self.net.client(id) {
                     client.state = ClientState::Head;
                     client.is_head_begun = true;

@@ -150,3 +150,40 @@ fn a_server_that_speaks_first_is_remembered() {
         }
     }
 }
+
+/// Whoever speaks first, and however late: a caller is understood within the second that it has, although the application was reached meanwhile.
+#[test]
+fn a_caller_that_takes_its_time_is_understood() {
+    for node in [0, 1] {
+        for (wait_ms, is_http) in [(50, true), (300, true), (900, true), (1500, false)] {
+            let mut world = echo_on(node, 7);
+            let client = connect(&mut world, "web");
+            world.run(Duration::from_millis(wait_ms));
+            if wait_ms == 50 {
+                // In parts, too.
+                world.send(client, b"GE");
+                world.run(Duration::from_millis(400));
+                world.send(client, b"T /echo HTTP/1.1\r\nHost: nope\r\n\r\n");
+                world.until("an answer", |w| !w.answers(client).is_empty());
+                assert!(world.answers(client)[0].field("via").is_some());
+            }
+            let answer = world.ask(client, b"GET /echo HTTP/1.1\r\nHost: nope\r\n\r\n");
+            assert_eq!(answer.status, 200, "after {wait_ms} ms");
+            assert_eq!(answer.field("via").is_some(), is_http, "after {wait_ms} ms: {}", answer.head);
+            world.reset_client(client);
+            let client = connect(&mut world, "echo");
+            world.run(Duration::from_millis(wait_ms));
+            world.send(client, b"\x00\x01");
+            world.until("an echo", |w| w.clients[client].got == b"\x00\x01");
+            world.shut(client);
+            world.until("the end", |w| w.clients[client].is_closed);
+            // One that says nothing and half closes, before and after the application is reached.
+            let client = connect(&mut world, "echo");
+            world.run(Duration::from_millis(wait_ms));
+            world.shut(client);
+            world.until("the end", |w| w.clients[client].is_closed);
+            world.run(Duration::from_secs(1));
+            world.assert_nothing_left();
+        }
+    }
+}
