@@ -133,6 +133,9 @@ pub(super) struct Target {
     /// Calls that each of its pods takes at a time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) per_pod: Option<u32>,
+    /// Where that is found out for each pod: what it is at least.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) per_pod_min: Option<u32>,
     /// Failures in a row after which a pod is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) left_out_after: Option<u32>,
@@ -415,6 +418,7 @@ fn only(pod: &Pod, route: &Route) -> Target {
         node_local: false,
         changes: Vec::new(),
         per_pod: None,
+        per_pod_min: None,
         left_out_after: None,
         nodes: pod.at.is_usable.then(|| (pod.at.node.to_string(), 1)).into_iter().collect(),
     }
@@ -427,6 +431,7 @@ fn targets(snapshot: &Snapshot, backends: &[Backend], own: &str) -> Vec<Target> 
         let Backend { service, port, port_name, weight, is_node_local, edits } = backend;
         let endpoints = snapshot.endpoints(&service.namespace, &service.name, port_name);
         let nodes = endpoints.map(|endpoints| &endpoints.nodes[..]).unwrap_or_default();
+        let concurrency = snapshot.service(&service.namespace, &service.name).and_then(|s| s.concurrency);
         Target {
             service: match &*service.namespace {
                 namespace if namespace == own => service.name.to_string(),
@@ -436,10 +441,8 @@ fn targets(snapshot: &Snapshot, backends: &[Backend], own: &str) -> Vec<Target> 
             per_mille: u64::from(*weight) * 1000 / sum.max(1),
             node_local: *is_node_local,
             changes: edits.as_ref().map(|edits| changes(edits)).unwrap_or_default(),
-            per_pod: snapshot
-                .service(&service.namespace, &service.name)
-                .and_then(|service| service.concurrency)
-                .map(|concurrency| concurrency.per_pod),
+            per_pod: concurrency.map(|concurrency| concurrency.per_pod),
+            per_pod_min: concurrency.and_then(|c| c.adaptive).map(|adaptive| adaptive.per_pod_min),
             left_out_after: snapshot
                 .service(&service.namespace, &service.name)
                 .and_then(|service| service.breaker.as_ref())

@@ -309,6 +309,7 @@ kind: MeshRoute
 metadata: {name: web, namespace: shop}
 spec:
   overrides: [{name: web-v2}, {name: ledger, namespace: bank}]
+  concurrency: {perPod: 20, adaptive: {targetMilliseconds: 100, minPerPod: 2}}
   hedge: {delayMilliseconds: 50}
   rules:
   - backends:
@@ -330,7 +331,7 @@ async fn copies_other_namespaces_and_other_origins() {
         Limits       no time limit, 1000 ms to connect, requeued once at most
         Hedge        once more after 50 ms without an answer (idempotent methods); budget 5 % of the calls and 1 per second
         CORS         pages of https://*.example may call, with credentials
-        Backends      75.0 %  web:80, 3 ready: node1 2, node2 1
+        Backends      75.0 %  web:80, 3 ready: node1 2, node2 1, 2 to 20 calls at a time each, as they are quick
                       25.0 %  bank/ledger:80, no ready endpoint
                               request: x-from becomes "shop"
                               response: server is removed

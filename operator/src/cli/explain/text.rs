@@ -124,7 +124,11 @@ fn target(target: &Target) -> Vec<String> {
         }
     };
     let local = if target.node_local { ", those of the caller's node only" } else { "" };
-    let limit = target.per_pod.map(|limit| format!(", {limit} calls at a time each")).unwrap_or_default();
+    let limit = match (target.per_pod_min, target.per_pod) {
+        (Some(least), Some(most)) => format!(", {least} to {most} calls at a time each, as they are quick"),
+        (None, Some(limit)) => format!(", {limit} calls at a time each"),
+        (_, None) => String::new(),
+    };
     let breaker =
         target.left_out_after.map(|count| format!(", left out after {count} failures")).unwrap_or_default();
     let first = format!("{share:>7}  {service}:{port}, {where_}{limit}{breaker}{local}");
