@@ -74,6 +74,8 @@ pub(crate) struct Client {
     /// In a tunnel: the application may speak first by now.
     has_raced: bool,
     is_hold_over: bool,
+    /// Until when its request waits for its being known; NEVER when none does.
+    hold_until: Time,
 }
 
 impl Client {
@@ -98,6 +100,7 @@ impl Client {
             is_head_begun: true,
             has_raced: false,
             is_hold_over: false,
+            hold_until: Time::NEVER,
         }
     }
 }
@@ -325,6 +328,7 @@ impl Core {
         let Some(client) = self.net.client(id) else { return };
         client.exchange = None;
         client.is_hold_over = false;
+        client.hold_until = Time::NEVER;
         if !keep_alive && is_request_ended {
             return self.client_over(id);
         }

@@ -169,8 +169,12 @@ impl Core {
 
     /// A pod that has just started may be unknown still: its request waits for the next snapshots.
     pub(crate) fn hold(&mut self, id: ConnId) {
+        let latest = self.now + self.config.unknown_caller_hold;
         if let Some(client) = self.net.client(id) {
             client.state = ClientState::Held;
+            // Snapshots may come and not know it either, again and again.
+            client.hold_until = client.hold_until.min(latest);
+            let until = client.hold_until;
             self.tally.held.add(1);
             self.held.push(id);
             // Those that were refused or went are forgotten now and then, should no snapshot come for long.
@@ -178,7 +182,7 @@ impl Core {
                 let Core { held, net, .. } = self;
                 held.retain(|id| net.client(*id).is_some_and(|client| client.state == ClientState::Held));
             }
-            self.net.set_due(id, self.now + self.config.unknown_caller_hold);
+            self.net.set_due(id, until);
         }
     }
 

@@ -90,6 +90,33 @@ fn a_pod_that_has_just_started_waits_until_it_is_known() {
     world.assert_nothing_left();
 }
 
+/// Snapshots that do not know a caller either do not make it wait for longer.
+#[test]
+fn who_stays_unknown_is_told_in_time_however_often_the_snapshot_changes() {
+    for is_http2 in [false, true] {
+        let mut world = web_on(&[1], 4);
+        let stranger = IpAddr::from([10, 1, 0, 78]);
+        let client = if is_http2 { world.http2_client(0) } else { world.client_from(stranger, 0) };
+        if is_http2 {
+            world.snapshot.callers.clear();
+            world.publish();
+            world.speak(client, |mux| {
+                mux.request(1, ("GET", "web", "/"), vicino_wire::head::Framing::None, &mux::fields(&[]));
+            });
+        } else {
+            world.send(client, &get("/"));
+        }
+        for _ in 0..7 {
+            world.run(Duration::from_millis(500));
+            world.publish();
+        }
+        let refused = world.nodes[0].core.tally().replies[crate::reply::Reason::NotANeighbour as usize].get();
+        assert_eq!(refused, 1, "HTTP/2: {is_http2}");
+        world.run(Duration::from_secs(20));
+        world.assert_nothing_left();
+    }
+}
+
 #[test]
 fn before_the_first_snapshot_callers_wait() {
     let mut world = World::new(2, 5);
