@@ -129,10 +129,6 @@ fn the_schema_refuses_with_a_message_that_says_what_would_be_right() {
                 object("MeshRoute", "bad", "{backends: [{name: a, weight: 0}]}"),
                 &["at least one", "weight above 0"],
             ),
-            (
-                object("MeshRoute", "bad", "{backends: [{name: a}, {name: a}]}"),
-                &["spec.backends[1]", "Duplicate"],
-            ),
             (object("MeshRoute", "bad", "{backends: [{name: Web_1}]}"), &["spec.backends[0].name"]),
             (
                 object("MeshRoute", "bad", "{backends: [{name: a, port: 70000}]}"),
