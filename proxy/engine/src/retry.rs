@@ -112,21 +112,21 @@ pub(crate) struct Budgets(HashMap<(ServiceName, Purpose), Rc<RefCell<Budget>>>);
 
 impl Budgets {
     /// The budget of a Service; a new one has what a second brings.
-    fn of(&mut self, of: (&ServiceName, Purpose), income: Income, now: Time) -> Rc<RefCell<Budget>> {
+    fn of(&mut self, of: (&ServiceName, Purpose), income: Income, now: Time) -> Account {
         let new = || Budget { tokens: u64::from(income.per_second) * TOKEN, filled_at: now };
         let budget = self.0.entry((of.0.clone(), of.1)).or_insert_with(|| Rc::new(RefCell::new(new())));
-        Rc::clone(budget)
+        Account { income, budget: Rc::clone(budget) }
     }
 
     /// What retries of a Service's calls share.
     pub(crate) fn retries(&mut self, service: &ServiceName, policy: &Retry, now: Time) -> Retries {
-        let budget = self.of((service, Purpose::Retries), policy.income(), now);
-        Retries { policy: Rc::new(policy.clone()), budget }
+        let account = self.of((service, Purpose::Retries), policy.income(), now);
+        Retries { policy: Rc::new(policy.clone()), account }
     }
 
     /// What hedges of a Service's calls share.
     pub(crate) fn hedges(&mut self, service: &ServiceName, policy: Hedge, now: Time) -> Hedges {
-        Hedges { policy, budget: self.of((service, Purpose::Hedges), policy.income(), now) }
+        Hedges { policy, account: self.of((service, Purpose::Hedges), policy.income(), now) }
     }
 
     /// Forgets Services that are gone.
@@ -135,43 +135,41 @@ impl Budgets {
     }
 }
 
+/// A budget, and what it grows by.
+#[derive(Clone, Debug)]
+pub(crate) struct Account {
+    income: Income,
+    budget: Rc<RefCell<Budget>>,
+}
+
+impl Account {
+    /// A call begins.
+    pub(crate) fn count(&self, now: Time) {
+        let mut budget = self.budget.borrow_mut();
+        budget.fill(self.income, now);
+        budget.deposit(self.income);
+    }
+
+    /// Takes one from the budget; false when it is spent.
+    pub(crate) fn withdraw(&self, now: Time) -> bool {
+        let mut budget = self.budget.borrow_mut();
+        budget.fill(self.income, now);
+        budget.withdraw()
+    }
+}
+
 /// A policy, and the budget that its calls share.
 #[derive(Clone, Debug)]
 pub(crate) struct Retries {
     pub(crate) policy: Rc<Retry>,
-    budget: Rc<RefCell<Budget>>,
-}
-
-impl Retries {
-    /// A call begins.
-    pub(crate) fn count(&self, now: Time) {
-        let mut budget = self.budget.borrow_mut();
-        budget.fill(self.policy.income(), now);
-        budget.deposit(self.policy.income());
-    }
+    pub(crate) account: Account,
 }
 
 /// A policy, and the budget that its calls share.
 #[derive(Clone, Debug)]
 pub(crate) struct Hedges {
     pub(crate) policy: Hedge,
-    budget: Rc<RefCell<Budget>>,
-}
-
-impl Hedges {
-    /// A call begins.
-    pub(crate) fn count(&self, now: Time) {
-        let mut budget = self.budget.borrow_mut();
-        budget.fill(self.policy.income(), now);
-        budget.deposit(self.policy.income());
-    }
-
-    /// Takes one from the budget; false when it is spent.
-    pub(crate) fn withdraw(&self, now: Time) -> bool {
-        let mut budget = self.budget.borrow_mut();
-        budget.fill(self.policy.income(), now);
-        budget.withdraw()
-    }
+    pub(crate) account: Account,
 }
 
 impl Exchange {
@@ -203,12 +201,7 @@ impl Core {
         if until >= exchange.deadline {
             return false;
         }
-        let has_token = {
-            let mut budget = retries.budget.borrow_mut();
-            budget.fill(policy.income(), self.now);
-            budget.withdraw()
-        };
-        if !has_token {
+        if !retries.account.withdraw(self.now) {
             self.tally.retries_denied.add(1);
             return false;
         }

@@ -390,12 +390,9 @@ impl Core {
     pub(crate) fn take_in(&mut self, mut exchange: Exchange, due: Time) -> ExchangeId {
         exchange.plan.tally.open.add(1);
         if !matches!(exchange.origin, Origin::Hedge(_)) {
-            if let Some(retries) = &exchange.plan.retries {
-                retries.count(self.now);
-            }
-            if let Some(hedges) = &exchange.plan.hedges {
-                hedges.count(self.now);
-            }
+            let Plan { retries, hedges, .. } = &*exchange.plan;
+            let accounts = retries.iter().map(|of| &of.account).chain(hedges.iter().map(|of| &of.account));
+            accounts.for_each(|account| account.count(self.now));
         }
         exchange.deadline = due;
         let origin = exchange.origin;

@@ -3,10 +3,11 @@
 //! The second attempt is an exchange of its own whose origin is the first. When it is answered first, or the first fails, the two change places: the second has the
 //! caller then, and the first, which nobody waits for any more, is given up.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use vicino_wire::head::Headers;
-use vicino_wire::hop::{Frame, Kind, decode};
+use vicino_wire::hop::Kind;
 
 use super::{Exchange, ExchangeId, Method, Origin, Target};
 use crate::core::Core;
@@ -46,7 +47,7 @@ impl Core {
         let hedges = exchange.plan.hedges.clone();
         self.exchanges.set_due(id, due);
         let Some(hedges) = hedges.filter(|_| may && !self.is_cut) else { return };
-        if !hedges.withdraw(self.now) {
+        if !hedges.account.withdraw(self.now) {
             return self.tally.hedges_denied.add(1);
         }
         if let Some(copy) = self.hedge_of(id) {
@@ -62,14 +63,10 @@ impl Core {
 
     fn hedge_of(&mut self, id: ExchangeId) -> Option<Exchange> {
         let first = self.exchanges.get(id)?;
-        let (head, body) = first.request.kept.split_at(first.request.body_at);
-        let Ok(Some((Frame::Request { request: frame, .. }, _))) = decode(head) else { return None };
-        let mut second = self.exchange(Origin::Hedge(id), &first.plan, head.to_vec(), &frame);
-        second.request.kept.extend_from_slice(body);
-        second.request.is_ended = true;
-        second.request.trailers.clone_from(&first.request.trailers);
-        second.choice = first.choice;
-        second.addressed_to = first.addressed_to;
+        let (plan, choice) = (Rc::clone(&first.plan), first.choice);
+        let mut second = self.copy_of(id, Origin::Hedge(id), &plan, &plan.choices[choice])?;
+        let first = self.exchanges.get(id)?;
+        (second.choice, second.addressed_to) = (choice, choice);
         second.is_pinned = first.is_pinned;
         second.is_grpc = first.is_grpc;
         second.wants_path = first.wants_path;

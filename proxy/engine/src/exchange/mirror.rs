@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use vicino_wire::hop::{Frame, RequestFrame, decode, encode_request};
 
-use super::{ExchangeId, Origin};
+use super::{Exchange, ExchangeId, Origin};
 use crate::core::Core;
+use crate::plan::{Choice, Plan};
 
 /// Copies that one worker has open; what would be copied beyond is not.
 pub(crate) const MIRRORS_MAX: u32 = 1024;
@@ -24,20 +25,32 @@ impl Core {
         }
     }
 
-    fn send_copy(&mut self, id: ExchangeId, plan: &Rc<crate::plan::Plan>) -> Option<()> {
-        let mut head = self.net.buffers.take();
-        let request = &self.exchanges.get(id).filter(|exchange| exchange.request.is_kept)?.request;
-        let (kept, body) = request.kept.split_at(request.body_at);
-        let Ok(Some((Frame::Request { request: frame, .. }, _))) = decode(kept) else { return None };
-        let frame = RequestFrame { to: plan.choices.first()?.destination(), ..frame };
-        encode_request(&mut head, 1, &frame, &[]).ok()?;
-        let mut copy = self.exchange(Origin::Mirror, plan, head, &frame);
-        copy.request.kept.extend_from_slice(body);
-        copy.request.is_ended = true;
-        copy.request.trailers.clone_from(&request.trailers);
+    fn send_copy(&mut self, id: ExchangeId, plan: &Rc<Plan>) -> Option<()> {
+        let copy = self.copy_of(id, Origin::Mirror, plan, plan.choices.first()?)?;
         self.mirrors += 1;
         let time = plan.request_timeout.map_or(MIRROR_TIME_MAX, |time| time.min(MIRROR_TIME_MAX));
         self.start(copy, self.now + time, None);
         Some(())
+    }
+
+    /// A call like this one, of which all has come and is still here, for another origin, plan and Service.
+    pub(super) fn copy_of(
+        &mut self,
+        id: ExchangeId,
+        origin: Origin,
+        plan: &Rc<Plan>,
+        to: &Choice,
+    ) -> Option<Exchange> {
+        let mut head = self.net.buffers.take();
+        let request = &self.exchanges.get(id).filter(|exchange| exchange.request.is_kept)?.request;
+        let (kept, body) = request.kept.split_at(request.body_at);
+        let Ok(Some((Frame::Request { request: frame, .. }, _))) = decode(kept) else { return None };
+        let frame = RequestFrame { to: to.destination(), ..frame };
+        encode_request(&mut head, 1, &frame, &[]).ok()?;
+        let mut copy = self.exchange(origin, plan, head, &frame);
+        copy.request.kept.extend_from_slice(body);
+        copy.request.is_ended = true;
+        copy.request.trailers.clone_from(&request.trailers);
+        Some(copy)
     }
 }
