@@ -35,23 +35,29 @@ const UNKNOWN_PAUSE: Duration = Duration::from_secs(10);
 /// The client's limit for silence on a connection: above [`WATCH_SECONDS`], so that only a dead connection meets it.
 pub const SILENCE_MAX: Duration = Duration::from_secs(150);
 
+/// Which objects of a kind are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which<'a> {
+    All,
+    /// Those with these labels.
+    Labelled(&'a str),
+    /// All; a cluster may not have the kind, which is as if there were no object of it.
+    IfThere,
+}
+
+impl<'a> Which<'a> {
+    fn labels(self) -> Option<&'a str> {
+        if let Which::Labelled(labels) = self { Some(labels) } else { None }
+    }
+}
+
 /// Something that is done with each kind that the pipeline looks at.
 trait Visit {
     /// `read` says what an object stands for; `wrap` to which table that goes.
     fn kind<K, T>(
         &mut self,
         api: Api<K>,
-        labels: Option<&str>,
-        read: fn(K) -> Step<T>,
-        wrap: impl Fn(Step<T>) -> Change + Send + 'static,
-    ) where
-        K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
-        T: Send + 'static;
-
-    /// The same for a kind that a cluster may not have, which is as if there were no object of it.
-    fn optional_kind<K, T>(
-        &mut self,
-        api: Api<K>,
+        which: Which<'_>,
         read: fn(K) -> Step<T>,
         wrap: impl Fn(Step<T>) -> Change + Send + 'static,
     ) where
@@ -66,51 +72,62 @@ fn visit(client: &Client, visitor: &mut impl Visit) {
         let gvk = GroupVersionKind::gvk(names::GROUP, names::VERSION, kind);
         Api::<DynamicObject>::all_with(all(), &ApiResource::from_gvk_with_plural(&gvk, plural))
     };
-    visitor.kind(resource("ServiceMesh", "servicemeshes"), None, |o| put(&o, trim::mesh(&o)), Change::Mesh);
+    visitor.kind(
+        resource("ServiceMesh", "servicemeshes"),
+        Which::All,
+        |o| put(&o, trim::mesh(&o)),
+        Change::Mesh,
+    );
     visitor.kind(
         resource("MeshRoute", "meshroutes"),
-        None,
+        Which::All,
         |o| put(&o, trim::route(&o)),
         |step| Change::Route(Box::new(step)),
     );
     visitor.kind(
         resource("MeshNode", "meshnodes"),
-        None,
+        Which::All,
         |o| put(&o, trim::neighbourhood(&o)),
         Change::Neighbourhood,
     );
     visitor.kind::<Namespace, _>(
         Api::all(all()),
-        None,
+        Which::All,
         |o| trim::put(&o.metadata, Some(trim::namespace(&o))),
         Change::Namespace,
     );
     visitor.kind::<Service, _>(
         Api::all(all()),
-        None,
+        Which::All,
         |o| trim::put(&o.metadata, Some(trim::service(&o))),
         Change::Service,
     );
     visitor.kind::<EndpointSlice, _>(
         Api::all(all()),
-        None,
+        Which::All,
         |o| trim::put(&o.metadata, trim::slice(&o)),
         Change::Slice,
     );
     let grants = GroupVersionKind::gvk("gateway.networking.k8s.io", "v1beta1", "ReferenceGrant");
     let grants = ApiResource::from_gvk_with_plural(&grants, "referencegrants");
-    visitor.optional_kind(
+    visitor.kind(
         Api::<DynamicObject>::all_with(all(), &grants),
+        Which::IfThere,
         |o| trim::put(&o.metadata, trim::grant(&o)),
         Change::Grant,
     );
     visitor.kind::<Node, _>(
         Api::all(all()),
-        None,
+        Which::All,
         |o| trim::put(&o.metadata, Some(trim::node(&o))),
         Change::Node,
     );
-    visitor.kind::<Pod, _>(Api::all(all()), None, |o| trim::put(&o.metadata, trim::pod(&o)), Change::Pod);
+    visitor.kind::<Pod, _>(
+        Api::all(all()),
+        Which::All,
+        |o| trim::put(&o.metadata, trim::pod(&o)),
+        Change::Pod,
+    );
     children(client, visitor);
 }
 
@@ -123,10 +140,10 @@ fn children(client: &Client, visitor: &mut impl Visit) {
         };
         let wrap = move |step| Change::Child(kind, step);
         match kind {
-            Kind::ConfigMap => visitor.kind(api, Some(&ours), |o| child(Kind::ConfigMap, o), wrap),
-            Kind::DaemonSet => visitor.kind(api, Some(&ours), |o| child(Kind::DaemonSet, o), wrap),
+            Kind::ConfigMap => visitor.kind(api, Which::Labelled(&ours), |o| child(Kind::ConfigMap, o), wrap),
+            Kind::DaemonSet => visitor.kind(api, Which::Labelled(&ours), |o| child(Kind::DaemonSet, o), wrap),
             // The others have neither data nor a status to look at.
-            _ => visitor.kind(api, Some(&ours), |o| child(Kind::ServiceAccount, o), wrap),
+            _ => visitor.kind(api, Which::Labelled(&ours), |o| child(Kind::ServiceAccount, o), wrap),
         }
     }
 }
@@ -163,42 +180,16 @@ impl Visit for Watch<'_> {
     fn kind<K, T>(
         &mut self,
         api: Api<K>,
-        labels: Option<&str>,
+        which: Which<'_>,
         read: fn(K) -> Step<T>,
         wrap: impl Fn(Step<T>) -> Change + Send + 'static,
     ) where
         K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
         T: Send + 'static,
     {
-        self.watch(api, (labels, false), read, wrap);
-    }
-
-    fn optional_kind<K, T>(
-        &mut self,
-        api: Api<K>,
-        read: fn(K) -> Step<T>,
-        wrap: impl Fn(Step<T>) -> Change + Send + 'static,
-    ) where
-        K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
-        T: Send + 'static,
-    {
-        self.watch(api, (None, true), read, wrap);
-    }
-}
-
-impl Watch<'_> {
-    fn watch<K, T>(
-        &self,
-        api: Api<K>,
-        (labels, is_optional): (Option<&str>, bool),
-        read: fn(K) -> Step<T>,
-        wrap: impl Fn(Step<T>) -> Change + Send + 'static,
-    ) where
-        K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
-        T: Send + 'static,
-    {
+        let is_optional = which == Which::IfThere;
         let mut config = watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS);
-        if let Some(labels) = labels {
+        if let Some(labels) = which.labels() {
             config = config.labels(labels);
         }
         let (changes, metrics, stop) = (self.changes.clone(), self.metrics.clone(), self.stop.clone());

@@ -7,7 +7,7 @@ use kube::api::ListParams;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 
-use super::{PAGE, Visit, visit};
+use super::{PAGE, Visit, Which, visit};
 use crate::world::{Change, Settings, Step, World};
 
 /// A kind could not be listed.
@@ -40,7 +40,7 @@ impl Visit for Lists {
     fn kind<K, T>(
         &mut self,
         api: Api<K>,
-        labels: Option<&str>,
+        which: Which<'_>,
         read: fn(K) -> Step<T>,
         wrap: impl Fn(Step<T>) -> Change + Send + 'static,
     ) where
@@ -48,22 +48,10 @@ impl Visit for Lists {
         T: Send + 'static,
     {
         let mut params = ListParams::default().limit(PAGE);
-        if let Some(labels) = labels {
+        if let Some(labels) = which.labels() {
             params = params.labels(labels);
         }
-        self.0.push(list(api, (params, false), read, wrap).boxed());
-    }
-
-    fn optional_kind<K, T>(
-        &mut self,
-        api: Api<K>,
-        read: fn(K) -> Step<T>,
-        wrap: impl Fn(Step<T>) -> Change + Send + 'static,
-    ) where
-        K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
-        T: Send + 'static,
-    {
-        self.0.push(list(api, (ListParams::default().limit(PAGE), true), read, wrap).boxed());
+        self.0.push(list(api, (params, which == Which::IfThere), read, wrap).boxed());
     }
 }
 

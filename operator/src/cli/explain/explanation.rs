@@ -143,6 +143,12 @@ pub(super) struct Target {
     pub(super) nodes: Vec<(String, u32)>,
 }
 
+impl From<Reason> for OwnAnswer {
+    fn from(reason: Reason) -> Self {
+        Self { status: reason.status(), error: reason.word().to_owned(), text: reason.text().to_owned() }
+    }
+}
+
 impl Explanation {
     /// In a word: where it goes, or what it is answered with.
     pub(super) fn outcome(&self) -> String {
@@ -197,8 +203,7 @@ pub(super) fn of(
     }
     match decision {
         Err(reason) => {
-            let (error, text) = (reason.word().to_owned(), reason.text().to_owned());
-            all.answer = Some(OwnAnswer { status: reason.status(), error, text });
+            all.answer = Some(OwnAnswer::from(*reason));
         }
         Ok(Decision { route, pick: None }) => {
             all.limits = Some(limits(
@@ -252,9 +257,7 @@ fn wishes(all: &mut Explanation, snapshot: &Snapshot, route: &Route, head: &Requ
             all.backends = targets(snapshot, &only, &own.namespace);
         }
         Some(Err(NotAllowed)) => {
-            let reason = Reason::OverrideNotAllowed;
-            let (error, text) = (reason.word().to_owned(), reason.text().to_owned());
-            all.answer = Some(OwnAnswer { status: reason.status(), error, text });
+            all.answer = Some(OwnAnswer::from(Reason::OverrideNotAllowed));
             all.backends.clear();
         }
     }
