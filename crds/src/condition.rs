@@ -14,6 +14,10 @@ pub mod kind {
     pub const ACCEPTED: &str = "Accepted";
     /// Every ready proxy serves this generation.
     pub const PROGRAMMED: &str = "Programmed";
+    /// There is an authority, as its Secret says, and it issues certificates.
+    pub const IDENTITY_READY: &str = "IdentityReady";
+    /// Every ready proxy lets out what `spec.egress` of the mesh says. Present only while that is anything, or some proxy still does.
+    pub const EGRESS_PROGRAMMED: &str = "EgressProgrammed";
 }
 
 /// What a condition should say. `reason` is one CamelCase word; `message` is for people.

@@ -3,12 +3,15 @@
 //! A ConfigMap (or a directory) holds one document per key. A document is YAML and ends with the line `...`, YAML's own
 //! end-of-document marker, without which a reader takes it for half-written and refuses it. Fields that a reader does
 //! not know are reported and tolerated, so that operator and proxy may differ by one minor version in either direction;
-//! a document whose `version` is above [`CONTRACT_VERSION`] is refused, since its meaning may have changed.
+//! a document whose `version` is above [`CONTRACT_VERSION`] is refused, since its meaning may have changed. A [`CompiledPolicy`]
+//! or [`CompiledEgress`] with a field that a reader does not know is refused whole: half a policy is another policy.
 //!
 //! | document | ConfigMap | key | file under `--config-dir` |
 //! |---|---|---|---|
 //! | [`Bootstrap`] | `vicino-<mesh>` | `bootstrap.yaml` | `bootstrap.yaml` |
 //! | [`CompiledRoute`] | `vicino-<mesh>-routes-<namespace>[.n]` | `<service>.yaml` | `routes/<namespace>/<service>.yaml` |
+//! | [`CompiledPolicy`] | `vicino-<mesh>-policies-<namespace>[.n]` | `<policy>.yaml` | `policies/<namespace>/<policy>.yaml` |
+//! | [`CompiledEgress`] | `vicino-<mesh>.egress` | `egress.yaml` | `egress/egress.yaml` |
 //! | [`CompiledNode`] | `vicino-<mesh>-nodes[.n]` | `<node>.yaml` | `nodes/<node>.yaml` |
 
 use std::collections::BTreeMap;
@@ -17,18 +20,26 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::route::{Affinity, AffinityType, LoadBalancer, RateLimit};
+use crate::egress::{self, EgressMode, EgressRule, EgressSpec};
+use crate::identity::is_trust_domain;
+use crate::mesh::IdentityMode;
+use crate::policy::{self, PolicyAction, PolicyMode, PolicyRule, PolicySource, PolicyTarget};
+use crate::route::{Affinity, AffinityType, LoadBalancer, PortProtocol, RateLimit};
 use crate::rule::{HeaderModifier, RouteRule, check_all, check_modifiers};
 
 /// The highest version that this code reads. A document is written with the lowest version that has everything it says, so
 /// that proxies of the version before refuse only what they cannot do.
-pub const CONTRACT_VERSION: i32 = 3;
+pub const CONTRACT_VERSION: i32 = 5;
 /// The version that a route without rules, and every other document, is written with.
 pub const VERSION_PLAIN: i32 = 1;
 /// The version of a route with rules, or with a port of another protocol: who does not know them would do something else with calls.
 const VERSION_RULES: i32 = 2;
 /// The version of a route with a backend of another namespace, or with one that changes heads.
 const VERSION_BACKENDS: i32 = 3;
+/// The version of what closes something: who does not know it would leave it open.
+const VERSION_STRICT: i32 = 4;
+/// The version of a policy that selects pods by `matchExpressions` or callers by `notIpBlocks`.
+const VERSION_SELECTORS: i32 = 5;
 
 /// One document longer than this is refused, in bytes.
 pub const DOCUMENT_BYTES_MAX: usize = 256 * 1024;
@@ -49,6 +60,31 @@ pub struct Bootstrap {
     pub log_level: String,
     /// Seconds that a stopping proxy gives open requests.
     pub drain_seconds: u32,
+    /// Who proxies are for each other. A proxy that does not know this field takes hops with and without TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<CompiledIdentity>,
+    /// What becomes of calls that no policy is about. `Deny` needs version 4.
+    #[serde(default, skip_serializing_if = "PolicyAction::is_allow")]
+    pub default_action: PolicyAction,
+}
+
+impl Bootstrap {
+    /// The version that a bootstrap with these has to say.
+    pub fn version_of(identity: Option<&CompiledIdentity>, default_action: PolicyAction) -> i32 {
+        let is_strict = identity.is_some_and(|identity| identity.strict);
+        if is_strict || default_action == PolicyAction::Deny { VERSION_STRICT } else { VERSION_PLAIN }
+    }
+}
+
+/// Who proxies are for each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CompiledIdentity {
+    /// The trust domain of all identities.
+    pub trust_domain: String,
+    /// Hops without TLS are neither made nor taken. Needs version 4.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub strict: bool,
 }
 
 /// What calls to one Service get.
@@ -63,6 +99,9 @@ pub struct CompiledRoute {
     pub service: String,
     /// Generation of the MeshRoute that this was compiled from; 0 while there is none yet.
     pub generation: i64,
+    /// The Service that this one is another name for (type ExternalName); calls to it are calls to that. A proxy that does not know this field finds no port here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias: Option<CompiledAlias>,
     /// Cluster IPs of the Service, empty for a headless one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cluster_ips: Vec<String>,
@@ -72,6 +111,9 @@ pub struct CompiledRoute {
     pub connect_timeout_milliseconds: u32,
     /// Milliseconds from head to the end of the response; 0 is no limit.
     pub request_timeout_milliseconds: u32,
+    /// Milliseconds without anything of a call from either side; 0 is no limit, as a proxy has it that does not know this field.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub idle_timeout_milliseconds: u32,
     /// How often a call of which nothing was sent to an application may go to another endpoint.
     pub requeues: u32,
     /// Which calls go to the same pod. A proxy that does not know this field sends each where there is room.
@@ -98,12 +140,46 @@ pub struct CompiledRoute {
     /// What some of the calls get instead, in the order of the MeshRoute. Needs version 2.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<CompiledRule>,
+    /// What becomes of connections around the mesh to its pods, otherwise than the mesh says. `Strict` needs version 4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inbound: Option<IdentityMode>,
 }
 
 impl CompiledRoute {
+    /// What says of a Service that it is another name for one.
+    pub fn of_alias(namespace: &str, service: &str, alias: CompiledAlias) -> Self {
+        CompiledRoute {
+            version: VERSION_PLAIN,
+            namespace: namespace.to_owned(),
+            service: service.to_owned(),
+            generation: 0,
+            alias: Some(alias),
+            cluster_ips: Vec::new(),
+            ports: Vec::new(),
+            connect_timeout_milliseconds: 0,
+            request_timeout_milliseconds: 0,
+            idle_timeout_milliseconds: 0,
+            requeues: 0,
+            affinity: None,
+            load_balancer: None,
+            concurrency: None,
+            rate_limit: None,
+            circuit_breaker: None,
+            retry: None,
+            hedge: None,
+            rules: Vec::new(),
+            inbound: None,
+        }
+    }
+
+    /// The version of this route, which is at least what it has to say, for what `inbound` needs.
+    pub fn version_for(version: i32, inbound: Option<IdentityMode>) -> i32 {
+        if inbound == Some(IdentityMode::Strict) { version.max(VERSION_STRICT) } else { version }
+    }
+
     /// The version that a route with these ports and rules has to say.
     pub fn version_of(ports: &[CompiledPort], rules: &[CompiledRule]) -> i32 {
-        let is_plain = rules.is_empty() && ports.iter().all(|port| port.protocol == CompiledProtocol::Http);
+        let is_plain = rules.is_empty() && ports.iter().all(|port| port.protocol == PortProtocol::Http);
         match () {
             () if all_backends(ports, rules).any(|backend| !backend.is_plain()) => VERSION_BACKENDS,
             () if is_plain => VERSION_PLAIN,
@@ -115,6 +191,52 @@ impl CompiledRoute {
     pub fn backends(&self) -> impl Iterator<Item = &CompiledBackend> {
         all_backends(&self.ports, &self.rules)
     }
+
+    /// What neither types nor ports say.
+    fn check_limits(&self) -> Result<(), ContractError> {
+        if self
+            .affinity
+            .as_ref()
+            .is_some_and(|affinity| (affinity.kind == AffinityType::Source) != affinity.name.is_none())
+        {
+            return Err(invalid(
+                "affinity.name".to_owned(),
+                "must say which header, cookie or query parameter, and be absent with the type Source",
+            ));
+        }
+        if self.affinity.as_ref().is_some_and(|affinity| !affinity.may_set_cookie()) {
+            return Err(invalid(
+                "affinity.setCookie".to_owned(),
+                "goes with the type Cookie, and with a name of letters, digits, '_', '.' and '-'",
+            ));
+        }
+        let bound = self.affinity.as_ref().and_then(|affinity| affinity.max_load_percent);
+        if bound.is_some_and(|percent| percent <= 100) {
+            return Err(invalid(
+                "affinity.maxLoadPercent".to_owned(),
+                "must be above 100, or there would be calls that no pod may have",
+            ));
+        }
+        if self.concurrency.as_ref().is_some_and(|concurrency| concurrency.per_pod == 0) {
+            return Err(invalid(
+                "concurrency.perPod".to_owned(),
+                "must be at least 1, or no call would ever be served",
+            ));
+        }
+        if self.rate_limit.as_ref().is_some_and(|limit| limit.requests_per_second < 1) {
+            return Err(invalid(
+                "rateLimit.requestsPerSecond".to_owned(),
+                "must be at least 1, or no call would ever be served",
+            ));
+        }
+        if self.circuit_breaker.as_ref().is_some_and(|breaker| breaker.consecutive_failures == 0) {
+            return Err(invalid(
+                "circuitBreaker.consecutiveFailures".to_owned(),
+                "must be at least 1, or every pod would be left out before its first call",
+            ));
+        }
+        Ok(())
+    }
 }
 
 fn all_backends<'a>(
@@ -124,6 +246,16 @@ fn all_backends<'a>(
     let of_rules = rules.iter().flat_map(|rule| &rule.ports);
     let of_rules = of_rules.flat_map(|port| port.backends.iter().chain(&port.mirror));
     ports.iter().flat_map(|port| port.backends.iter().chain(&port.overrides)).chain(of_rules)
+}
+
+/// A Service that another one stands for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CompiledAlias {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub service: String,
 }
 
 /// A rule of a route.
@@ -139,6 +271,9 @@ pub struct CompiledRule {
     pub connect_timeout_milliseconds: u32,
     /// As the route's.
     pub request_timeout_milliseconds: u32,
+    /// As the route's.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub idle_timeout_milliseconds: u32,
     /// As the route's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<CompiledRetry>,
@@ -252,42 +387,13 @@ pub struct CompiledRulePort {
 pub struct CompiledPort {
     /// The Service's port number.
     pub port: u16,
-    /// What is spoken on it.
-    pub protocol: CompiledProtocol,
+    /// What is spoken on it. All but HTTP in the version that the caller speaks needs version 2.
+    pub protocol: PortProtocol,
     /// By weight; at least one, and at least one weight above 0.
     pub backends: Vec<CompiledBackend>,
     /// What calls may ask for by `vicino-route`. A proxy that does not know this field does not listen to that.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub overrides: Vec<CompiledBackend>,
-}
-
-/// What is spoken on a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum CompiledProtocol {
-    /// HTTP in the version that the caller speaks, or in a tunnel whatever the first bytes say.
-    #[serde(rename = "HTTP")]
-    Http,
-    /// HTTP/1.1, also for callers that speak HTTP/2. Needs version 2.
-    #[serde(rename = "HTTP/1.1")]
-    Http1,
-    /// HTTP/2 with prior knowledge, also for callers that speak HTTP/1.1. Needs version 2.
-    #[serde(rename = "HTTP/2")]
-    Http2,
-    /// Bytes that are not looked at: a tunnel to it is passed through at once, whoever speaks first. Needs version 2.
-    #[serde(rename = "TCP")]
-    Tcp,
-}
-
-impl CompiledProtocol {
-    /// The word in documents and statuses.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "HTTP",
-            Self::Http1 => "HTTP/1.1",
-            Self::Http2 => "HTTP/2",
-            Self::Tcp => "TCP",
-        }
-    }
 }
 
 /// Endpoints that calls go to: the pods behind one port of one Service.
@@ -327,6 +433,74 @@ impl CompiledBackend {
     }
 }
 
+/// Who may call what in one namespace, as one MeshPolicy says it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CompiledPolicy {
+    /// See [`CONTRACT_VERSION`]; at least what [`CompiledPolicy::version_of`] says.
+    pub version: i32,
+    /// Namespace of the policy, and of all that it is about.
+    pub namespace: String,
+    /// Name of the policy.
+    pub name: String,
+    /// Generation of the MeshPolicy that this was compiled from.
+    pub generation: i64,
+    /// What it is about.
+    #[serde(default)]
+    pub target: PolicyTarget,
+    /// Whether it decides.
+    pub mode: PolicyMode,
+    /// At least one.
+    pub rules: Vec<PolicyRule>,
+}
+
+impl CompiledPolicy {
+    /// The lowest version that a policy says: who does not know it would leave open what it closes.
+    pub const VERSION: i32 = VERSION_STRICT;
+
+    /// The version that a policy with these has to say.
+    pub fn version_of(target: &PolicyTarget, rules: &[PolicyRule]) -> i32 {
+        let has_expressions = target.pods.as_ref().is_some_and(|pods| !pods.match_expressions.is_empty());
+        let leaves_out = |source: &PolicySource| !source.not_ip_blocks.is_empty();
+        if has_expressions || rules.iter().flat_map(|rule| &rule.from).any(leaves_out) {
+            VERSION_SELECTORS
+        } else {
+            Self::VERSION
+        }
+    }
+}
+
+/// What pods of a mesh may call outside of it; nothing where there is no such document.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CompiledEgress {
+    /// See [`CONTRACT_VERSION`]; at least 4, the version that policies have, since it is one.
+    pub version: i32,
+    /// Name of the mesh.
+    pub mesh: String,
+    /// What becomes of calls that nothing allows.
+    pub mode: EgressMode,
+    /// What is allowed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<EgressRule>,
+    /// Addresses of nodes of the cluster that are not in the mesh.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub node_addresses: Vec<String>,
+}
+
+impl CompiledEgress {
+    /// What a mesh says.
+    pub fn new(mesh: &str, EgressSpec { mode, allow }: &EgressSpec) -> Self {
+        Self {
+            version: VERSION_STRICT,
+            mesh: mesh.to_owned(),
+            mode: *mode,
+            allow: allow.clone(),
+            node_addresses: Vec::new(),
+        }
+    }
+}
+
 /// One neighbourhood, as the others need to know it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -344,6 +518,12 @@ pub struct CompiledNode {
     pub zone: String,
     /// Whether its proxy is ready; calls go to nodes that are not ready only when no other has an endpoint.
     pub ready: bool,
+    /// Whether its proxy takes hops with TLS. A proxy that does not know this field dials without.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub secure: bool,
+    /// Blocks of addresses that its pods have, as far as the Node says. A proxy that does not know this field calls nothing outside the mesh.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pod_cidrs: Vec<String>,
 }
 
 /// Why a document is refused.
@@ -385,7 +565,21 @@ pub trait Document: Serialize + DeserializeOwned {
 impl Document for Bootstrap {
     fn check(&self) -> Result<(), ContractError> {
         not_empty("mesh", &self.mesh)?;
-        not_empty("clusterDomain", &self.cluster_domain)
+        not_empty("clusterDomain", &self.cluster_domain)?;
+        let identity = self.identity.as_ref();
+        if identity.is_some_and(|identity| !is_trust_domain(&identity.trust_domain)) {
+            return Err(invalid(
+                "identity.trustDomain".to_owned(),
+                "must have 1 to 255 lower-case letters, digits, '.', '-' and '_'",
+            ));
+        }
+        if self.version < Self::version_of(identity, self.default_action) {
+            return Err(invalid(
+                "version".to_owned(),
+                "must be 4 or above, since identity.strict is true or defaultAction is Deny",
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -393,6 +587,16 @@ impl Document for CompiledRoute {
     fn check(&self) -> Result<(), ContractError> {
         not_empty("namespace", &self.namespace)?;
         not_empty("service", &self.service)?;
+        if let Some(alias) = &self.alias {
+            not_empty("alias.namespace", &alias.namespace)?;
+            not_empty("alias.service", &alias.service)?;
+            if !self.ports.is_empty() || !self.rules.is_empty() {
+                return Err(invalid(
+                    "alias".to_owned(),
+                    "must be absent where there are ports or rules: calls get what the other Service's route says",
+                ));
+            }
+        }
         for (i, port) in self.ports.iter().enumerate() {
             if port.port == 0 {
                 return Err(invalid(format!("ports[{i}].port"), "must be 1 to 65535"));
@@ -407,40 +611,7 @@ impl Document for CompiledRoute {
                 ));
             }
         }
-        if self
-            .affinity
-            .as_ref()
-            .is_some_and(|affinity| (affinity.kind == AffinityType::Source) != affinity.name.is_none())
-        {
-            return Err(invalid(
-                "affinity.name".to_owned(),
-                "must say which header, cookie or query parameter, and be absent with the type Source",
-            ));
-        }
-        if self.affinity.as_ref().is_some_and(|affinity| !affinity.may_set_cookie()) {
-            return Err(invalid(
-                "affinity.setCookie".to_owned(),
-                "goes with the type Cookie, and with a name of letters, digits, '_', '.' and '-'",
-            ));
-        }
-        if self.concurrency.as_ref().is_some_and(|concurrency| concurrency.per_pod == 0) {
-            return Err(invalid(
-                "concurrency.perPod".to_owned(),
-                "must be at least 1, or no call would ever be served",
-            ));
-        }
-        if self.rate_limit.as_ref().is_some_and(|limit| limit.requests_per_second < 1) {
-            return Err(invalid(
-                "rateLimit.requestsPerSecond".to_owned(),
-                "must be at least 1, or no call would ever be served",
-            ));
-        }
-        if self.circuit_breaker.as_ref().is_some_and(|breaker| breaker.consecutive_failures == 0) {
-            return Err(invalid(
-                "circuitBreaker.consecutiveFailures".to_owned(),
-                "must be at least 1, or every pod would be left out before its first call",
-            ));
-        }
+        self.check_limits()?;
         let rules: Vec<_> = self.rules.iter().map(|compiled| &compiled.rule).collect();
         check_all(&rules)
             .map_err(|flaw| ContractError::Invalid { field: flaw.field, problem: flaw.problem })?;
@@ -450,8 +621,12 @@ impl Document for CompiledRoute {
         for (i, port) in self.ports.iter().enumerate() {
             check_backends(&format!("ports[{i}].backends"), &port.backends)?;
         }
-        match Self::version_of(&self.ports, &self.rules) {
+        match Self::version_for(Self::version_of(&self.ports, &self.rules), self.inbound) {
             version if self.version >= version => Ok(()),
+            VERSION_STRICT => Err(invalid(
+                "version".to_owned(),
+                "must be 4 or above, since connections around the mesh are refused",
+            )),
             VERSION_BACKENDS => Err(invalid(
                 "version".to_owned(),
                 "must be 3 or above, since there are backends of another namespace or that change heads",
@@ -464,12 +639,42 @@ impl Document for CompiledRoute {
     }
 }
 
+impl Document for CompiledPolicy {
+    fn check(&self) -> Result<(), ContractError> {
+        not_empty("namespace", &self.namespace)?;
+        not_empty("name", &self.name)?;
+        let problem = match Self::version_of(&self.target, &self.rules) {
+            needed if needed <= self.version => None,
+            VERSION_SELECTORS => Some("must be 5 or above, since it has matchExpressions or notIpBlocks"),
+            _ => Some("must be 4 or above, since it is a policy"),
+        };
+        if let Some(problem) = problem {
+            return Err(invalid("version".to_owned(), problem));
+        }
+        policy::check(&self.target, &self.rules)
+            .map_err(|flaw| ContractError::Invalid { field: flaw.field, problem: flaw.problem })
+    }
+}
+
+impl Document for CompiledEgress {
+    fn check(&self) -> Result<(), ContractError> {
+        not_empty("mesh", &self.mesh)?;
+        if self.version < VERSION_STRICT {
+            return Err(invalid("version".to_owned(), "must be 4 or above, since it is a policy"));
+        }
+        check_addresses("nodeAddresses", &self.node_addresses)?;
+        egress::check(&self.allow)
+            .map_err(|flaw| ContractError::Invalid { field: flaw.field, problem: flaw.problem })
+    }
+}
+
 impl Document for CompiledNode {
     fn check(&self) -> Result<(), ContractError> {
         not_empty("name", &self.name)?;
-        for (i, address) in self.addresses.iter().enumerate() {
-            if address.parse::<std::net::IpAddr>().is_err() {
-                return Err(invalid(format!("addresses[{i}]"), "must be an IPv4 or IPv6 address"));
+        check_addresses("addresses", &self.addresses)?;
+        for (i, block) in self.pod_cidrs.iter().enumerate() {
+            if block.parse::<ipnet::IpNet>().is_err() {
+                return Err(invalid(format!("podCidrs[{i}]"), "must be a block of addresses"));
             }
         }
         Ok(())
@@ -505,6 +710,13 @@ fn check_backends(field: &str, backends: &[CompiledBackend]) -> Result<(), Contr
             .map_err(|flaw| ContractError::Invalid { field: flaw.field, problem: flaw.problem })?;
     }
     Ok(())
+}
+
+fn check_addresses(field: &str, addresses: &[String]) -> Result<(), ContractError> {
+    match addresses.iter().position(|address| address.parse::<std::net::IpAddr>().is_err()) {
+        Some(i) => Err(invalid(format!("{field}[{i}]"), "must be an IPv4 or IPv6 address")),
+        None => Ok(()),
+    }
 }
 
 fn not_empty(field: &str, value: &str) -> Result<(), ContractError> {

@@ -3,13 +3,14 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
 use kube::CustomResourceExt;
 
-use crate::{MeshNode, MeshRoute, ServiceMesh};
+use crate::{MeshNode, MeshPolicy, MeshRoute, ServiceMesh};
 
 /// File name under `config/crd/` and content, of every CRD.
 pub fn manifests() -> Vec<(&'static str, String)> {
     [
         ("vicino.dev_servicemeshes.yaml", ServiceMesh::crd()),
         ("vicino.dev_meshroutes.yaml", MeshRoute::crd()),
+        ("vicino.dev_meshpolicies.yaml", MeshPolicy::crd()),
         ("vicino.dev_meshnodes.yaml", MeshNode::crd()),
     ]
     .map(|(file, mut crd)| {

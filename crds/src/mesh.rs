@@ -1,12 +1,16 @@
 //! The kind `ServiceMesh`: where proxies run and what every route of the mesh gets by default; schema only.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ResourceRequirements, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::egress::EgressSpec;
+use crate::policy::PolicyAction;
 
 /// What a user asks of a mesh. Every field has a default, so `spec: {}` is a working mesh.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -24,8 +28,10 @@ use serde::{Deserialize, Serialize};
     doc = "ServiceMesh runs one proxy per node and meshes every namespace that carries the label vicino.dev/mesh with its name.",
     validation = Rule::new("self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
         .message("metadata.name must be at most 40 lower-case letters, digits and '-', since it becomes part of ConfigMap and DaemonSet names and a label value"),
-    validation = Rule::new("!self.metadata.name.matches('-(nodes|routes)(-|$)')")
-        .message("metadata.name must not have '-nodes' or '-routes' in it as a word, since generated ConfigMaps of other meshes are called so: vicino-<mesh>-nodes, vicino-<mesh>-routes-<namespace>"),
+    validation = Rule::new("!self.metadata.name.matches('-(nodes|policies|routes)(-|$)')")
+        .message("metadata.name must not have '-nodes', '-policies' or '-routes' in it as a word, since generated ConfigMaps of other meshes are called so: vicino-<mesh>-nodes, vicino-<mesh>-routes-<namespace>"),
+    validation = Rule::new("(has(self.spec.identity.trustDomain) ? self.spec.identity.trustDomain : self.spec.clusterDomain) == (has(oldSelf.spec.identity.trustDomain) ? oldSelf.spec.identity.trustDomain : oldSelf.spec.clusterDomain)")
+        .message("spec.identity.trustDomain, or spec.clusterDomain where that is absent, cannot be changed: proxies with certificates of one trust domain refuse those of another, so calls between nodes would fail; write the trust domain that the mesh has, or delete the mesh and make it anew"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status", description = "Whether every selected node's proxy is ready and the mesh is as its spec says"),
     printcolumn(name = "Proxies", type_ = "string", json_path = ".status.proxies.summary", description = "Ready proxies of those that should run"),
     printcolumn(name = "Services", type_ = "integer", json_path = ".status.services", description = "Services that have a route"),
@@ -42,12 +48,21 @@ pub struct ServiceMeshSpec {
     /// How calls of applications reach the proxy of their node.
     #[serde(default)]
     pub interception: InterceptionSpec,
+    /// Who workloads are, and what proxies ask of each other.
+    #[serde(default)]
+    pub identity: IdentitySpec,
     /// What every route of this mesh gets unless its MeshRoute says otherwise.
     #[serde(default)]
     pub defaults: RouteDefaults,
+    /// What becomes of calls that no MeshPolicy is about.
+    #[serde(default)]
+    pub policy: PolicyDefaults,
+    /// What pods may call outside the mesh, through their node's proxy.
+    #[serde(default, skip_serializing_if = "EgressSpec::is_closed")]
+    pub egress: EgressSpec,
     /// DNS domain of the cluster, the part after `svc.` in a Service's full name.
     #[serde(default = "cluster_domain")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = crate::pattern::DOTTED))]
     pub cluster_domain: String,
 }
 
@@ -176,6 +191,68 @@ pub enum InterceptionMode {
     Explicit,
 }
 
+/// Who workloads are: SPIFFE IDs, `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`, proven by certificates of the operator's authority.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct IdentitySpec {
+    /// `Permissive`: nodes use mutual TLS between each other where both have certificates, and calls that come otherwise are taken and counted.
+    /// `Strict`: only calls that come by mutual TLS are taken; connections around the mesh to its pods are refused.
+    #[serde(default)]
+    pub mode: IdentityMode,
+    /// The trust domain of all identities; when absent, the cluster's domain. Certificates of one trust domain are of no use in another, so it
+    /// stays as it is as long as the mesh exists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255), regex(pattern = r"^[a-z0-9._-]+$"))]
+    pub trust_domain: Option<String>,
+    /// Seconds that a certificate is good for; it is renewed when two thirds of them are over.
+    #[serde(default = "certificate_lifetime_seconds")]
+    #[schemars(range(min = 600, max = 7_776_000))]
+    pub certificate_lifetime_seconds: i32,
+}
+
+impl Default for IdentitySpec {
+    fn default() -> Self {
+        Self {
+            mode: IdentityMode::default(),
+            trust_domain: None,
+            certificate_lifetime_seconds: certificate_lifetime_seconds(),
+        }
+    }
+}
+
+impl IdentitySpec {
+    /// How long a certificate is good for.
+    pub fn lifetime(&self) -> Duration {
+        Duration::from_secs(u64::try_from(self.certificate_lifetime_seconds).unwrap_or_default())
+    }
+}
+
+/// What is asked of whoever calls.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum IdentityMode {
+    /// Certificates where there are some.
+    #[default]
+    Permissive,
+    /// Nothing without certificates.
+    Strict,
+}
+
+/// What becomes of calls that no rule of a MeshPolicy is about.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PolicyDefaults {
+    /// `Allow`: they go on. `Deny`: only calls go on that some policy allows; recommended once every Service has one.
+    #[serde(default)]
+    pub default_action: PolicyAction,
+}
+
+impl ServiceMeshSpec {
+    /// The trust domain of the mesh's identities.
+    pub fn trust_domain(&self) -> &str {
+        self.identity.trust_domain.as_deref().unwrap_or(&self.cluster_domain)
+    }
+}
+
 /// Defaults of routes. Units are in the names.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -204,6 +281,9 @@ impl Default for RouteDefaults {
     }
 }
 
+fn certificate_lifetime_seconds() -> i32 {
+    24 * 60 * 60
+}
 fn cluster_domain() -> String {
     "cluster.local".to_owned()
 }
@@ -227,7 +307,7 @@ pub struct ServiceMeshStatus {
     /// The generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`, `Accepted`, and while they apply `Reconciling` and `Stalled`.
+    /// `Ready`, `Accepted`, `IdentityReady`, and while they apply `EgressProgrammed`, `Reconciling` and `Stalled`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -1,11 +1,11 @@
 //! The kind `MeshRoute`: the routing of the Service of the same name; schema only.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::mesh::Tally;
+use crate::mesh::{IdentityMode, Tally};
 use crate::rule::{HeaderModifier, RouteRule};
 
 /// What calls to one Service get. Every field is optional; absent ones take the mesh's defaults.
@@ -32,6 +32,7 @@ use crate::rule::{HeaderModifier, RouteRule};
     printcolumn(name = "Programmed", type_ = "string", json_path = ".status.programmed.summary", description = "Ready proxies that serve this generation, of all ready proxies"),
     printcolumn(name = "Accepted", type_ = "string", json_path = ".status.conditions[?(@.type=='Accepted')].status", priority = "1", description = "Whether the spec is valid"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason", priority = "1", description = "Why Ready is what it is"),
+    printcolumn(name = "Plain", type_ = "date", json_path = ".status.plainCallers.lastSeen", priority = "1", description = "How long ago the last connection came around the mesh"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -43,6 +44,11 @@ pub struct MeshRouteSpec {
         validation = Rule::new("self.size() == 0 || self.exists(b, b.weight > 0)").message("at least one of spec.backends must have a weight above 0")
     )]
     pub backends: Vec<Backend>,
+    /// What ports of the Service speak, where neither their `appProtocol` nor their name says so, or not rightly, as in a Service that others write.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["port".into()]))]
+    pub ports: Vec<RoutePort>,
     /// Services that a call may ask for instead of the backends, whichever rule it falls under, by the header field `vicino-route: <this Service>=<other>`; pairs for several Services are separated by commas, and a
     /// Service of another namespace is `<name>.<namespace>`. The application sees the field, and passes it on with calls of its own. A call that asks for another Service is answered with 403.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -81,6 +87,59 @@ pub struct MeshRouteSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 5))]
     pub requeues: Option<i32>,
+    /// What is asked of whoever calls this Service, otherwise than the mesh asks: for the time in which callers move into the mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<RouteIdentity>,
+}
+
+/// What is asked of whoever calls a Service.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RouteIdentity {
+    /// `Permissive`: connections around the mesh to the ports that this Service has at its pods are taken, and counted. `Strict`: they are refused.
+    /// Where Services that share a port of a pod differ, Permissive holds, and the MeshNode's condition `Guarded` says so. `Strict` refuses calls over hops without TLS, too; `Permissive` does not let them in where the mesh is Strict.
+    pub mode: IdentityMode,
+}
+
+/// What one port of the Service speaks.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RoutePort {
+    /// Number of the port, as the Service says it.
+    #[schemars(range(min = 1, max = 65_535))]
+    pub port: i32,
+    /// What is spoken there: `HTTP`, in the version that the caller speaks, or in a tunnel whatever the first bytes say; `HTTP/1.1` or `HTTP/2` (with prior knowledge; gRPC is), whatever the caller speaks; `TCP`: something
+    /// else, TLS too, so that a tunnel is passed through at once, whoever speaks first.
+    pub protocol: PortProtocol,
+}
+
+/// What is spoken on a port.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PortProtocol {
+    /// HTTP in the version that the caller speaks, or in a tunnel whatever the first bytes say.
+    #[serde(rename = "HTTP")]
+    Http,
+    /// HTTP/1.1, also for callers that speak HTTP/2.
+    #[serde(rename = "HTTP/1.1")]
+    Http1,
+    /// HTTP/2 with prior knowledge, also for callers that speak HTTP/1.1; gRPC is.
+    #[serde(rename = "HTTP/2")]
+    Http2,
+    /// Something else, TLS too: a tunnel to it is passed through at once, whoever speaks first.
+    #[serde(rename = "TCP")]
+    Tcp,
+}
+
+impl PortProtocol {
+    /// The word in documents and statuses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "HTTP",
+            Self::Http1 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+            Self::Tcp => "TCP",
+        }
+    }
 }
 
 /// One Service that calls go to.
@@ -88,11 +147,11 @@ pub struct MeshRouteSpec {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Backend {
     /// Name of a Service.
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = crate::pattern::SERVICE))]
     pub name: String,
     /// Its namespace. Absent: that of the MeshRoute. Another one has to say by a `ReferenceGrant` (`gateway.networking.k8s.io`) that MeshRoutes of this namespace may refer to its Services.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = crate::pattern::LABEL))]
     pub namespace: Option<String>,
     /// Port of that Service. Absent: the port that was called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,11 +174,11 @@ pub struct Backend {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Override {
     /// Name of a Service.
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = crate::pattern::SERVICE))]
     pub name: String,
     /// Its namespace, as for a backend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = crate::pattern::LABEL))]
     pub namespace: Option<String>,
     /// Port of that Service. Absent: the port that was called; where it has none, calls to that port cannot ask for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -132,7 +191,7 @@ fn weight() -> i32 {
 }
 
 /// How long things may take. Absent fields take the mesh's defaults.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Timeouts {
     /// Milliseconds that a connection to another node or to a pod may take to open.
@@ -143,6 +202,10 @@ pub struct Timeouts {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 86_400_000))]
     pub request_milliseconds: Option<i32>,
+    /// Milliseconds without anything of a call from either side, also in tunnels and WebSockets; 0, as it is by default, is no limit. A call for which an application is silent for longer is answered with 504.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 86_400_000))]
+    pub idle_milliseconds: Option<i32>,
 }
 
 /// Calls with the same key go to the same pod while it is ready and below its limit; when pods come or go, only the keys that led to those move. A call without the key goes where there is room.
@@ -164,6 +227,11 @@ pub struct Affinity {
     /// Gives a caller that comes without the cookie one of its own, with a random value, for the path `/` and out of reach of scripts. Absent: only the application sets it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set_cookie: Option<SetCookie>,
+    /// A pod that has more calls at a time than this percentage of the average of all has no further ones of its keys: they go to the next in the order that belongs to the key, so that one busy key does not
+    /// lie on one pod. Absent: only `concurrency` bounds what a pod has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 101, max = 1000))]
+    pub max_load_percent: Option<i32>,
 }
 
 impl Affinity {
@@ -322,7 +390,7 @@ pub struct RateLimitKey {
     pub kind: RateLimitKeyType,
     /// Name of the header field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9!#$%&'*+.^_|~-]+$"))]
+    #[schemars(length(min = 1, max = 128), regex(pattern = crate::pattern::FIELD))]
     pub name: Option<String>,
 }
 
@@ -370,7 +438,7 @@ pub struct CircuitBreaker {
     #[serde(default = "max_ejection")]
     #[schemars(range(min = 100, max = 3_600_000))]
     pub max_ejection_milliseconds: i32,
-    /// Of a node's pods of the Service at most this share is out, in percent, but one may always be.
+    /// Of the Service's pods, and of those on each node, at most this share is out, in percent, but one may always be.
     #[serde(default = "max_ejected_percent")]
     #[schemars(range(min = 1, max = 100))]
     pub max_ejected_percent: i32,
@@ -503,4 +571,19 @@ pub struct MeshRouteStatus {
     /// Ready proxies: those that serve this generation, and all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub programmed: Option<Tally>,
+    /// Connections around the mesh to pods of this Service, of all nodes. Absent: none was seen, so that `Strict` would refuse nobody. Nodes whose condition `Guarded` is not True see none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plain_callers: Option<PlainCallers>,
+}
+
+/// Connections that came around the mesh to pods of one Service.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlainCallers {
+    /// Attempts to connect that were let pass (Permissive).
+    pub passed: i64,
+    /// Attempts to connect that were refused (Strict).
+    pub refused: i64,
+    /// When the last one came, to five minutes.
+    pub last_seen: Time,
 }

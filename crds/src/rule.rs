@@ -9,6 +9,7 @@ use crate::route::{Backend, Hedge, RateLimit, Retry, Timeouts};
 
 mod check;
 
+pub(crate) use check::is_reserved_for_rules;
 pub use check::{Flaw, REGEXES_MAX, check_all, check_modifiers, matcher};
 
 /// What the calls that it matches get.
@@ -23,7 +24,7 @@ pub use check::{Flaw, REGEXES_MAX, check_all, check_modifiers, matcher};
 pub struct RouteRule {
     /// For people, in `vicino explain` and in messages; unique in the route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = crate::pattern::LABEL))]
     pub name: Option<String>,
     /// The calls that it is about: those that at least one of these matches. Empty: every call.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -48,6 +49,10 @@ pub struct RouteRule {
     /// Which calls are sent once more when their answer takes long. Absent: as the route says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hedge: Option<Hedge>,
+    /// Statuses of answers that are failures of a pod to its `circuitBreaker`, in place of the `codes` there; none of them is when the list is empty. gRPC's statuses count as what they mean in HTTP, as there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), inner(range(min = 400, max = 599)))]
+    pub failure_codes: Option<Vec<i32>>,
     /// Changes to the request's header on its way to the application.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_header_modifier: Option<HeaderModifier>,
@@ -109,7 +114,7 @@ pub struct RouteMatch {
     pub query_params: Vec<QueryParamMatch>,
     /// The method; case matters, as in HTTP. Absent: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 32), regex(pattern = r"^[A-Z]+(-[A-Z]+)*$"))]
+    #[schemars(length(min = 1, max = 32), regex(pattern = crate::pattern::METHOD))]
     pub method: Option<String>,
 }
 
@@ -182,7 +187,7 @@ pub struct HeaderMatch {
     #[serde(default, rename = "type")]
     pub kind: ValueMatchType,
     /// Name of the field; case does not matter.
-    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9!#$%&'*+.^_|~-]+$"))]
+    #[schemars(length(min = 1, max = 128), regex(pattern = crate::pattern::FIELD))]
     pub name: String,
     /// What its value is compared with.
     #[schemars(length(min = 1, max = 1024))]
@@ -241,11 +246,11 @@ pub struct HeaderField {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RequestMirror {
     /// Name of a Service.
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = crate::pattern::SERVICE))]
     pub name: String,
     /// Its namespace, as for a backend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = crate::pattern::LABEL))]
     pub namespace: Option<String>,
     /// Port of that Service. Absent: the port that was called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -281,14 +286,14 @@ pub struct Cors {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 64),
-        inner(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9!#$%&'*+.^_|~-]+$"))
+        inner(length(min = 1, max = 128), regex(pattern = crate::pattern::FIELD))
     )]
     pub allow_headers: Vec<String>,
     /// Header fields of answers that pages may read; `*` is every one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 64),
-        inner(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9!#$%&'*+.^_|~-]+$"))
+        inner(length(min = 1, max = 128), regex(pattern = crate::pattern::FIELD))
     )]
     pub expose_headers: Vec<String>,
     /// Whether calls may carry cookies and the like.
@@ -312,7 +317,7 @@ pub struct UrlRewrite {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 253),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+        regex(pattern = crate::pattern::HOST)
     )]
     pub hostname: Option<String>,
     /// The path; the query stays.
@@ -333,11 +338,11 @@ pub struct PathModifier {
     pub kind: PathModifierType,
     /// Instead of the whole path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^/[!-~]*$"))]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = crate::pattern::PATH))]
     pub replace_full_path: Option<String>,
     /// Instead of the prefix that matched; for that, every match of the rule has a path of type `PathPrefix`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^/[!-~]*$"))]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = crate::pattern::PATH))]
     pub replace_prefix_match: Option<String>,
 }
 
@@ -364,7 +369,7 @@ pub struct RequestRedirect {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 253),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+        regex(pattern = crate::pattern::HOST)
     )]
     pub hostname: Option<String>,
     /// Path of the location; the query stays.

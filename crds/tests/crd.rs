@@ -18,8 +18,12 @@ fn manifests_are_fresh() {
 #[test]
 fn every_field_is_described() {
     use kube::CustomResourceExt;
-    for crd in [vicino_crds::ServiceMesh::crd(), vicino_crds::MeshRoute::crd(), vicino_crds::MeshNode::crd()]
-    {
+    for crd in [
+        vicino_crds::ServiceMesh::crd(),
+        vicino_crds::MeshRoute::crd(),
+        vicino_crds::MeshPolicy::crd(),
+        vicino_crds::MeshNode::crd(),
+    ] {
         let value = serde_json::to_value(&crd).unwrap();
         let schema = &value["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
         for part in ["spec", "status"] {

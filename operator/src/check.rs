@@ -44,10 +44,11 @@ pub fn check(objects: &[Rendered]) -> BTreeMap<String, Vec<Fault>> {
         for problem in problems(object) {
             add(object, problem);
         }
-        if let (Body::Data(data), Some(namespace)) =
-            (&object.body, object.labels.get(names::LABEL_ROUTES_NAMESPACE))
-        {
-            for key in data.keys().filter(|key| !routed.insert((namespace, *key))) {
+        let label = |name: &str| object.labels.get(name);
+        let namespace = label(names::LABEL_ROUTES_NAMESPACE).or(label(names::LABEL_POLICIES_NAMESPACE));
+        if let (Body::Data(data), Some(namespace)) = (&object.body, namespace) {
+            let holds = label(names::LABEL_CONFIG);
+            for key in data.keys().filter(|key| !routed.insert((holds, namespace, *key))) {
                 add(object, format!("has {key:?}, which another ConfigMap has too"));
             }
         }

@@ -1,7 +1,7 @@
 //! The command line `vicino`, also as `kubectl vicino`: reads a cluster or files, calls the operator's pure pipeline, prints; writes to no cluster.
 //!
 //! Reading order: [`arguments`] is what can be asked; [`cluster`] and [`manifests`] are the two places where objects come
-//! from; [`check`], [`routes`], [`render`], [`diff`], [`explain`] and [`version`] each turn objects into an [`Answer`] without printing
+//! from; [`check`], [`routes`], [`identity`], [`render`], [`diff`], [`explain`], [`policy`] and [`version`] each turn objects into an [`Answer`] without printing
 //! anything; [`output`], [`table`] and [`age`] are how answers look.
 
 use std::ffi::OsString;
@@ -17,14 +17,17 @@ pub mod check;
 pub mod cluster;
 pub mod diff;
 pub mod explain;
+pub mod identity;
+mod listing;
 pub mod manifests;
 pub mod output;
+pub mod policy;
 pub mod render;
 pub mod routes;
 pub mod table;
 pub mod version;
 
-use arguments::{Arguments, Command};
+use arguments::{Arguments, Command, PolicyCommand};
 
 /// Exit code when the command itself failed; 1 says that it found something (as `kubectl diff` does).
 const FAILED: u8 = 2;
@@ -49,6 +52,9 @@ pub enum Error {
     /// A file is not what it should be.
     #[error(transparent)]
     Manifest(#[from] manifests::ManifestError),
+    /// A node's proxy did not answer.
+    #[error(transparent)]
+    Node(Box<explain::NodeError>),
     /// The flags do not go together.
     #[error("{0}")]
     Usage(String),
@@ -100,9 +106,14 @@ fn answer(arguments: &Arguments, mut command: clap::Command) -> Result<Answer, E
         match &arguments.command {
             Command::Check(options) => Box::pin(check::run(global, options)).await,
             Command::Routes(options) => routes::run(global, options).await,
+            Command::Identity(options) => identity::run(global, options).await,
             Command::Render(options) => render::run(global, options).await,
             Command::Diff(options) => diff::run(global, options).await,
             Command::Explain(options) => explain::run(global, options).await,
+            Command::Policy { command: PolicyCommand::List(options) } => {
+                policy::list::run(global, options).await
+            }
+            Command::Policy { command: PolicyCommand::Test(options) } => policy::run(global, options),
             Command::Version(options) => version::run(global, options).await,
             Command::Completion { .. } => Ok(Answer::default()),
         }

@@ -1,6 +1,6 @@
 //! Events on what a user wants to know: derived from status changes (pure), sent at a bounded rate by one task.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -27,6 +27,9 @@ const REFILL: Duration = Duration::from_secs(1);
 /// An event that takes longer is given up.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What the pipeline does when it finds what an event tells.
+const RECONCILE: &str = "Reconcile";
+
 /// One event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Notice {
@@ -36,6 +39,8 @@ pub struct Notice {
     pub warning: bool,
     /// CamelCase, bounded set.
     pub reason: String,
+    /// What was done when it happened. Events of one object that differ in nothing but the note are counted as the first of them, so this has to tell apart what people want to see apart.
+    pub action: &'static str,
     /// For people.
     pub note: String,
 }
@@ -44,10 +49,12 @@ pub struct Notice {
 #[derive(Clone, Debug, Default)]
 pub struct Said {
     namespaces: BTreeMap<String, String>,
+    /// Namespaces of pods with an annotation that cannot be read, with what is wrong.
+    annotations: BTreeSet<(String, String)>,
 }
 
-/// What `plan` changes that a user wants to know: a mesh becomes ready or ceases to be, a route is refused or put
-/// right, a namespace names a mesh that does not exist.
+/// What `plan` changes that a user wants to know: a mesh becomes ready or ceases to be, or its authority does, a route or a policy is refused or put
+/// right, a namespace names a mesh that does not exist, a pod has an annotation that cannot be read.
 pub fn notices(world: &World, plan: &Plan, said: &mut Said) -> Vec<Notice> {
     let mut notices = Vec::new();
     for (name, status) in &plan.statuses.meshes {
@@ -55,11 +62,18 @@ pub fn notices(world: &World, plan: &Plan, said: &mut Said) -> Vec<Notice> {
         let reference = || ours("ServiceMesh", &Key::cluster(name), &row.uid);
         let turned = turned(kind::READY, &row.value.status.conditions, &status.conditions);
         notices.extend(turned.map(|condition| notice(reference(), condition)));
+        let turned = self::turned(kind::IDENTITY_READY, &row.value.status.conditions, &status.conditions);
+        notices.extend(turned.map(|condition| notice(reference(), condition)));
     }
     for (key, status) in &plan.statuses.routes {
         let Some(row) = world.routes.get(key) else { continue };
         let turned = turned(kind::ACCEPTED, &row.value.status.conditions, &status.conditions);
         notices.extend(turned.map(|condition| notice(ours("MeshRoute", key, &row.uid), condition)));
+    }
+    for (key, status) in &plan.statuses.policies {
+        let Some(row) = world.policies.get(key) else { continue };
+        let turned = turned(kind::ACCEPTED, &row.value.status.conditions, &status.conditions);
+        notices.extend(turned.map(|condition| notice(ours("MeshPolicy", key, &row.uid), condition)));
     }
     said.namespaces.retain(|name, _| plan.validated.namespaces.contains_key(name));
     for (name, problem) in &plan.validated.namespaces {
@@ -76,7 +90,41 @@ pub fn notices(world: &World, plan: &Plan, said: &mut Said) -> Vec<Notice> {
                 ..ObjectReference::default()
             };
             let reason = problem.reason.to_owned();
-            notices.push(Notice { regarding, warning: true, reason, note: problem.text() });
+            let note = problem.text();
+            notices.push(Notice { regarding, warning: true, reason, action: RECONCILE, note });
+        }
+    }
+    notices.extend(annotations(world, said));
+    notices
+}
+
+/// Pods of one workload have the same annotation, so the first with each mistake in a namespace speaks for all, as long as there is one.
+fn annotations(world: &World, said: &mut Said) -> Vec<Notice> {
+    let mut first: BTreeMap<(String, String), (&Key, &str)> = BTreeMap::new();
+    for (key, row) in world.pods.iter().filter(|(_, row)| !row.value.ips.is_empty()) {
+        let is_meshed = || {
+            let namespace = world.namespaces.get(&Key::cluster(&key.namespace));
+            namespace.is_some_and(|row| row.value.mesh.is_some())
+        };
+        if let Some(problem) = row.value.plain_ports.problem.as_ref().filter(|_| is_meshed()) {
+            first.entry((key.namespace.clone(), problem.clone())).or_insert((key, &row.uid));
+        }
+    }
+    said.annotations.retain(|one| first.contains_key(one));
+    let mut notices = Vec::new();
+    for (one, (key, uid)) in first {
+        let note = format!("annotation {}: {}", names::ANNOTATION_PLAIN_PORTS, one.1);
+        if said.annotations.insert(one) {
+            let regarding = ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Pod".to_owned()),
+                name: Some(key.name.clone()),
+                namespace: Some(key.namespace.clone()),
+                uid: Some(uid.to_owned()),
+                ..ObjectReference::default()
+            };
+            let reason = "InvalidAnnotation".to_owned();
+            notices.push(Notice { regarding, warning: true, reason, action: RECONCILE, note });
         }
     }
     notices
@@ -92,7 +140,10 @@ fn turned<'a>(kind: &str, old: &[Condition], new: &'a [Condition]) -> Option<&'a
     let first_not_ready =
         old.is_none() && kind == kind::READY && new.status == "False" && new.reason != "NoNodes";
     let stalled_at_first = first_not_ready && !matches!(new.reason.as_str(), "Applying" | "ProxiesStarting");
-    let quiet = first_good_accepted || (first_not_ready && !stalled_at_first);
+    // Whether there is an authority is no news before there was one that became useless.
+    let was_known = old.as_deref().is_some_and(|old| old != "Unknown");
+    let identity_begins = kind == kind::IDENTITY_READY && !was_known && new.reason != "SecretUnusable";
+    let quiet = first_good_accepted || (first_not_ready && !stalled_at_first) || identity_begins;
     (old.as_deref() != Some(new.status.as_str()) && !quiet).then_some(new)
 }
 
@@ -101,6 +152,7 @@ fn notice(regarding: ObjectReference, condition: &Condition) -> Notice {
         regarding,
         warning: condition.status != "True",
         reason: condition.reason.clone(),
+        action: RECONCILE,
         note: condition.message.clone(),
     }
 }
@@ -171,7 +223,7 @@ async fn send(
             type_: if notice.warning { EventType::Warning } else { EventType::Normal },
             reason: notice.reason,
             note: Some(shorten(notice.note)),
-            action: "Reconcile".to_owned(),
+            action: notice.action.to_owned(),
             secondary: None,
         };
         match timeout(SEND_TIMEOUT, recorder.publish(&event, &notice.regarding)).await {
@@ -201,6 +253,36 @@ mod tests {
     use super::{Said, notices};
     use crate::fixture::{SHOP, converge, load, planned, proxy_pod, rollout, serve, world};
     use crate::world::{Rollout, World};
+
+    #[test]
+    fn an_annotation_that_cannot_be_read_is_told_once_for_a_workload() {
+        let mut world = world(SHOP);
+        let pod = |name: &str, namespace: &str, ports: &str| {
+            format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}, uid: u-{name}, annotations: {{vicino.dev/plain-ports: '{ports}'}}}}\nspec: {{nodeName: node1, containers: []}}\nstatus: {{phase: Running, podIPs: [{{ip: 10.1.0.1}}]}}\n"
+            )
+        };
+        let mut said = Said::default();
+        let mut told = |world: &World| {
+            let notices = notices(world, &planned(world), &mut said).into_iter();
+            let of_pods = notices.filter(|n| n.regarding.kind.as_deref() == Some("Pod"));
+            of_pods.map(|n| (n.regarding.name.unwrap(), n.reason, n.note)).collect::<Vec<_>>()
+        };
+        for (name, namespace, ports) in
+            [("a", "shop", "http"), ("b", "shop", "http"), ("c", "shop", "9090"), ("d", "elsewhere", "http")]
+        {
+            load(&mut world, &pod(name, namespace, ports));
+        }
+        let note = "annotation vicino.dev/plain-ports: \"http\" is no port: write numbers from 1 to 65535, separated by commas, as in 9090,8443";
+        assert_eq!(told(&world), [("a".to_owned(), "InvalidAnnotation".to_owned(), note.to_owned())]);
+        assert_eq!(told(&world), []);
+        for name in ["a", "b"] {
+            load(&mut world, &pod(name, "shop", "80"));
+        }
+        assert_eq!(told(&world), []);
+        load(&mut world, &pod("b", "shop", "http"));
+        assert_eq!(told(&world).len(), 1, "and again when it comes back");
+    }
 
     /// What is said of the mesh now.
     fn told(world: &World) -> Vec<String> {

@@ -99,6 +99,12 @@ pub(crate) fn converge(world: &mut World) -> Plan {
             value.status = status.clone();
             world.routes.put(key.clone(), crate::world::Row { value, ..row });
         }
+        for (key, status) in &plan.statuses.policies {
+            let row = world.policies.get(key).unwrap().clone();
+            let mut value = row.value;
+            value.status = status.clone();
+            world.policies.put(key.clone(), crate::world::Row { value, ..row });
+        }
         for (name, status) in &plan.statuses.meshes {
             let key = Key::cluster(name);
             let row = world.meshes.get(&key).unwrap().clone();
@@ -158,7 +164,7 @@ pub(crate) fn serve(world: &mut World, mesh: &str, node: &str) {
     report(
         world,
         node,
-        &json!({"proxy": {"pod": pod, "version": "1", "contract": 1, "state": "Ready"}, "configs": configs}),
+        &json!({"proxy": {"pod": pod, "version": "1", "contract": vicino_crds::contract::CONTRACT_VERSION, "state": "Ready"}, "configs": configs}),
     );
 }
 

@@ -31,6 +31,7 @@ mod plan;
 pub mod reconcile;
 pub mod run;
 
+pub mod authority;
 pub mod event;
 pub mod lease;
 pub mod metric;

@@ -1,6 +1,6 @@
 //! The operator's metrics; every label has a bounded set of values. Knows nothing of where they are served.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -22,9 +22,17 @@ struct StepLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabels {
     kind: &'static str,
 }
+
+/// Of a family with one member at most.
+type NoLabels = [(&'static str, &'static str); 0];
 
 /// Handles of all metrics; clones count in the same place.
 #[derive(Clone, Debug)]
@@ -36,6 +44,10 @@ pub struct Metrics {
     leader: Gauge,
     objects: Family<KindLabels, Gauge>,
     events_dropped: Counter,
+    certificates_issued: Counter,
+    certificates_refused: Family<ReasonLabels, Counter>,
+    /// A family, so that nothing is told before there is an authority.
+    authority_expiration: Family<NoLabels, Gauge>,
 }
 
 /// What is encoded for a scraper.
@@ -53,6 +65,9 @@ impl Metrics {
             leader: Gauge::default(),
             objects: Family::default(),
             events_dropped: Counter::default(),
+            certificates_issued: Counter::default(),
+            certificates_refused: Family::default(),
+            authority_expiration: Family::default(),
         };
         let mut registry = Registry::with_prefix("vicino_operator");
         registry.register("reconciles", "Passes of the pipeline", metrics.reconciles.clone());
@@ -74,6 +89,22 @@ impl Metrics {
             "events_dropped",
             "Events not sent, to spare the API server",
             metrics.events_dropped.clone(),
+        );
+        registry.register(
+            "certificates_issued",
+            "Certificates that proxies were given",
+            metrics.certificates_issued.clone(),
+        );
+        registry.register(
+            "certificates_refused",
+            "Certificates, or whole requests for some, that were refused",
+            metrics.certificates_refused.clone(),
+        );
+        registry.register_with_unit(
+            "authority_expiration_timestamp",
+            "When the authority in force, or one that it is signed by, ends, in seconds since 1970",
+            Unit::Seconds,
+            metrics.authority_expiration.clone(),
         );
         (metrics, Exposition(registry))
     }
@@ -102,6 +133,22 @@ impl Metrics {
     /// How many objects of a kind there are.
     pub fn hold(&self, kind: &'static str, count: usize) {
         self.objects.get_or_create(&KindLabels { kind }).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Certificates were issued.
+    pub fn issued(&self, count: usize) {
+        self.certificates_issued.inc_by(count as u64);
+    }
+
+    /// A certificate, or a request for some, was refused, for one of the reasons of [`crate::authority::judge::Refusal`].
+    pub fn refused(&self, reason: &str) {
+        self.certificates_refused.get_or_create(&ReasonLabels { reason: reason.to_owned() }).inc();
+    }
+
+    /// Certificates are issued by an authority that ends then.
+    pub fn authority_ends(&self, at: SystemTime) {
+        let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.authority_expiration.get_or_create(&[]).set(i64::try_from(seconds).unwrap_or(i64::MAX));
     }
 
     /// An event was not sent.

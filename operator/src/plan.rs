@@ -22,7 +22,7 @@ pub struct Plan {
     pub faults: BTreeMap<String, Vec<Fault>>,
     /// What has to be written so that the cluster is as rendered.
     pub changes: Vec<Change>,
-    /// What every ServiceMesh and MeshRoute should say of itself.
+    /// What every ServiceMesh, MeshRoute and MeshPolicy should say of itself.
     pub statuses: Statuses,
 }
 

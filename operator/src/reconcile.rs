@@ -4,17 +4,18 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::{Applier, Stage};
+use crate::authority::reports::Reports;
 use crate::event::{self, Events, Said};
 use crate::metric::Metrics;
 use crate::plan::{Plan, plan};
 use crate::report::StatusWriter;
 use crate::serve::Health;
-use crate::world::{Change, World};
+use crate::world::{self, Change, World};
 
 /// Changes are gathered until none has come for this long …
 const QUIET: Duration = Duration::from_millis(20);
@@ -28,6 +29,10 @@ pub struct Reconciler {
     pub world: World,
     /// What watches see.
     pub changes: mpsc::Receiver<Change>,
+    /// How the authority is, once that is known.
+    pub authority: watch::Receiver<Option<world::Authority>>,
+    /// Told what proxies report of their certificates.
+    pub reported: watch::Sender<Option<Reports>>,
     /// Writes objects.
     pub applier: Applier,
     /// Writes statuses.
@@ -71,6 +76,12 @@ impl Reconciler {
         loop {
             let change = tokio::select! {
                 change = self.changes.recv() => change,
+                // Nobody tells it where there is none.
+                Ok(()) = self.authority.changed() => {
+                    let authority = self.authority.borrow_and_update().clone();
+                    let Some(authority) = authority else { continue };
+                    Some(Change::Authority(authority))
+                }
                 () = wait_until(due) => return true,
             };
             match change {
@@ -112,6 +123,12 @@ impl Reconciler {
             self.events.tell(notice);
         }
         self.statuses.write(&mut self.world, &plan).await;
+        let reports = Some(Reports::of(&self.world));
+        self.reported.send_if_modified(|before| {
+            let is_news = *before != reports;
+            *before = reports;
+            is_news
+        });
         for (kind, count) in self.world.sizes() {
             self.metrics.hold(kind, count);
         }

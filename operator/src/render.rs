@@ -16,12 +16,15 @@ use crate::world::{Body, Key, Kind, ObjectId, Owner, World};
 mod access;
 mod bootstrap;
 mod daemon_set;
+mod egress;
 mod mesh_node;
 mod mesh_route;
 mod nodes;
 pub(crate) mod parts;
+mod policies;
 mod routes;
 mod service_account;
+pub(crate) mod trust;
 
 /// A generated object.
 #[derive(Clone, Debug, PartialEq)]
@@ -142,8 +145,11 @@ pub fn render(world: &World, validated: &Validated) -> Vec<Rendered> {
         objects.extend(mesh_node::render(world, mesh, &neighbours));
         objects.extend(nodes::render(world, mesh, &live));
         objects.extend(routes::render(validated, mesh, &live));
-        objects.push(daemon_set::render(mesh, &world.settings, &bootstrap));
+        objects.extend(policies::render(validated, mesh, &live));
+        objects.extend(egress::render(world, mesh));
+        objects.push(daemon_set::render(mesh, world, &bootstrap));
         objects.push(bootstrap);
+        objects.extend(trust::render(world, mesh));
     }
     objects.sort_by(|a, b| (&a.id, &a.mesh).cmp(&(&b.id, &b.mesh)));
     objects

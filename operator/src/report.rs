@@ -25,6 +25,7 @@ const RETRY: Duration = Duration::from_secs(2);
 enum Subject {
     Mesh,
     Route,
+    Policy,
 }
 
 impl Subject {
@@ -32,16 +33,19 @@ impl Subject {
         match self {
             Self::Mesh => "ServiceMesh",
             Self::Route => "MeshRoute",
+            Self::Policy => "MeshPolicy",
         }
     }
 
     fn resource(self) -> ApiResource {
+        let of = |plural: &str| {
+            let gvk = GroupVersionKind::gvk(names::GROUP, names::VERSION, self.kind());
+            ApiResource::from_gvk_with_plural(&gvk, plural)
+        };
         match self {
-            Self::Mesh => {
-                let gvk = GroupVersionKind::gvk(names::GROUP, names::VERSION, self.kind());
-                ApiResource::from_gvk_with_plural(&gvk, "servicemeshes")
-            }
+            Self::Mesh => of("servicemeshes"),
             Self::Route => Kind::MeshRoute.resource(),
+            Self::Policy => of("meshpolicies"),
         }
     }
 }
@@ -190,6 +194,17 @@ fn pending(world: &World, plan: &Plan) -> Vec<Pending> {
             turns,
         });
     }
+    for (key, status) in &plan.statuses.policies {
+        let Some(row) = world.policies.get(key).filter(|row| row.value.status != *status) else { continue };
+        let turns = turns(&row.value.status.conditions, &status.conditions);
+        all.push(Pending {
+            subject: Subject::Policy,
+            key: key.clone(),
+            version: row.version,
+            status: json!(status),
+            turns,
+        });
+    }
     all
 }
 
@@ -204,6 +219,10 @@ fn take(world: &mut World, subject: Subject, object: &DynamicObject) {
         Subject::Mesh => {
             let row = trim::row(&object.metadata, trim::mesh(object));
             world.take(Change::Mesh(Step::Put(trim::key(&object.metadata), row)));
+        }
+        Subject::Policy => {
+            let row = trim::row(&object.metadata, trim::policy(object));
+            world.take(Change::Policy(Box::new(Step::Put(trim::key(&object.metadata), row))));
         }
         Subject::Route => {
             world.take_written(Kind::MeshRoute, object.clone());

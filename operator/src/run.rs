@@ -7,10 +7,12 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use tokio::net::TcpListener;
+use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::apply::{Applier, Sender};
+use crate::authority::{self, reports::Reports};
 use crate::event::Events;
 use crate::lease::{Candidate, LeaseError};
 use crate::metric::Metrics;
@@ -18,7 +20,7 @@ use crate::reconcile::Reconciler;
 use crate::report::StatusWriter;
 use crate::serve::{self, Health};
 use crate::watch;
-use crate::world::Settings;
+use crate::world::{self, Settings};
 
 /// Where health and metrics are served unless told otherwise.
 const PORT: u16 = 8080;
@@ -32,6 +34,8 @@ pub struct Options {
     pub settings: Settings,
     /// Where health and metrics are served; none: at port 8080 of every address.
     pub listen: Option<SocketAddr>,
+    /// Where certificates are issued, and the namespace of the Secret with the authority; none issues none.
+    pub authority: Option<(SocketAddr, String)>,
     /// Namespace of the Lease; none leads without asking.
     pub lease_namespace: Option<String>,
     /// Name of this replica, unique among them.
@@ -97,11 +101,23 @@ pub async fn run(client: Client, options: Options, stop: CancellationToken) -> R
     let health = Health::default();
     let (tasks, all) = (TaskTracker::new(), CancellationToken::new());
     tasks.spawn(serve::serve(listener, health.clone(), Arc::new(exposition), all.clone()));
+    let (told, known_authority) = channel::channel(None);
+    let (reported, reports) = channel::channel(None);
+    if let Some((address, namespace)) = options.authority.clone() {
+        let (events, sending) =
+            Events::new(client.clone(), options.identity.clone(), metrics.clone(), all.clone());
+        tasks.spawn(sending);
+        let links =
+            authority::Links { client: client.clone(), metrics: metrics.clone(), events, told, reports };
+        let clock = || Timestamp::now().into();
+        tasks.spawn(authority::run(links, (address, namespace), (clock, all.clone())));
+    }
     let candidate = options
         .lease_namespace
         .as_deref()
         .map(|namespace| Candidate::new(client.clone(), namespace, options.identity.clone(), Timestamp::now));
-    let result = lead(client, options, candidate, (metrics, health), (&tasks, &all, &stop)).await;
+    let known = ((known_authority, reported), metrics, health);
+    let result = lead(client, options, candidate, known, (&tasks, &all, &stop)).await;
     all.cancel();
     tasks.close();
     if tokio::time::timeout(STOP_TIMEOUT, tasks.wait()).await.is_err() {
@@ -114,12 +130,15 @@ pub async fn run(client: Client, options: Options, stop: CancellationToken) -> R
     result.map(drop)
 }
 
+/// How the authority is, and what it is told of what proxies report.
+type Identities = (channel::Receiver<Option<world::Authority>>, channel::Sender<Option<Reports>>);
+
 /// Waits for the lease, then runs the pipeline. Returns the lease when it is still held.
 async fn lead(
     client: Client,
     options: Options,
     mut candidate: Option<Candidate>,
-    (metrics, health): (Metrics, Health),
+    ((mut authority, reported), metrics, health): (Identities, Metrics, Health),
     (tasks, all, stop): (&TaskTracker, &CancellationToken, &CancellationToken),
 ) -> Result<Option<Candidate>, RunError> {
     if let Some(candidate) = &mut candidate {
@@ -134,9 +153,13 @@ async fn lead(
     let (events, sending) = Events::new(client.clone(), options.identity, metrics.clone(), all.clone());
     tasks.spawn(sending);
     let sender = Sender::new(client.clone());
+    // They may be known already.
+    authority.mark_changed();
     let reconciler = Reconciler {
         world: watch::empty(options.settings),
         changes: watch::start(&client, &metrics, tasks, all),
+        authority,
+        reported,
         applier: Applier::new(sender.clone(), metrics.clone()),
         statuses: StatusWriter::new(sender, metrics.clone()),
         events,

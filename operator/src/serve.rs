@@ -88,7 +88,21 @@ impl Health {
 
 /// Serves on `listener` until `stop`.
 pub async fn serve(listener: TcpListener, health: Health, metrics: Arc<Exposition>, stop: CancellationToken) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    accept(listener, CONNECTIONS_MAX, &stop, |stream, peer| {
+        Some(connection(stream, peer, health.clone(), metrics.clone()))
+    })
+    .await;
+}
+
+/// Runs what `serve` makes of each connection, `connections_max` at one time, until `stop`; those that are left then are
+/// dropped. A connection of which `serve` makes nothing is closed at once.
+pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
+    listener: TcpListener,
+    connections_max: usize,
+    stop: &CancellationToken,
+    mut serve: impl FnMut(TcpStream, SocketAddr) -> Option<F>,
+) {
+    let connections = Arc::new(Semaphore::new(connections_max));
     let tasks = TaskTracker::new();
     loop {
         let permit = tokio::select! {
@@ -101,11 +115,12 @@ pub async fn serve(listener: TcpListener, health: Health, metrics: Arc<Expositio
         };
         match accepted {
             Ok((stream, peer)) => {
-                let (health, metrics, stop) = (health.clone(), metrics.clone(), stop.clone());
+                let Some(served) = serve(stream, peer) else { continue };
+                let stop = stop.clone();
                 tasks.spawn(async move {
                     tokio::select! {
                         () = stop.cancelled() => {}
-                        () = connection(stream, peer, health, metrics) => {}
+                        () = served => {}
                     }
                     drop(permit);
                 });

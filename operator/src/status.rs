@@ -1,10 +1,12 @@
-//! What every ServiceMesh and MeshRoute should say of itself: from what is live, what is still to be written, and what proxies report; pure.
+//! What every ServiceMesh, MeshRoute and MeshPolicy should say of itself: from what is live, what is still to be written, and what proxies report; pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use vicino_crds::condition::{Wanted, kind};
-use vicino_crds::{MeshRouteStatus, ServiceMeshStatus, names};
+use vicino_crds::policy::PolicyDenials;
+use vicino_crds::route::PlainCallers;
+use vicino_crds::{MeshPolicyStatus, MeshRouteStatus, ServiceMeshStatus, names};
 
 use crate::apply::Change;
 use crate::check::Fault;
@@ -12,7 +14,11 @@ use crate::render::{Rendered, parts};
 use crate::validate::Validated;
 use crate::world::{Body, Key, ObjectId, Route, World};
 
+mod egress;
+mod identity;
 mod mesh;
+mod policy;
+mod programmed;
 mod reports;
 mod route;
 
@@ -38,6 +44,8 @@ pub struct Statuses {
     pub meshes: BTreeMap<String, ServiceMeshStatus>,
     /// MeshRoutes.
     pub routes: BTreeMap<Key, MeshRouteStatus>,
+    /// MeshPolicies.
+    pub policies: BTreeMap<Key, MeshPolicyStatus>,
 }
 
 /// Derives all statuses. The transition time of a condition whose status changes is `now`.
@@ -56,7 +64,10 @@ pub fn derive(input: &Input<'_>, now: &Time) -> Statuses {
         .iter()
         .map(|(key, row)| (key.name.clone(), mesh::status(&context, &key.name, &row.value, &routes, now)))
         .collect();
-    Statuses { meshes, routes }
+    let policies = input.world.policies.iter().filter(|(_, row)| !row.value.deleting);
+    let policies =
+        policies.map(|(key, row)| (key.clone(), policy::status(&context, key, &row.value, now))).collect();
+    Statuses { meshes, routes, policies }
 }
 
 /// Whether a MeshRoute is about to go, by our own hand or with its mesh: then nobody needs to know how it is.
@@ -72,15 +83,21 @@ struct Context<'a> {
     pending: BTreeSet<&'a ObjectId>,
     /// Where each compiled route was rendered to.
     placed: BTreeMap<(&'a str, &'a str), Placed<'a>>,
+    /// Where each compiled policy was rendered to.
+    placed_policies: BTreeMap<(&'a str, &'a str), Placed<'a>>,
     /// What the proxies of meshes that are not in force go on with.
     live: parts::Live<'a>,
     /// Endpoints of each Service: ready and all.
     endpoints: BTreeMap<(&'a str, &'a str), (usize, usize)>,
+    /// Connections around the mesh to pods of each Service, of all nodes.
+    plain: BTreeMap<(&'a str, &'a str), PlainCallers>,
+    /// Calls that each policy was against, on all nodes.
+    denials: BTreeMap<(&'a str, &'a str), PolicyDenials>,
     /// What proxies report, by mesh.
     reports: BTreeMap<&'a str, reports::Reports<'a>>,
 }
 
-/// A compiled route in its ConfigMap.
+/// A compiled document in its ConfigMap.
 #[derive(Clone, Copy)]
 struct Placed<'a> {
     config_map: &'a ObjectId,
@@ -93,9 +110,12 @@ impl<'a> Context<'a> {
         Self {
             input,
             pending: input.changes.iter().map(Change::id).collect(),
-            placed: placed(input.objects),
+            placed: placed(input.objects, names::LABEL_ROUTES_NAMESPACE),
+            placed_policies: placed(input.objects, names::LABEL_POLICIES_NAMESPACE),
             live: parts::Live::new(input.world),
             endpoints: endpoints(input.world),
+            plain: plain(input.world),
+            denials: denials(input.world),
             reports: input
                 .world
                 .meshes
@@ -118,10 +138,14 @@ impl Context<'_> {
     }
 }
 
-fn placed(objects: &BTreeMap<ObjectId, Rendered>) -> BTreeMap<(&str, &str), Placed<'_>> {
+/// By namespace, which the ConfigMap's `label` says, and key.
+fn placed<'a>(
+    objects: &'a BTreeMap<ObjectId, Rendered>,
+    label: &str,
+) -> BTreeMap<(&'a str, &'a str), Placed<'a>> {
     let mut all = BTreeMap::new();
     for (id, object) in objects {
-        let namespace = object.labels.get(names::LABEL_ROUTES_NAMESPACE);
+        let namespace = object.labels.get(label);
         let (Some(namespace), Body::Data(data)) = (namespace, &object.body) else { continue };
         for (data_key, text) in data {
             all.insert((namespace.as_str(), data_key.as_str()), Placed { config_map: id, data_key, text });
@@ -144,6 +168,40 @@ fn endpoints(world: &World) -> BTreeMap<(&str, &str), (usize, usize)> {
         *most = (*most).max(count);
     }
     all
+}
+
+/// By namespace and name: two counts, and when the last one came.
+type Counts<'a> = BTreeMap<(&'a str, &'a str), ([i64; 2], &'a Time)>;
+
+/// What all nodes say of the same together.
+fn sums<'a>(said: impl Iterator<Item = ((&'a str, &'a str), [i64; 2], &'a Time)>) -> Counts<'a> {
+    let mut all = Counts::new();
+    for (name, counts, last_seen) in said {
+        let sum = all.entry(name).or_insert(([0; 2], last_seen));
+        sum.0 = std::array::from_fn(|i| sum.0[i].saturating_add(counts[i]));
+        sum.1 = sum.1.max(last_seen);
+    }
+    all
+}
+
+fn plain(world: &World) -> BTreeMap<(&str, &str), PlainCallers> {
+    let calls = world.neighbourhoods.iter().flat_map(|(_, row)| &row.value.status.plain_calls);
+    let said = calls.map(|of| ((&*of.namespace, &*of.service), [of.passed, of.refused], &of.last_seen));
+    let sums = sums(said).into_iter();
+    sums.map(|(name, ([passed, refused], last_seen))| {
+        (name, PlainCallers { passed, refused, last_seen: last_seen.clone() })
+    })
+    .collect()
+}
+
+fn denials(world: &World) -> BTreeMap<(&str, &str), PolicyDenials> {
+    let calls = world.neighbourhoods.iter().flat_map(|(_, row)| &row.value.status.policy_calls);
+    let said = calls.map(|of| ((&*of.namespace, &*of.policy), [of.denied, of.audited], &of.last_seen));
+    let sums = sums(said).into_iter();
+    sums.map(|(name, ([denied, audited], last_seen))| {
+        (name, PolicyDenials { denied, audited, last_seen: last_seen.clone() })
+    })
+    .collect()
 }
 
 fn wanted(kind: &'static str, status: bool, reason: &'static str, message: impl Into<String>) -> Wanted {

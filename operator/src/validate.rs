@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use vicino_crds::{ServiceMeshSpec, contract::CompiledRoute};
+use vicino_crds::ServiceMeshSpec;
+use vicino_crds::contract::{CompiledAlias, CompiledPolicy, CompiledRoute};
 
 use crate::world::{Key, World};
 
 mod mesh;
+mod policy;
 mod route;
 
 /// What is wrong, for the person who can put it right.
@@ -44,6 +46,17 @@ pub enum MeshVerdict {
     Deleting,
 }
 
+impl MeshVerdict {
+    /// What is wrong, if anything is.
+    pub fn problem(&self) -> Option<&Problem> {
+        match self {
+            Self::Accepted(mesh) => mesh.egress_problem.as_ref(),
+            Self::Rejected(problem) | Self::Blocked(problem) => Some(problem),
+            Self::Deleting => None,
+        }
+    }
+}
+
 /// A mesh with all that rendering needs of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AcceptedMesh {
@@ -57,6 +70,8 @@ pub struct AcceptedMesh {
     pub nodes: Vec<String>,
     /// Namespaces that name it, sorted; without those that are being deleted.
     pub namespaces: Vec<String>,
+    /// What is wrong with `spec.egress`: then proxies go on with what they were told of it last, and have everything else.
+    pub egress_problem: Option<Problem>,
 }
 
 /// What became of a Service of a meshed namespace, or of a MeshRoute that belongs to none.
@@ -70,18 +85,33 @@ pub struct RouteVerdict {
     pub outcome: Outcome,
 }
 
-/// What proxies are told about a Service.
+/// What became of a MeshPolicy.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
+pub struct PolicyVerdict {
+    /// The mesh that the namespace names, when it exists.
+    pub mesh: Option<String>,
+    /// What proxies are told, or why nothing new.
+    pub outcome: Outcome<CompiledPolicy>,
+    /// What it is about and is not there. Proxies are told all the same: it is in force from the moment that it is.
+    pub missing: Option<Problem>,
+    /// What it is about, in words.
+    pub target: String,
+    /// Services that it is about now, or pods when it selects pods.
+    pub targets: usize,
+}
+
+/// What proxies are told about a Service, or of a policy.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome<D = CompiledRoute> {
     /// This.
-    Compiled(Box<CompiledRoute>),
-    /// What they were told last, since the MeshRoute is wrong.
+    Compiled(Box<D>),
+    /// What they were told last, since the object is wrong.
     Kept(Problem),
     /// Nothing.
     Nothing(Problem),
 }
 
-impl Outcome {
+impl<D> Outcome<D> {
     /// What is wrong, if anything is.
     pub fn problem(&self) -> Option<&Problem> {
         match self {
@@ -98,6 +128,10 @@ pub struct Validated {
     pub meshes: BTreeMap<String, MeshVerdict>,
     /// Every Service of a meshed namespace and every MeshRoute.
     pub routes: BTreeMap<Key, RouteVerdict>,
+    /// Every MeshPolicy.
+    pub policies: BTreeMap<Key, PolicyVerdict>,
+    /// Services that are another name for one of the cluster (type ExternalName), the mesh of each, and what it stands for.
+    pub aliases: BTreeMap<Key, (String, CompiledAlias)>,
     /// Namespaces whose label names no mesh, and what to do about it.
     pub namespaces: BTreeMap<String, Problem>,
 }
@@ -116,7 +150,9 @@ impl Validated {
 pub fn validate(world: &World) -> Validated {
     let meshes = mesh::all(world);
     let routes = route::all(world, &meshes);
-    Validated { namespaces: unknown_meshes(world), meshes, routes }
+    let aliases = route::aliases(world, &meshes);
+    let policies = policy::all(world, &meshes, &routes);
+    Validated { namespaces: unknown_meshes(world), meshes, routes, policies, aliases }
 }
 
 fn unknown_meshes(world: &World) -> BTreeMap<String, Problem> {

@@ -85,6 +85,12 @@ fn visit(client: &Client, visitor: &mut impl Visit) {
         |step| Change::Route(Box::new(step)),
     );
     visitor.kind(
+        resource("MeshPolicy", "meshpolicies"),
+        Which::All,
+        |o| put(&o, trim::policy(&o)),
+        |step| Change::Policy(Box::new(step)),
+    );
+    visitor.kind(
         resource("MeshNode", "meshnodes"),
         Which::All,
         |o| put(&o, trim::neighbourhood(&o)),

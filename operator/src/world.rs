@@ -1,17 +1,20 @@
 //! The cluster as the pipeline sees it: plain, ordered tables of trimmed objects; knows no client and decides nothing.
 //!
-//! What is kept of an object bounds the operator's memory. Reckoned from the fields, with names of 20 characters: a Service 0.5 KiB, an EndpointSlice 0.3 KiB, a Pod 0.5 KiB, a Node 2 KiB (all its labels, since a nodeSelector may
-//! name any), a Namespace 0.2 KiB, a MeshRoute 1.5 KiB, a route in its ConfigMap 0.5 KiB, a MeshNode 0.4 KiB and
-//! 0.4 KiB for each of its pods. 2,000 Services and 200 nodes with 30 pods each are about 15 MiB. Measured by the
+//! What is kept of an object bounds the operator's memory. Reckoned from the fields, with names of 20 characters: a Service 0.5 KiB, an EndpointSlice 0.3 KiB, a Pod 0.8 KiB with its labels, a Node 2 KiB (all its labels, since a nodeSelector may
+//! name any), a Namespace 0.2 KiB, a MeshRoute 1.5 KiB, a MeshPolicy 1.5 KiB, a route in its ConfigMap 0.5 KiB, a MeshNode 0.4 KiB and
+//! 0.7 KiB for each of its pods. 2,000 Services and 200 nodes with 30 pods each are about 15 MiB. Measured by the
 //! ignored API test `scale`, 2,000 Services and 200 nodes without pods: the whole process has 54 MiB resident at its peak.
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
-use vicino_crds::contract::CompiledProtocol;
+use vicino_crds::node::PlainPorts;
+use vicino_crds::route::PortProtocol;
 use vicino_crds::{
-    MeshNodeSpec, MeshNodeStatus, MeshRouteSpec, MeshRouteStatus, ServiceMeshSpec, ServiceMeshStatus,
+    MeshNodeSpec, MeshNodeStatus, MeshPolicySpec, MeshPolicyStatus, MeshRouteSpec, MeshRouteStatus,
+    ServiceMeshSpec, ServiceMeshStatus,
 };
 
 mod history;
@@ -74,6 +77,19 @@ pub struct Route {
     pub status: MeshRouteStatus,
 }
 
+/// A MeshPolicy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// Whether it is being deleted; it is in force until it is gone.
+    pub deleting: bool,
+    /// Its spec, or why it could not be read.
+    pub spec: Result<MeshPolicySpec, String>,
+    /// Its status as last written.
+    pub status: MeshPolicyStatus,
+}
+
 /// A MeshNode.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Neighbourhood {
@@ -98,7 +114,6 @@ pub struct Namespace {
 
 /// A Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is one independent fact about a Service")]
 pub struct Service {
     /// Its TCP ports, in its own order.
     pub ports: Vec<ServicePort>,
@@ -106,8 +121,8 @@ pub struct Service {
     pub cluster_ips: Vec<String>,
     /// Whether calls stay on the caller's node (`internalTrafficPolicy: Local`).
     pub node_local: bool,
-    /// Whether its type is ExternalName.
-    pub external_name: bool,
+    /// The name that it stands for, when its type is ExternalName.
+    pub external_name: Option<String>,
     /// Whether it carries the annotation that leaves it out of the mesh.
     pub skip: bool,
     /// Whether it is being deleted.
@@ -122,7 +137,7 @@ pub struct ServicePort {
     /// Its name; empty for an only port.
     pub name: String,
     /// What its `appProtocol`, or else its name, says is spoken on it.
-    pub protocol: CompiledProtocol,
+    pub protocol: PortProtocol,
 }
 
 /// An EndpointSlice, as far as the ENDPOINTS column needs it; proxies watch slices themselves.
@@ -154,6 +169,10 @@ pub struct Node {
     pub labels: BTreeMap<String, String>,
     /// Its addresses of type InternalIP.
     pub addresses: Vec<String>,
+    /// Its addresses of type ExternalIP.
+    pub external_addresses: Vec<String>,
+    /// Blocks of addresses that its pods have, as far as it says.
+    pub pod_cidrs: Vec<String>,
 }
 
 /// A Pod that is bound to a node.
@@ -165,10 +184,16 @@ pub struct Pod {
     pub service_account: String,
     /// Its own addresses; none while it has none, when it shares its node's, and once it has ended.
     pub ips: Vec<String>,
+    /// All its labels, while it has addresses of its own: by these policies select it.
+    pub labels: BTreeMap<String, String>,
     /// Mesh whose proxy it is.
     pub proxy_of: Option<String>,
     /// Whether it is ready and not being deleted; kept for proxies only.
     pub ready: bool,
+    /// Ports where calls around the mesh are taken in any mode, as its annotation says, sorted.
+    pub plain_ports: PlainPorts,
+    /// Since when it has its network, as its kubelet says.
+    pub network_since: Option<Time>,
 }
 
 /// A live object of a kind in [`Kind::CHILDREN`] that carries the operator's label.
@@ -225,6 +250,27 @@ pub struct Rollout {
     pub ready: usize,
 }
 
+/// How the authority is, as this replica sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Authority {
+    /// PEM of the roots by which its certificates are known, and those of the one before and the one that comes; empty while there are none.
+    pub roots: String,
+    /// How many they are.
+    pub root_count: usize,
+    /// When the first of them ends.
+    pub first_root_ends: Option<Timestamp>,
+    /// PEM of the authority by which certificates are issued, then of those that signed it.
+    pub chain: String,
+    /// When that authority ends; None: none are issued.
+    pub ends: Option<Timestamp>,
+    /// Whether somebody should renew it.
+    pub ends_soon: bool,
+    /// What is wrong with the authority that its Secret has.
+    pub problem: Option<String>,
+    /// Why the authority that its Secret has is not in force yet.
+    pub waits: Option<String>,
+}
+
 /// Why an object could not be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -241,6 +287,8 @@ pub enum Change {
     Mesh(Step<Mesh>),
     /// MeshRoutes.
     Route(Box<Step<Route>>),
+    /// MeshPolicies.
+    Policy(Box<Step<Policy>>),
     /// MeshNodes.
     Neighbourhood(Step<Neighbourhood>),
     /// Namespaces.
@@ -257,6 +305,8 @@ pub enum Change {
     Pod(Step<Pod>),
     /// Generated objects of one kind.
     Child(Kind, Step<Child>),
+    /// How the authority is.
+    Authority(Authority),
 }
 
 /// Everything that the pipeline may look at.
@@ -264,10 +314,14 @@ pub enum Change {
 pub struct World {
     /// What the operator was started with.
     pub settings: Settings,
+    /// How the authority is; None while that is not known here.
+    pub authority: Option<Authority>,
     /// ServiceMeshes.
     pub meshes: Table<Mesh>,
     /// MeshRoutes.
     pub routes: Table<Route>,
+    /// MeshPolicies.
+    pub policies: Table<Policy>,
     /// MeshNodes.
     pub neighbourhoods: Table<Neighbourhood>,
     /// Namespaces.
@@ -331,6 +385,7 @@ impl World {
         match change {
             Change::Mesh(step) => self.meshes.step(step),
             Change::Route(step) => self.routes.step(*step),
+            Change::Policy(step) => self.policies.step(*step),
             Change::Neighbourhood(step) => self.neighbourhoods.step(step),
             Change::Namespace(step) => self.namespaces.step(step),
             Change::Service(step) => self.services.step(step),
@@ -339,6 +394,11 @@ impl World {
             Change::Node(step) => self.nodes.step(step),
             Change::Pod(step) => self.pods.step(step),
             Change::Child(Kind::ConfigMap, step) => self.take_config_map(step),
+            Change::Authority(authority) => {
+                let is_news = self.authority.as_ref() != Some(&authority);
+                self.authority = Some(authority);
+                is_news
+            }
             Change::Child(kind, step) => self.children.of_mut(kind).step(step),
         }
     }
@@ -380,6 +440,7 @@ impl World {
     pub fn synced(&self) -> bool {
         self.meshes.synced()
             && self.routes.synced()
+            && self.policies.synced()
             && self.neighbourhoods.synced()
             && self.namespaces.synced()
             && self.services.synced()
@@ -395,6 +456,7 @@ impl World {
         let mut sizes = vec![
             ("ServiceMesh", self.meshes.len()),
             ("MeshRoute", self.routes.len()),
+            ("MeshPolicy", self.policies.len()),
             ("MeshNode", self.neighbourhoods.len()),
             ("Namespace", self.namespaces.len()),
             ("Service", self.services.len()),

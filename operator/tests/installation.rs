@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 const OPERATOR: &str = "system:serviceaccount:vicino-system:vicino-operator";
 /// How long the API server and the aggregation of roles may take to show what was applied.
-const SETTLE_MAX: Duration = Duration::from_secs(30);
+const SETTLE_MAX: Duration = Duration::from_mins(1);
 
 fn kubeconfig() -> PathBuf {
     let path = std::env::var_os("VICINO_TEST_KUBECONFIG");
@@ -56,10 +56,21 @@ fn until(look: impl Fn() -> Result<(), String>) {
 fn install() {
     let applied = kubectl(&["apply", "--server-side", "--force-conflicts", "-k", "config/default"], "");
     assert!(applied.status.success(), "{}", text(&applied.stderr));
-    let kinds = ["crd/servicemeshes.vicino.dev", "crd/meshroutes.vicino.dev", "crd/meshnodes.vicino.dev"];
+    let kinds = [
+        "crd/servicemeshes.vicino.dev",
+        "crd/meshroutes.vicino.dev",
+        "crd/meshpolicies.vicino.dev",
+        "crd/meshnodes.vicino.dev",
+    ];
     let established =
-        kubectl(&[&["wait", "--for=condition=Established", "--timeout=30s"], &kinds[..]].concat(), "");
+        kubectl(&[&["wait", "--for=condition=Established", "--timeout=60s"], &kinds[..]].concat(), "");
     assert!(established.status.success(), "{}", text(&established.stderr));
+    // Whoever looks for a kind finds it a moment after it is established.
+    until(|| {
+        let found = text(&kubectl(&["api-resources", "--api-group=vicino.dev", "-o", "name"], "").stdout);
+        let is_found = |kind: &str| found.contains(kind.trim_start_matches("crd/"));
+        kinds.iter().all(|kind| is_found(kind)).then_some(()).ok_or(found)
+    });
 }
 
 /// What the API server says to a manifest that it would not store.
@@ -84,8 +95,14 @@ fn what_is_wrong_is_refused_with_what_would_be_right() {
     };
     let table = [
         (mesh("a.b", "{}"), "metadata.name must be at most 40 lower-case letters, digits and '-'"),
-        (mesh("a-nodes", "{}"), "metadata.name must not have '-nodes' or '-routes' in it as a word"),
-        (mesh("a-routes-b", "{}"), "metadata.name must not have '-nodes' or '-routes' in it as a word"),
+        (
+            mesh("a-nodes", "{}"),
+            "metadata.name must not have '-nodes', '-policies' or '-routes' in it as a word",
+        ),
+        (
+            mesh("a-routes-b", "{}"),
+            "metadata.name must not have '-nodes', '-policies' or '-routes' in it as a word",
+        ),
         (
             mesh("a", "{proxy: {workers: 65}}"),
             "spec.proxy.workers in body should be less than or equal to 64",
@@ -135,6 +152,77 @@ fn what_is_wrong_is_refused_with_what_would_be_right() {
     }
 }
 
+#[test]
+fn a_trust_domain_or_a_lifetime_that_cannot_be_is_refused() {
+    install();
+    for (identity, expected) in [
+        ("trustDomain: 'Bad_Domain!'", "spec.identity.trustDomain in body should match '^[a-z0-9._-]+$'"),
+        ("trustDomain: ''", "spec.identity.trustDomain in body should be at least 1 chars long"),
+        (
+            "certificateLifetimeSeconds: 599",
+            "spec.identity.certificateLifetimeSeconds in body should be greater than or equal to 600",
+        ),
+    ] {
+        let said = refusal(&format!(
+            "apiVersion: vicino.dev/v1alpha1\nkind: ServiceMesh\nmetadata: {{name: a}}\nspec: {{identity: {{{identity}}}}}\n"
+        ));
+        assert!(said.contains(expected), "{identity}\nexpected: {expected}\nsaid: {said}");
+    }
+}
+
+#[test]
+fn the_trust_domain_of_a_mesh_stays() {
+    install();
+    // On a node that no cluster has, with a name that no other test wants.
+    let mesh = |spec: &str| {
+        format!(
+            "apiVersion: vicino.dev/v1alpha1\nkind: ServiceMesh\nmetadata: {{name: trust}}\nspec: {{proxy: {{nodeSelector: {{no-node: has-this}}}}, {spec}}}\n"
+        )
+    };
+    let apply = |spec: &str, more: &[&str]| kubectl(&[&["apply", "-f", "-"], more].concat(), &mesh(spec));
+    kubectl(&["delete", "servicemesh", "trust", "--ignore-not-found"], "");
+    let made = apply("clusterDomain: cluster.local", &[]);
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let dry = ["--dry-run=server"];
+    for same in [
+        "identity: {trustDomain: cluster.local}",
+        "identity: {trustDomain: cluster.local}, clusterDomain: other.local",
+        "identity: {mode: Strict}",
+    ] {
+        let said = apply(same, &dry);
+        assert!(said.status.success(), "{same}: {}", text(&said.stderr));
+    }
+    for other in ["identity: {trustDomain: example.org}", "clusterDomain: other.local"] {
+        let said = apply(other, &dry);
+        let said = text(&said.stderr);
+        assert!(
+            said.contains(
+                "spec.identity.trustDomain, or spec.clusterDomain where that is absent, cannot be changed"
+            ),
+            "{other}: {said}"
+        );
+    }
+    kubectl(&["delete", "servicemesh", "trust"], "");
+}
+
+#[test]
+fn the_operators_namespace_admits_only_restricted_pods() {
+    install();
+    let privileged = |namespace: &str| {
+        let pod = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: privileged, namespace: {namespace}}}\nspec: {{hostNetwork: true, containers: [{{name: c, image: 'example.invalid/none:1'}}]}}\n"
+        );
+        kubectl(&["create", "--dry-run=server", "-f", "-"], &pod)
+    };
+    // Where the namespace was there before, what watches its labels is told a moment later.
+    until(|| {
+        let said = text(&privileged("vicino-system").stderr);
+        said.contains("violates PodSecurity \"restricted:").then_some(()).ok_or(said)
+    });
+    let said = privileged("vicino-proxy");
+    assert!(said.status.success(), "{}", text(&said.stderr));
+}
+
 /// Whether `user` may; `resource` is `plural.group`, then `/name` or `#subresource`.
 fn may(user: &str, verb: &str, resource: &str, namespace: &str) -> bool {
     let (resource, subresource) = resource.split_once('#').unwrap_or((resource, ""));
@@ -158,18 +246,34 @@ fn the_operator_may_do_its_work_and_no_more() {
         ("create", "meshroutes.vicino.dev", elsewhere),
         ("patch", "meshroutes.vicino.dev#status", elsewhere),
         ("patch", "servicemeshes.vicino.dev#status", elsewhere),
+        ("watch", "meshpolicies.vicino.dev", elsewhere),
+        ("patch", "meshpolicies.vicino.dev#status", elsewhere),
         ("delete", "meshnodes.vicino.dev", elsewhere),
         ("patch", "configmaps", proxies),
         ("create", "daemonsets.apps", proxies),
         ("update", "leases.coordination.k8s.io/vicino-operator", own),
+        ("get", "secrets/vicino-authority", own),
+        ("patch", "secrets/vicino-authority", own),
+        ("create", "secrets", own),
+        ("create", "tokenreviews.authentication.k8s.io", elsewhere),
     ] {
-        assert!(may(OPERATOR, verb, resource, namespace), "it may not {verb} {resource} in {namespace}");
+        // Roles count a moment after they are there.
+        let problem = || format!("it may not {verb} {resource} in {namespace}");
+        until(|| may(OPERATOR, verb, resource, namespace).then_some(()).ok_or_else(problem));
     }
     for (verb, resource, namespace) in [
         ("list", "secrets", own),
+        ("watch", "secrets/vicino-authority", own),
+        ("get", "secrets/another", own),
+        ("patch", "secrets/another", own),
+        ("update", "secrets/vicino-authority", own),
+        ("delete", "secrets/vicino-authority", own),
+        ("create", "serviceaccounts#token", proxies),
         ("get", "secrets", proxies),
         ("patch", "services", elsewhere),
         ("patch", "servicemeshes.vicino.dev", elsewhere),
+        ("patch", "meshpolicies.vicino.dev", elsewhere),
+        ("create", "meshpolicies.vicino.dev", elsewhere),
         ("update", "servicemeshes.vicino.dev#finalizers", elsewhere),
         ("patch", "customresourcedefinitions.apiextensions.k8s.io", elsewhere),
         ("create", "configmaps", elsewhere),
@@ -193,7 +297,7 @@ fn the_operator_writes_only_cluster_roles_of_meshes_and_grants_only_what_it_has(
         let output = kubectl(&[&dry[..], &rules[..]].concat(), "");
         if output.status.success() { Ok(()) } else { Err(text(&output.stderr)) }
     };
-    let reads = "--verb=get,list,watch --resource=meshnodes.vicino.dev,endpointslices.discovery.k8s.io";
+    let reads = "--verb=list,watch --resource=meshnodes.vicino.dev,endpointslices.discovery.k8s.io";
     // The policy takes a moment to be in force.
     until(|| match create("view-of-mine", reads) {
         Err(said) if said.contains("named vicino-<mesh>, not view-of-mine") => Ok(()),
@@ -225,6 +329,8 @@ fn built_in_roles_reach_our_kinds() {
     until(|| {
         let all = has("view", "list", "servicemeshes")
             && has("edit", "patch", "meshroutes")
+            && has("edit", "create", "meshpolicies")
+            && has("view", "watch", "meshpolicies")
             && has("admin", "delete", "meshroutes");
         if all { Ok(()) } else { Err(format!("not aggregated: {}", role("edit"))) }
     });

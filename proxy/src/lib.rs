@@ -9,8 +9,12 @@
 //! | [`config`] | documents → inputs → snapshot, from the API or from a directory |
 //! | [`store`] | the last good inputs on local disk |
 //! | [`worker`] | threads that turn: accept, read, let the engine decide, write once |
+//! | [`witness`] | from which addresses the pods have gone that the MeshNode has there |
+//! | [`guard`] | what becomes of connections around the mesh to pods of this node |
+//! | [`denials`] | calls that policies were against |
 //! | [`report`] | what this proxy serves, in its MeshNode status |
 //! | [`lifecycle`] | how far the process has come: starting, serving, draining |
+//! | [`explain`] | what a call would get and why, in words |
 //! | [`metrics`], [`admin`], [`web`], [`probe`] | what scrapers, people and the kubelet ask |
 //! | [`run`] | the order of it all: start, serve, drain, stop |
 //!
@@ -42,6 +46,7 @@
 //!   it to the successor's socket. The window is one round trip on the node.
 //! - A proxy that has seen a younger one report is silent from then on, unless that one says that it drains. A younger one
 //!   that is killed for good without a word, while the older lives on, leaves the node without reports.
+//! - DNS servers, for hosts outside the mesh, are those that `/etc/resolv.conf` names at start; `/etc/hosts` is not looked into.
 //! - The number of workers is read at start only; the operator replaces proxies when it changes.
 //! - The allocator is the system's: a request costs no allocation (counted: 1,315 in all for 6,500 requests, 1,307 for
 //!   17,300), so another could only change how much memory is held.
@@ -55,15 +60,22 @@
 //! | `VICINO_NAMESPACE` | `metadata.namespace` | `vicino-proxy` |
 //! | `VICINO_MESH` | the operator | `default` |
 //! | `VICINO_MESH_UID` | the operator | empty |
+//! | `KUBERNETES_SERVICE_HOST` | the kubelet | empty; no pod calls this address, the API server's, through the proxy |
 //! | `VICINO_BOOTSTRAP` | the mounted ConfigMap | `/etc/vicino/bootstrap.yaml` |
 //! | `VICINO_STATE_DIR` | a hostPath, one for each mesh | none: nothing is kept |
 //! | `VICINO_RUN_DIR` | an emptyDir | `/run/vicino` |
 //!
+//! The capability `NET_ADMIN`, for [`guard`]; without, connections around the mesh are not seen, which is said. The node's network, for
+//! [`guard`] and [`witness`].
 //! RBAC: get, list, watch on ConfigMaps of its namespace, on EndpointSlices and on MeshNodes; patch on `meshnodes/status`.
 //! Nothing else. `terminationGracePeriodSeconds` has to be above the bootstrap's `drainSeconds` (plus 5 is enough).
 
 pub mod admin;
 pub mod config;
+pub mod denials;
+pub mod explain;
+pub mod guard;
+pub mod identity;
 pub mod lifecycle;
 pub mod log;
 pub mod metrics;
@@ -71,6 +83,8 @@ pub mod options;
 pub mod probe;
 pub mod report;
 pub mod run;
+pub mod secure;
 pub mod store;
 pub mod web;
+pub mod witness;
 pub mod worker;

@@ -1,10 +1,11 @@
 //! Figures for scrapers, in the OpenMetrics text format; reads what others count, counts nothing itself.
 //!
-//! Labels are bounded: Services that were called (the engine bounds them), directions, classes, reasons, sides, and at most
+//! Labels are bounded: Services that were called (the engine bounds them) or connected to (the guard bounds them), directions, classes, reasons, sides, policies that were against calls (the engine bounds them), and at most
 //! [`REFUSED_MAX`] names of refused documents.
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, MetricEncoder, text};
@@ -12,12 +13,18 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use vicino_engine::account::Party;
 use vicino_engine::reply::Reason;
-use vicino_engine::tally::{ConnectionTally, Tally};
+use vicino_engine::tally::{ConnectionTally, PolicyName, Refusal, Tally};
 
 use crate::config::freshness::Freshness;
 use crate::config::gather::Edition;
+use crate::denials;
+use crate::guard::{Guarded, State};
+use crate::identity;
 use crate::lifecycle::Life;
+use crate::witness::Sight;
+use crate::witness::bindings::Count;
 
 mod services;
 
@@ -35,6 +42,12 @@ pub struct Figures {
     pub editions: watch::Receiver<Arc<Edition>>,
     /// Its age.
     pub freshness: Freshness,
+    /// Certificates, of the node and of others.
+    pub identity: identity::Watch,
+    /// Connections around the mesh.
+    pub guard: watch::Receiver<Arc<Guarded>>,
+    /// Links of own pods.
+    pub sight: watch::Receiver<Arc<Sight>>,
 }
 
 impl Figures {
@@ -54,6 +67,68 @@ impl Figures {
         })?;
         out.gauge("ready", "1 when the proxy may be sent calls", &u64::from(self.life.ready().is_ok()))?;
         out.gauge("workers", "Threads that turn", &self.life.crew().map_or(0, |crew| crew.len()))
+    }
+
+    fn identity(&self, out: &mut Out<'_>) -> fmt::Result {
+        let certificates = self.identity.certificates.borrow().clone();
+        out.gauge("certificates", "Certificates that the node has", &certificates.len())?;
+        let is_refused = self.identity.roots_problem.borrow().is_some();
+        let help = "1 when the roots that the node was given last cannot be used; those before stay in force";
+        out.gauge("roots_refused", help, &u64::from(is_refused))?;
+        if let Some(skew) = *self.identity.skew.borrow() {
+            let help =
+                "How far the authority's clock was ahead of this one when it last answered; negative: behind";
+            out.gauge("authority_clock_skew_seconds", help, &skew)?;
+        }
+        let Some(expires) = identity::first_to_end(&certificates) else { return Ok(()) };
+        let expires = expires.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        out.family(
+            "certificate_expiration_timestamp_seconds",
+            "When the first of them ends, in seconds since 1970",
+            MetricType::Gauge,
+            |f| f.encode_gauge(&expires),
+        )
+    }
+
+    fn guard(&self, out: &mut Out<'_>) -> fmt::Result {
+        let guard = self.guard.borrow().clone();
+        let holds = matches!(guard.state, State::Holds { .. });
+        out.gauge(
+            "guarded",
+            "1 when connections around the mesh to pods of this node are seen, and refused in Strict",
+            &u64::from(holds),
+        )?;
+        let help = "Attempts to connect to own pods around the mesh; without a service: to ports that no Service has. A pod of several Services counts for each";
+        out.family("plain_connections", help, MetricType::Counter, |family| {
+            for (service, count) in &guard.counts {
+                for (outcome, value) in [("passed", count.passed), ("refused", count.refused)] {
+                    let labels = [
+                        ("namespace", &*service.namespace),
+                        ("service", &*service.name),
+                        ("outcome", outcome),
+                    ];
+                    family.encode_family(&labels)?.encode_counter::<NoLabels, _, u64>(&value, None)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn witness(&self, out: &mut Out<'_>) -> fmt::Result {
+        let sight = self.sight.borrow().clone();
+        let help = "Addresses of own pods: with the pod's link behind it (bound), where none is found (unseen), and whose pod has gone although the MeshNode has it there (doubted)";
+        let Count { bound, unseen, doubted } = sight.count;
+        out.family("pod_addresses", help, MetricType::Gauge, |family| {
+            for (link, count) in [("bound", bound), ("unseen", unseen), ("doubted", doubted)] {
+                family.encode_family(&[("link", link)])?.encode_gauge(&count)?;
+            }
+            Ok(())
+        })?;
+        out.counter(
+            "pod_addresses_lost",
+            "Times that a pod's link had gone from behind its address before the MeshNode said so",
+            sight.lost,
+        )
     }
 
     fn config(&self, out: &mut Out<'_>) -> fmt::Result {
@@ -97,9 +172,13 @@ impl Collector for Figures {
         let mut out = Out { encoder };
         self.process(&mut out)?;
         self.config(&mut out)?;
+        self.identity(&mut out)?;
+        self.guard(&mut out)?;
+        self.witness(&mut out)?;
         let Some(crew) = self.life.crew() else { return Ok(()) };
         connections(crew.tallies(), &mut out)?;
         calls(crew.tallies(), &mut out)?;
+        denials(crew.tallies(), &mut out)?;
         services::encode(crew.tallies(), &mut out)
     }
 }
@@ -137,8 +216,26 @@ fn connections(tallies: &[Arc<Tally>], out: &mut Out<'_>) -> fmt::Result {
     Ok(())
 }
 
+fn hops(tallies: &[Arc<Tally>], out: &mut Out<'_>) -> fmt::Result {
+    out.family("hops_accepted", "Hops that stood, by who dialled", MetricType::Counter, |family| {
+        for (index, word) in Party::WORDS.into_iter().enumerate() {
+            let sum: u64 = tallies.iter().map(|tally| tally.hops_by_party[index].get()).sum();
+            family.encode_family(&[("peer", word)])?.encode_counter::<NoLabels, _, u64>(&sum, None)?;
+        }
+        Ok(())
+    })?;
+    out.family("hops_refused", "Hops that did not come about here, by why", MetricType::Counter, |family| {
+        for (index, word) in Refusal::WORDS.into_iter().enumerate() {
+            let sum: u64 = tallies.iter().map(|tally| tally.hop_refusals[index].get()).sum();
+            family.encode_family(&[("reason", word)])?.encode_counter::<NoLabels, _, u64>(&sum, None)?;
+        }
+        Ok(())
+    })
+}
+
 fn calls(tallies: &[Arc<Tally>], out: &mut Out<'_>) -> fmt::Result {
     let sum = |of: fn(&Tally) -> u64| tallies.iter().map(|tally| of(tally)).sum::<u64>();
+    hops(tallies, out)?;
     out.counter("streams", "Calls over hops", sum(|t| t.streams.get()))?;
     out.gauge("streams_open", "Calls over hops, open now", &sum(|t| t.streams_open.get()))?;
     out.counter("requeues", "Calls placed again at another endpoint", sum(|t| t.requeues.get()))?;
@@ -177,6 +274,11 @@ fn calls(tallies: &[Arc<Tally>], out: &mut Out<'_>) -> fmt::Result {
         sum(|t| t.ejections.get()),
     )?;
     out.counter(
+        "policy_audits",
+        "Calls that policies in audit would have decided otherwise",
+        sum(|t| t.policy_audits.get()),
+    )?;
+    out.counter(
         "stale_retries",
         "Calls placed again: an idle connection had died",
         sum(|t| t.stale_retries.get()),
@@ -188,6 +290,20 @@ fn calls(tallies: &[Arc<Tally>], out: &mut Out<'_>) -> fmt::Result {
             let sum: u64 = tallies.iter().map(|tally| tally.replies[index].get()).sum();
             let labels = [("reason", reason.word())];
             family.encode_family(&labels)?.encode_counter::<NoLabels, _, u64>(&sum, None)?;
+        }
+        Ok(())
+    })
+}
+
+fn denials(tallies: &[Arc<Tally>], out: &mut Out<'_>) -> fmt::Result {
+    let help = "Calls that a MeshPolicy, or the mesh's default, was against: refused, or in audit let pass; policies beyond 500 under `other`";
+    out.family("policy_denied", help, MetricType::Counter, |family| {
+        for (PolicyName { namespace, name }, count) in denials::sum(tallies) {
+            let policy = if namespace.is_empty() { name.to_string() } else { format!("{namespace}/{name}") };
+            for (mode, value) in [("Enforce", count.denied), ("Audit", count.audited)] {
+                let labels = [("policy", &*policy), ("mode", mode)];
+                counter(family, &labels, value)?;
+            }
         }
         Ok(())
     })

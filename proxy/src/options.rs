@@ -1,6 +1,6 @@
 //! What the command line and the environment say; acts on nothing.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -79,6 +79,33 @@ pub struct RunOptions {
     /// Answer probes at a socket in this directory, one of the own pod [default: /run/vicino, with --config-dir none]
     #[arg(long, env = "VICINO_RUN_DIR")]
     pub run_dir: Option<PathBuf>,
+    /// Make hops with TLS, by the certificate of this node in this file; other nodes are dialled so where their documents say `secure`
+    #[arg(long, env = "VICINO_HOP_CERTIFICATE", requires_all = ["hop_key", "hop_roots"])]
+    pub hop_certificate: Option<PathBuf>,
+    /// Its key, PKCS #8
+    #[arg(long, env = "VICINO_HOP_KEY")]
+    pub hop_key: Option<PathBuf>,
+    /// The roots by which other nodes are known
+    #[arg(long, env = "VICINO_HOP_ROOTS")]
+    pub hop_roots: Option<PathBuf>,
+    /// Take no hop without TLS
+    #[arg(long, env = "VICINO_HOP_STRICT", requires = "hop_certificate")]
+    pub hop_strict: bool,
+    /// Ask for certificates at this address:port; without one there are none
+    #[arg(long, env = "VICINO_AUTHORITY")]
+    pub authority: Option<String>,
+    /// The token to show to the authority
+    #[arg(long, env = "VICINO_AUTHORITY_TOKEN", default_value = "/var/run/vicino/authority/token")]
+    pub authority_token: PathBuf,
+    /// The roots by which the authority is known
+    #[arg(long, env = "VICINO_AUTHORITY_ROOTS", default_value = "/var/run/vicino/authority/roots.pem")]
+    pub authority_roots: PathBuf,
+    /// Ask these DNS servers, address:port, for hosts outside the mesh, instead of those of resolv.conf
+    #[arg(long = "dns-server", env = "VICINO_DNS_SERVER", value_delimiter = ',', hide = true)]
+    pub dns_servers: Vec<SocketAddr>,
+    /// Address of the API server, which no pod calls through the proxy; in a pod the kubelet says it
+    #[arg(long, env = "KUBERNETES_SERVICE_HOST", hide = true)]
+    pub api_server: Option<String>,
     /// error, warn, info or debug, or directives of tracing [default: the bootstrap's]
     #[arg(long, env = "VICINO_LOG_LEVEL")]
     pub log_level: Option<String>,

@@ -17,11 +17,14 @@ use tokio::time::Instant;
 use vicino_crds::{MeshNode, MeshNodeStatus, names};
 
 use crate::config::kubernetes::Seen;
+use crate::denials::ByPolicy;
+use crate::guard::Guarded;
 use crate::log::chain;
+use crate::witness::Sight;
 
 pub mod status;
 
-use status::{Served, State};
+use status::{Served, State, Witnessed};
 
 /// Changes within this time are one report.
 const COALESCE: Duration = Duration::from_millis(100);
@@ -30,8 +33,18 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 /// For one attempt.
 const ATTEMPT: Duration = Duration::from_secs(10);
 
-/// What is to be reported: nothing yet, or what all workers serve.
-pub type ToReport = watch::Receiver<Option<Arc<Served>>>;
+/// What is to be reported.
+#[derive(Clone, Debug)]
+pub struct ToReport {
+    /// Nothing yet, or what all workers serve.
+    pub served: watch::Receiver<Option<Arc<Served>>>,
+    /// How the node's guard is.
+    pub guard: watch::Receiver<Arc<Guarded>>,
+    /// What the node's witness sees.
+    pub sight: watch::Receiver<Arc<Sight>>,
+    /// What policies were against.
+    pub denials: watch::Receiver<Arc<ByPolicy>>,
+}
 
 /// Who reports, and where to.
 #[derive(Debug)]
@@ -69,19 +82,25 @@ impl Reporter {
     }
 
     /// Reports until the sender of `served` is gone, which is after the report that says that it drains.
-    pub async fn run(mut self, mut served: ToReport) {
+    pub async fn run(mut self, to_report: ToReport) {
+        let ToReport { mut served, mut guard, mut sight, mut denials } = to_report;
         let mut retry = RETRY.0;
         let mut not_before = Instant::now();
         loop {
             tokio::time::sleep_until(not_before).await;
             not_before = Instant::now() + COALESCE;
             let now = served.borrow_and_update().clone();
+            let guarded = guard.borrow_and_update().clone();
+            let denied = denials.borrow_and_update().clone();
+            let witnessed = sight.borrow_and_update().condition();
             let seen = self.seen.borrow_and_update().clone();
             if !older(&seen.resource_version, &self.current.resource_version) {
                 self.current = seen;
             }
             let decision = match &now {
-                Some(now) => decide(&self.current, now, &self.pod, self.reported),
+                Some(now) => {
+                    decide(&self.current, (now, &guarded, &witnessed, &denied), &self.pod, self.reported)
+                }
                 None => Decision::Silent,
             };
             if let Decision::Write(status) = decision {
@@ -101,6 +120,9 @@ impl Reporter {
             tokio::select! {
                 end = served.changed() => if end.is_err() { return },
                 end = self.seen.changed() => if end.is_err() { return },
+                Ok(()) = guard.changed() => {}
+                Ok(()) = denials.changed() => {}
+                Ok(()) = said_otherwise(&mut sight, &witnessed) => {}
             }
         }
     }
@@ -145,7 +167,20 @@ fn older(seen: &str, current: &str) -> bool {
     matches!((seen.parse::<u64>(), current.parse::<u64>()), (Ok(seen), Ok(current)) if seen < current)
 }
 
-fn decide(seen: &Seen, served: &Served, pod: &str, reported: bool) -> Decision {
+/// Counts change with every pod; what is reported does not.
+async fn said_otherwise(
+    sight: &mut watch::Receiver<Arc<Sight>>,
+    before: &Witnessed,
+) -> Result<(), watch::error::RecvError> {
+    sight.wait_for(|sight| sight.condition() != *before).await.map(drop)
+}
+
+fn decide(
+    seen: &Seen,
+    (served, guarded, witnessed, denials): (&Served, &Guarded, &Witnessed, &ByPolicy),
+    pod: &str,
+    reported: bool,
+) -> Decision {
     if seen.resource_version.is_empty() {
         return Decision::Silent;
     }
@@ -156,7 +191,8 @@ fn decide(seen: &Seen, served: &Served, pod: &str, reported: bool) -> Decision {
     if taken_over || not_mine_to_end {
         return Decision::Silent;
     }
-    let status = status::of(served, seen.status.as_ref(), pod, Timestamp::now());
+    let status =
+        status::of((served, guarded, witnessed, denials), seen.status.as_ref(), pod, Timestamp::now());
     if seen.status.as_ref() == Some(&status) { Decision::Silent } else { Decision::Write(Box::new(status)) }
 }
 

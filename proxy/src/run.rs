@@ -1,5 +1,6 @@
 //! The order of a process's life: sources, first snapshot, listeners, service, drain, end; each part does its own work elsewhere.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,12 +11,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::gather::Edition;
+use crate::identity::Known;
 use crate::lifecycle::{Life, Phase};
 use crate::log::{Level, chain};
 use crate::options::RunOptions;
 use crate::report::status::{Served, State};
+use crate::secure::{Credentials, Hops, SecureError};
 use crate::worker::Crew;
 
+mod hops;
 mod parts;
 mod plan;
 
@@ -27,6 +31,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const AFTER_DEADLINE: Duration = Duration::from_secs(1);
 /// For what else has to end: the last report, the last answers.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// While there are no certificates, a mesh that is not strict begins without them after this time.
+const CERTIFICATES_WAIT: Duration = Duration::from_secs(5);
 /// Seconds of a drain while no bootstrap says how many.
 const DRAIN_SECONDS: u32 = 30;
 
@@ -39,6 +45,12 @@ pub enum RunError {
     /// Signals can't be heard.
     #[error("can't listen for signals")]
     Signals(#[source] std::io::Error),
+    /// A file that hops need is not there.
+    #[error("can't read {0}, which hops need")]
+    HopFile(String, #[source] std::io::Error),
+    /// What is in them is of no use.
+    #[error("hops can't be made with TLS by --hop-certificate, --hop-key and --hop-roots")]
+    Hops(#[source] SecureError),
     /// Workers ended that nobody told to.
     #[error("a worker ended unasked")]
     WorkerEnded,
@@ -94,7 +106,8 @@ pub async fn run(options: RunOptions, level: Option<Level>) -> Result<(), RunErr
     let life = Life::default();
     let tasks = TaskTracker::new();
     let end = CancellationToken::new();
-    let parts = parts::start(&options, &life, level.as_ref(), &tasks, &end);
+    let files = HopFiles::read(&options)?;
+    let parts = parts::start((&options, files), &life, level.as_ref(), &tasks, &end);
     let outcome = live(&options, &life, parts, level.as_ref(), &mut signals).await;
     end.cancel();
     tasks.close();
@@ -112,7 +125,7 @@ async fn live(
     signals: &mut Signals,
 ) -> Result<(), RunError> {
     let crew = match signals.or(begin(options, life, &mut parts)).await {
-        Woken::By(crew) => crew,
+        Woken::By(crew) => crew?,
         Woken::Signal => return Ok(()),
     };
     let mut follower = Follower { options, level, applied_level: None };
@@ -123,25 +136,55 @@ async fn live(
     life.enter(Phase::Draining);
     parts.drains.cancel();
     if ended.is_ok() {
-        drain(&crew, &parts, signals).await;
+        drain(&crew, &mut parts, signals).await;
     }
     ended
 }
 
+/// A node's certificate and the roots of the others, from files, where no authority gives them.
+#[derive(Debug)]
+struct HopFiles {
+    credentials: Arc<Credentials>,
+    roots: Arc<str>,
+}
+
+impl HopFiles {
+    /// None: there are none.
+    fn read(options: &RunOptions) -> Result<Option<Self>, RunError> {
+        let (Some(certificate), Some(key), Some(roots)) =
+            (&options.hop_certificate, &options.hop_key, &options.hop_roots)
+        else {
+            return Ok(None);
+        };
+        let read = |path: &Path| {
+            std::fs::read_to_string(path)
+                .map_err(|error| RunError::HopFile(path.display().to_string(), error))
+        };
+        let (certificate, key, roots) = (read(certificate)?, read(key)?, read(roots)?);
+        let credentials = Arc::new(Credentials::new(&certificate, &key).map_err(RunError::Hops)?);
+        Ok(Some(Self { credentials, roots: roots.into() }))
+    }
+}
+
 /// Waits for a first snapshot, then opens the listeners; only then can a connection come, so none meets a proxy that knows
 /// nothing.
-async fn begin(options: &RunOptions, life: &Life, parts: &mut Parts) -> Arc<Crew> {
+async fn begin(options: &RunOptions, life: &Life, parts: &mut Parts) -> Result<Arc<Crew>, RunError> {
     let mut told = String::new();
     loop {
         let edition = parts.editions.borrow_and_update().clone();
         if edition.missing.is_empty() {
+            wait_for_hops(life, parts, edition.snapshot.is_strict).await;
             let plan = plan::workers(options, edition.bootstrap.as_ref().map_or(0, |b| b.value.workers));
-            match Crew::start(&plan, &edition.snapshot, &parts.news) {
+            let hops = parts.hops.borrow_and_update().clone();
+            let doubts = parts.looked_at(edition.snapshot.version).await;
+            match Crew::start(&plan, (&edition.snapshot, &doubts, hops.as_ref()), &parts.control) {
                 Ok(crew) => {
                     let crew = Arc::new(crew);
                     life.set_crew(crew.clone());
+                    // What came between has reached nobody.
+                    crew.doubt(&parts.sight.borrow().doubts);
                     tracing::info!(workers = crew.len(), "listening");
-                    return crew;
+                    return Ok(crew);
                 }
                 Err(e) => {
                     tracing::error!(error = %chain(&e), "workers can't start; tried again");
@@ -164,11 +207,37 @@ async fn begin(options: &RunOptions, life: &Life, parts: &mut Parts) -> Arc<Crew
     }
 }
 
+/// Others dial a node that had certificates with TLS, so one that starts again has them before it listens. A strict mesh waits for them as long as it takes.
+async fn wait_for_hops(life: &Life, parts: &mut Parts, is_strict: bool) {
+    if parts.has_hops_to_come && parts.hops.borrow().is_none() {
+        tracing::info!("waiting for certificates");
+        life.enter(Phase::Starting("waiting for certificates".to_owned()));
+        let come = parts.hops.wait_for(Option::is_some);
+        if is_strict {
+            // Nobody will send any: that is the end of this process, too.
+            let _gone = come.await;
+        } else if timeout(CERTIFICATES_WAIT, come).await.is_err() {
+            tracing::warn!("no certificates yet: hops are made without TLS until there are some");
+        }
+    }
+}
+
 /// Hands every edition to the workers and, once all serve by it, to the report. Ends only when a worker does.
 async fn serve(crew: &Crew, life: &Life, parts: &mut Parts, follower: &mut Follower<'_>) -> RunError {
+    let mut given: Option<Arc<Hops>> = None;
     loop {
         let edition = parts.editions.borrow_and_update().clone();
         follower.follow(&edition);
+        let hops = parts.hops.borrow_and_update().clone();
+        // Those that the crew has are not given to it with each edition.
+        if let Some(hops) = &hops
+            && given.as_ref().is_none_or(|given| !Arc::ptr_eq(given, hops))
+        {
+            crew.secure(hops);
+            given = Some(hops.clone());
+        }
+        // The witness has told the crew by then.
+        parts.looked_at(edition.snapshot.version).await;
         crew.serve(&edition.snapshot);
         crew.serves(edition.snapshot.version).await;
         if crew.ended() > 0 {
@@ -176,8 +245,11 @@ async fn serve(crew: &Crew, life: &Life, parts: &mut Parts, follower: &mut Follo
         }
         life.enter(Phase::Serving);
         tracing::debug!(version = edition.snapshot.version, "all workers serve");
-        tell(&parts.served, &edition, State::Ready);
+        let known = parts.identity.known();
+        tell(&parts.served, (&edition, &known, hops.is_some()), State::Ready);
         tokio::select! {
+            () = parts.identity.changed() => {}
+            Ok(()) = parts.hops.changed() => {}
             changed = parts.editions.changed() => if changed.is_err() {
                 std::future::pending::<()>().await;
             },
@@ -186,8 +258,12 @@ async fn serve(crew: &Crew, life: &Life, parts: &mut Parts, follower: &mut Follo
     }
 }
 
-fn tell(served: &watch::Sender<Option<Arc<Served>>>, edition: &Edition, state: State) {
-    let now = Some(Arc::new(Served::of(edition, state)));
+fn tell(
+    served: &watch::Sender<Option<Arc<Served>>>,
+    (edition, known, is_secure): (&Edition, &Known, bool),
+    state: State,
+) {
+    let now = Some(Arc::new(Served { is_secure, ..Served::of(edition, known, state) }));
     served.send_if_modified(|before| {
         let news = *before != now;
         *before = now;
@@ -217,12 +293,14 @@ impl Follower<'_> {
     }
 }
 
-async fn drain(crew: &Crew, parts: &Parts, signals: &mut Signals) {
+async fn drain(crew: &Crew, parts: &mut Parts, signals: &mut Signals) {
     let edition = parts.editions.borrow().clone();
     let seconds = edition.bootstrap.as_ref().map_or(DRAIN_SECONDS, |good| good.value.drain_seconds);
     let deadline = Instant::now() + Duration::from_secs(seconds.into());
     tracing::info!(seconds, "draining: no new connections, open calls are finished");
-    tell(&parts.served, &edition, State::Draining);
+    let known = parts.identity.known();
+    let is_secure = parts.hops.borrow().is_some();
+    tell(&parts.served, (&edition, &known, is_secure), State::Draining);
     crew.drain(deadline);
     let limit = deadline + AFTER_DEADLINE;
     match signals.or(tokio::time::timeout_at(limit, crew.end())).await {

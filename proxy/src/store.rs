@@ -67,6 +67,12 @@ pub struct Saved {
     mesh_uid: Arc<str>,
     bootstrap: Option<Arc<str>>,
     bundles: Vec<SavedBundle>,
+    /// Bundles of policies: apart, so that a proxy that knows none reads the rest.
+    #[serde(default)]
+    policies: Vec<SavedBundle>,
+    /// Bundles of egress, apart for the same reason.
+    #[serde(default)]
+    egress: Vec<SavedBundle>,
     slices: Vec<Arc<Slice>>,
     mesh_node: Option<SavedNode>,
 }
@@ -74,7 +80,7 @@ pub struct Saved {
 #[derive(Debug, Serialize, Deserialize)]
 struct SavedBundle {
     name: Arc<str>,
-    /// Absent for nodes.
+    /// Absent for egress and nodes.
     namespace: Option<Arc<str>>,
     data: BTreeMap<Arc<str>, Arc<str>>,
 }
@@ -92,17 +98,25 @@ impl Saved {
         let bundle = |(name, bundle): (&Arc<str>, &crate::config::bundle::Bundle)| SavedBundle {
             name: name.clone(),
             namespace: match &bundle.kind {
-                BundleKind::Routes { namespace } => Some(namespace.clone()),
-                BundleKind::Nodes => None,
+                BundleKind::Routes { namespace } | BundleKind::Policies { namespace } => {
+                    Some(namespace.clone())
+                }
+                BundleKind::Egress | BundleKind::Nodes => None,
             },
             data: bundle.good_texts(),
+        };
+        let of = |is_wanted: fn(&BundleKind) -> bool| {
+            let all = inputs.bundles().iter().filter(|(_, bundle)| is_wanted(&bundle.kind));
+            all.map(bundle).collect()
         };
         Self {
             node,
             mesh,
             mesh_uid,
             bootstrap: inputs.bootstrap().map(|good| good.text.clone()),
-            bundles: inputs.bundles().iter().map(bundle).collect(),
+            bundles: of(|kind| matches!(kind, BundleKind::Routes { .. } | BundleKind::Nodes)),
+            policies: of(|kind| matches!(kind, BundleKind::Policies { .. })),
+            egress: of(|kind| matches!(kind, BundleKind::Egress)),
             slices: inputs.services().values().flat_map(|slices| slices.values().cloned()).collect(),
             mesh_node: inputs
                 .mesh_node()
@@ -113,16 +127,21 @@ impl Saved {
     /// The changes that make fresh inputs what they were. Documents are read anew, so what this version does not accept
     /// is refused here as well.
     pub fn into_changes(self) -> Vec<Change> {
-        let bundle = |bundle: SavedBundle| RawBundle {
+        let bundle = |of: fn(Option<Arc<str>>) -> BundleKind, bundle: SavedBundle| RawBundle {
             name: bundle.name,
-            kind: bundle.namespace.map_or(BundleKind::Nodes, |namespace| BundleKind::Routes { namespace }),
+            kind: of(bundle.namespace),
             data: bundle.data.iter().map(|(key, text)| (key.to_string(), text.to_string())).collect(),
         };
         let slices = self.slices.into_iter().map(Arc::unwrap_or_clone).collect();
-        let mut changes = vec![
-            Change::AllBundles(self.bundles.into_iter().map(bundle).collect()),
-            Change::AllSlices(slices),
-        ];
+        let routes = |namespace: Option<Arc<str>>| {
+            namespace.map_or(BundleKind::Nodes, |namespace| BundleKind::Routes { namespace })
+        };
+        let policies =
+            |namespace: Option<Arc<str>>| BundleKind::Policies { namespace: namespace.unwrap_or_default() };
+        let bundles = self.bundles.into_iter().map(|one| bundle(routes, one));
+        let bundles = bundles.chain(self.policies.into_iter().map(|one| bundle(policies, one)));
+        let bundles = bundles.chain(self.egress.into_iter().map(|one| bundle(|_| BundleKind::Egress, one)));
+        let mut changes = vec![Change::AllBundles(bundles.collect()), Change::AllSlices(slices)];
         changes.extend(self.bootstrap.map(|text| Change::Bootstrap(text.as_bytes().to_vec())));
         changes.extend(
             self.mesh_node

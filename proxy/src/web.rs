@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -124,6 +124,10 @@ async fn answer(request: Request<Incoming>, site: Arc<impl Site>) -> Response<Fu
     let (head, body) = request.into_parts();
     let answer = match Limited::new(body, BODY_BYTES_MAX).collect().await {
         Ok(body) => site.answer(head.method, head.uri.path().to_owned(), body.to_bytes()).await,
+        Err(e) if e.is::<LengthLimitError>() => {
+            let text = format!("the body is longer than {BODY_BYTES_MAX} bytes\n");
+            Answer::text(StatusCode::PAYLOAD_TOO_LARGE, text)
+        }
         Err(e) => Answer::text(StatusCode::BAD_REQUEST, format!("{e}\n")),
     };
     let response = Response::builder().status(answer.status).header("content-type", answer.content);

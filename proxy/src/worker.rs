@@ -8,21 +8,25 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
-use vicino_engine::CoreConfig;
+use vicino_engine::identify::Doubts;
 use vicino_engine::snapshot::Snapshot;
 use vicino_engine::tally::Tally;
+use vicino_engine::{CoreConfig, Time};
 
 pub mod chronicle;
 mod driver;
 pub mod listen;
 mod post;
 mod ready;
+pub mod resolve;
 mod socket;
 mod table;
 
+use crate::secure::Hops;
 use chronicle::News;
 use listen::{ListenError, listen};
 use post::{Line, State};
+use resolve::Question;
 
 /// How long a worker may take to show that it turns.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -42,6 +46,15 @@ pub struct Plan {
     pub core: CoreConfig,
 }
 
+/// What workers have control's thread do for them, so that they never wait.
+#[derive(Clone, Debug)]
+pub struct Control {
+    /// To be written down.
+    pub news: mpsc::Sender<News>,
+    /// For DNS.
+    pub questions: mpsc::Sender<Question>,
+}
+
 /// Why workers do not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -58,6 +71,11 @@ pub enum StartError {
     },
 }
 
+/// What time it is for all workers; the beginning of their time while there was none.
+pub fn time() -> Time {
+    driver::time()
+}
+
 /// All workers.
 #[derive(Debug)]
 pub struct Crew {
@@ -67,11 +85,11 @@ pub struct Crew {
 }
 
 impl Crew {
-    /// Opens every socket, then starts every thread; serves by `snapshot` from the first connection on.
+    /// Opens every socket, then starts every thread; serves by `snapshot` and `doubts` from the first connection on, and makes hops with `hops`, or without TLS.
     pub fn start(
         plan: &Plan,
-        snapshot: &Arc<Snapshot>,
-        news: &mpsc::Sender<News>,
+        (snapshot, doubts, hops): (&Arc<Snapshot>, &Arc<Doubts>, Option<&Arc<Hops>>),
+        control: &Control,
     ) -> Result<Self, StartError> {
         let mut sockets = Vec::new();
         for _ in 0..plan.workers.max(1) {
@@ -80,9 +98,18 @@ impl Crew {
         let mut crew = Self { lines: Vec::new(), tallies: Vec::new(), question: AtomicU64::new(0) };
         for (worker, (l1, l2)) in (0..).zip(sockets) {
             let (line, desk) = post::line();
-            let (core, snapshot, news) = (plan.core.clone(), snapshot.clone(), news.clone());
-            let tally = start(driver::Setting { worker, core, snapshot, l1, l2, desk, news })
-                .map_err(|source| StartError::Thread { worker, source })?;
+            let setting = driver::Setting {
+                worker,
+                core: plan.core.clone(),
+                snapshot: snapshot.clone(),
+                doubts: doubts.clone(),
+                hops: hops.cloned(),
+                l1,
+                l2,
+                desk,
+                control: control.clone(),
+            };
+            let tally = start(setting).map_err(|source| StartError::Thread { worker, source })?;
             crew.tallies.push(tally);
             crew.lines.push(line);
         }
@@ -103,6 +130,20 @@ impl Crew {
     pub fn serve(&self, snapshot: &Arc<Snapshot>) {
         for line in &self.lines {
             line.order(|orders| orders.serve = Some(snapshot.clone()));
+        }
+    }
+
+    /// Has all take these pods for gone from their addresses, soon.
+    pub fn doubt(&self, doubts: &Arc<Doubts>) {
+        for line in &self.lines {
+            line.order(|orders| orders.doubt = Some(doubts.clone()));
+        }
+    }
+
+    /// Has all make hops with `hops`, soon.
+    pub fn secure(&self, hops: &Arc<Hops>) {
+        for line in &self.lines {
+            line.order(|orders| orders.secure = Some(hops.clone()));
         }
     }
 

@@ -1,4 +1,4 @@
--- Health of ServiceMesh and MeshRoute for Argo CD, by the conditions that the operator writes (kstatus).
+-- Health of ServiceMesh, MeshRoute and MeshPolicy for Argo CD, by the conditions that the operator writes (kstatus).
 local health = {status = "Progressing", message = "The operator has not seen this generation yet"}
 if obj.status == nil or obj.status.conditions == nil or obj.status.observedGeneration ~= obj.metadata.generation then
   return health

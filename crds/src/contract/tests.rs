@@ -11,10 +11,11 @@ fn route() -> CompiledRoute {
         namespace: "demo".into(),
         service: "quotes".into(),
         generation: 3,
+        alias: None,
         cluster_ips: vec!["10.0.0.7".into()],
         ports: vec![CompiledPort {
             port: 80,
-            protocol: CompiledProtocol::Http,
+            protocol: PortProtocol::Http,
             backends: vec![CompiledBackend {
                 service: "quotes".into(),
                 port: 80,
@@ -26,6 +27,7 @@ fn route() -> CompiledRoute {
         }],
         connect_timeout_milliseconds: 1000,
         request_timeout_milliseconds: 0,
+        idle_timeout_milliseconds: 0,
         requeues: 1,
         affinity: None,
         load_balancer: None,
@@ -35,6 +37,7 @@ fn route() -> CompiledRoute {
         retry: None,
         hedge: None,
         rules: Vec::new(),
+        inbound: None,
     }
 }
 
@@ -52,6 +55,7 @@ requestHeaderModifier: {set: [{name: x-tier, value: canary}]}
         ports: vec![CompiledRulePort { port: 80, backends: route.ports[0].backends.clone(), mirror: None }],
         connect_timeout_milliseconds: 1000,
         request_timeout_milliseconds: 200,
+        idle_timeout_milliseconds: 0,
         hedge: None,
         retry: Some(CompiledRetry {
             attempts: 2,
@@ -68,6 +72,7 @@ requestHeaderModifier: {set: [{name: x-tier, value: canary}]}
         ports: Vec::new(),
         connect_timeout_milliseconds: 1000,
         request_timeout_milliseconds: 0,
+        idle_timeout_milliseconds: 0,
         retry: None,
         hedge: None,
     };
@@ -287,6 +292,8 @@ fn golden_node() {
         port: 4141,
         zone: "zone-a".into(),
         ready: true,
+        secure: false,
+        pod_cidrs: Vec::new(),
     };
     golden(
         &node,
@@ -313,6 +320,8 @@ fn golden_bootstrap() {
         workers: 0,
         log_level: "info".into(),
         drain_seconds: 30,
+        identity: Some(CompiledIdentity { trust_domain: "shop.example".into(), strict: false }),
+        default_action: PolicyAction::Allow,
     };
     golden(
         &bootstrap,
@@ -323,8 +332,153 @@ fn golden_bootstrap() {
         workers: 0
         logLevel: info
         drainSeconds: 30
+        identity:
+          trustDomain: shop.example
         ...
     "#]],
+    );
+}
+
+#[test]
+fn a_strict_bootstrap_is_for_proxies_that_know_it() {
+    let of = |version: i32, domain: &str| {
+        let text = format!(
+            "version: {version}\nmesh: m\nclusterDomain: d\nworkers: 0\nlogLevel: info\ndrainSeconds: 1\nidentity: {{trustDomain: {domain:?}, strict: true}}\n...\n"
+        );
+        read::<Bootstrap>(text.as_bytes()).map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert_eq!(of(4, "shop.example"), Ok(()));
+    assert_eq!(
+        of(3, "shop.example"),
+        Err("version: must be 4 or above, since identity.strict is true or defaultAction is Deny".to_owned())
+    );
+    assert!(of(4, "Shop").unwrap_err().starts_with("identity.trustDomain: must have"));
+    let denying = |version: i32| {
+        let text = format!(
+            "version: {version}\nmesh: m\nclusterDomain: d\nworkers: 0\nlogLevel: info\ndrainSeconds: 1\ndefaultAction: Deny\n...\n"
+        );
+        read::<Bootstrap>(text.as_bytes()).is_ok()
+    };
+    assert_eq!((denying(3), denying(4)), (false, true));
+}
+
+const POLICY: &str = "\
+version: 4
+namespace: demo
+name: quotes
+generation: 2
+target:
+  service:
+    name: quotes
+    port: 80
+mode: Enforce
+rules:
+- name: readers
+  action: Allow
+  from:
+  - serviceAccounts:
+    - name: frontend
+  to:
+  - methods:
+    - GET
+    paths:
+    - type: PathPrefix
+      value: /today
+...
+";
+
+#[test]
+fn golden_policy() {
+    let policy = read::<CompiledPolicy>(POLICY.as_bytes()).unwrap().document;
+    assert_eq!(write(&policy), POLICY);
+}
+
+#[test]
+fn a_policy_that_is_not_understood_whole_is_refused() {
+    let refused = |from: &str, to: &str| {
+        read::<CompiledPolicy>(POLICY.replace(from, to).as_bytes()).unwrap_err().to_string()
+    };
+    let unknown = refused("  to:\n", "  until: noon\n  to:\n");
+    assert!(unknown.contains("unknown field `until`"), "{unknown}");
+    let unknown = refused("mode:", "weather: fine\nmode:");
+    assert!(unknown.contains("unknown field `weather`"), "{unknown}");
+    assert_eq!(refused("version: 4", "version: 3"), "version: must be 4 or above, since it is a policy");
+    assert_eq!(
+        refused("value: /today", "value: today"),
+        "rules[0].to[0].paths[0].value: must be an absolute path: it begins with '/'"
+    );
+    assert_eq!(
+        refused("version: 4", "version: 6"),
+        "document has contract version 6, this proxy reads up to 5: upgrade the proxy first"
+    );
+}
+
+#[test]
+fn a_policy_that_proxies_of_version_4_cannot_enforce_says_so() {
+    let with = |version: i32, from: &str, to: &str| {
+        let text = POLICY.replace(from, to).replace("version: 4", &format!("version: {version}"));
+        let policy = read::<CompiledPolicy>(text.as_bytes()).map_err(|error| error.to_string())?.document;
+        Ok::<_, String>(CompiledPolicy::version_of(&policy.target, &policy.rules))
+    };
+    assert_eq!(with(4, "", ""), Ok(4));
+    let selects = "  pods:\n    matchExpressions:\n    - key: app\n      operator: Exists\n";
+    for (from, to) in [
+        ("  service:\n    name: quotes\n    port: 80\n", selects),
+        ("    - name: frontend\n", "    - name: frontend\n    notIpBlocks:\n    - cidr: 10.1.0.0/16\n"),
+    ] {
+        assert_eq!(with(5, from, to), Ok(5));
+        let problem = "version: must be 5 or above, since it has matchExpressions or notIpBlocks";
+        assert_eq!(with(4, from, to), Err(problem.to_owned()));
+    }
+}
+
+const EGRESS: &str = "\
+version: 4
+mesh: default
+mode: Deny
+allow:
+- hosts:
+  - \"*.example.com\"
+  ports:
+  - 443
+- ipBlocks:
+  - cidr: 203.0.113.0/24
+  from:
+  - namespaces:
+    - demo
+nodeAddresses:
+- \"10.0.0.9\"
+...
+";
+
+#[test]
+fn golden_egress() {
+    let egress = read::<CompiledEgress>(EGRESS.as_bytes()).unwrap().document;
+    assert_eq!(write(&egress), EGRESS);
+    let plain = CompiledEgress::new("default", &EgressSpec { mode: EgressMode::Allow, allow: Vec::new() });
+    golden(
+        &plain,
+        &expect![[r#"
+            version: 4
+            mesh: default
+            mode: Allow
+            ...
+        "#]],
+    );
+}
+
+#[test]
+fn what_may_be_called_outside_is_refused_when_it_is_not_understood_whole() {
+    let refused = |from: &str, to: &str| {
+        read::<CompiledEgress>(EGRESS.replace(from, to).as_bytes()).unwrap_err().to_string()
+    };
+    let unknown = refused("  ports:", "  until: noon\n  ports:");
+    assert!(unknown.contains("unknown field `until`"), "{unknown}");
+    assert_eq!(refused("version: 4", "version: 3"), "version: must be 4 or above, since it is a policy");
+    assert_eq!(refused("10.0.0.9", "node9"), "nodeAddresses[0]: must be an IPv4 or IPv6 address");
+    assert_eq!(
+        refused("*.example.com", "*.com"),
+        "allow[0].hosts[0]: \"*.com\" is no DNS name in lower case with a dot in it, such as api.example.com or *.example.com"
     );
 }
 
@@ -341,11 +495,24 @@ fn every_prefix_of_a_document_is_half_written() {
 }
 
 #[test]
+fn refusing_what_comes_around_the_mesh_needs_its_version_and_allowing_it_does_not() {
+    use crate::mesh::IdentityMode::{Permissive, Strict};
+    for (version, inbound, is_read) in
+        [(1, None, true), (1, Some(Permissive), true), (3, Some(Strict), false), (4, Some(Strict), true)]
+    {
+        let document = CompiledRoute { version, inbound, ..route() };
+        let read = read::<CompiledRoute>(write(&document).as_bytes());
+        assert_eq!(read.is_ok(), is_read, "{version} {inbound:?}: {read:?}");
+        assert_eq!(CompiledRoute::version_for(1, inbound), if inbound == Some(Strict) { 4 } else { 1 });
+    }
+}
+
+#[test]
 fn a_newer_version_is_refused_and_an_unknown_field_reported() {
     let text = write(&route());
     refused(
-        &text.replace("version: 1", "version: 4"),
-        &expect!["document has contract version 4, this proxy reads up to 3: upgrade the proxy first"],
+        &text.replace("version: 1", "version: 99"),
+        &expect!["document has contract version 99, this proxy reads up to 5: upgrade the proxy first"],
     );
     let text = text.replace("requeues: 1", "requeues: 1\nmirror:\n  percent: 3");
     assert_eq!(read::<CompiledRoute>(text.as_bytes()).unwrap().unknown, ["mirror"]);
@@ -361,6 +528,17 @@ fn contradictions_are_named() {
         &expect!["ports[0].backends: must have a backend with a weight above 0"],
     );
     refused(&text.replace("namespace: demo", "namespace: ''"), &expect!["namespace: must not be empty"]);
+    let bounded = |percent: i32| {
+        text.replace(
+            "requeues: 1",
+            &format!("requeues: 1\naffinity: {{type: Source, maxLoadPercent: {percent}}}"),
+        )
+    };
+    assert!(read::<CompiledRoute>(bounded(101).as_bytes()).is_ok());
+    refused(
+        &bounded(100),
+        &expect!["affinity.maxLoadPercent: must be above 100, or there would be calls that no pod may have"],
+    );
 }
 
 #[test]

@@ -14,6 +14,9 @@ pub const REGEXES_MAX: usize = 32;
 /// Compiled size of one, in bytes: about 1,000 alternatives or repetitions of one character.
 const REGEX_BYTES_MAX: usize = 128 * 1024;
 
+/// Statuses that a rule may call failures; a hop carries no more.
+const FAILURE_CODES_MAX: usize = 16;
+
 /// Fields that nobody but a proxy may say, that frame a message, or that belong to one connection.
 const RESERVED: [&str; 17] = [
     "connection",
@@ -98,6 +101,13 @@ fn flaw(field: String, problem: impl Into<String>) -> Flaw {
     Flaw { field, problem: problem.into() }
 }
 
+/// Whether a field belongs to the connection or to the mesh, so that no rule sees it.
+pub(crate) fn is_reserved_for_rules(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    lower.starts_with("vicino-")
+        || ["host", "connection", "content-length", "transfer-encoding"].contains(&&*lower)
+}
+
 /// Returns how many regular expressions it has.
 fn check_match(at: &str, one: &RouteMatch) -> Result<usize, Flaw> {
     let mut regexes = 0;
@@ -135,9 +145,7 @@ fn check_match(at: &str, one: &RouteMatch) -> Result<usize, Flaw> {
                 format!("{:?} is matched twice; names of fields differ by more than case", header.name);
             return Err(flaw(format!("{at}.headers[{i}].name"), problem));
         }
-        if lower.starts_with("vicino-")
-            || ["host", "connection", "content-length", "transfer-encoding"].contains(&&*lower)
-        {
+        if is_reserved_for_rules(&header.name) {
             let problem = format!(
                 "{:?} is not among the fields that a rule sees: it belongs to the connection or to the mesh",
                 header.name
@@ -218,6 +226,10 @@ fn check_numbers(at: &str, rule: &RouteRule) -> Result<(), Flaw> {
     }
     if rule.request_mirror.as_ref().is_some_and(|mirror| !(0..=100).contains(&mirror.percent)) {
         return wrong("requestMirror.percent", "0 to 100");
+    }
+    let codes = rule.failure_codes.as_deref().unwrap_or_default();
+    if codes.len() > FAILURE_CODES_MAX || codes.iter().any(|code| !(400..=599).contains(code)) {
+        return wrong("failureCodes", &format!("at most {FAILURE_CODES_MAX} statuses of 400 to 599"));
     }
     let Some(fault) = &rule.fault else { return Ok(()) };
     if fault.abort.as_ref().is_some_and(|abort| !(400..=599).contains(&abort.status_code)) {
@@ -419,6 +431,7 @@ mod tests {
                 "rules[0].matches[1].path.value",
                 "unclosed",
             ),
+            ("[{}, {failureCodes: [500, 200]}]", "rules[1].failureCodes", "400 to 599"),
             ("[{matches: [{path: {value: a}}]}]", "rules[0].matches[0].path.value", "absolute"),
             ("[{matches: [{path: {value: '/a?b'}}]}]", "rules[0].matches[0].path.value", "alone"),
             (

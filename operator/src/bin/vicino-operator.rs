@@ -22,10 +22,13 @@ struct Arguments {
     /// Address of /healthz, /readyz and /metrics. Absent: port 8080 of every address, IPv6 and IPv4.
     #[arg(long, env = "VICINO_LISTEN")]
     listen: Option<SocketAddr>,
+    /// Address at which proxies are given certificates, by the authority in the Secret vicino-authority of --namespace. Absent: none are.
+    #[arg(long, env = "VICINO_AUTHORITY_LISTEN")]
+    authority_listen: Option<SocketAddr>,
     /// Lead only while holding the Lease; without, this must be the only replica.
     #[arg(long, env = "VICINO_LEADER_ELECT", default_value_t = true, action = clap::ArgAction::Set)]
     leader_elect: bool,
-    /// Namespace of the Lease.
+    /// Namespace of the Lease, and of the authority's Secret.
     #[arg(long, env = "POD_NAMESPACE", default_value = names::SYSTEM_NAMESPACE)]
     namespace: String,
     /// Name of this replica, unique among them.
@@ -81,6 +84,7 @@ async fn operate(arguments: Arguments) -> anyhow::Result<()> {
     let options = Options {
         settings: Settings { proxy_image: arguments.proxy_image },
         listen: arguments.listen,
+        authority: arguments.authority_listen.map(|listen| (listen, arguments.namespace.clone())),
         lease_namespace: arguments.leader_elect.then_some(arguments.namespace),
         identity: arguments.identity,
     };

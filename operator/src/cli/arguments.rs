@@ -10,7 +10,7 @@ use super::output::Format;
 /// Looks at Vicino, a service mesh with one proxy per node: is it well, what does it route, what would a change do.
 ///
 /// It changes nothing. Exit code: 0; 1 when something was found (check: a failure; diff: a difference; render: an object
-/// that is not accepted); 2 when the command itself failed.
+/// that is not accepted; policy test: a case that does not hold); 2 when the command itself failed.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "vicino", version, max_term_width = 110, disable_help_subcommand = true)]
 pub struct Arguments {
@@ -50,12 +50,20 @@ pub enum Command {
     Check(CheckOptions),
     /// List routes, with the nodes that serve them (-o wide)
     Routes(RoutesOptions),
+    /// List the authority, its roots, and the certificates that each node has (--node, -o wide: each of them)
+    Identity(IdentityOptions),
     /// Print the objects that the operator would apply, from files or from the cluster as it is
     Render(RenderOptions),
     /// Show what the operator would change: now, or once files were applied
     Diff(DiffOptions),
     /// Say what a call would get, and why: the same function decides that serves calls
     Explain(ExplainOptions),
+    /// List policies, or test them
+    Policy {
+        /// What to do
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
     /// Print the versions of this command, the operator and the proxies
     Version(VersionOptions),
     /// Print a completion script for a shell
@@ -79,6 +87,14 @@ pub struct RoutesOptions {
     /// Only these
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
+}
+
+/// `identity`
+#[derive(Args, Clone, Debug, Default)]
+pub struct IdentityOptions {
+    /// Only this node, with each of its certificates
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
 }
 
 /// Where manifests are.
@@ -117,18 +133,46 @@ pub struct ExplainOptions {
     /// A header field of the call
     #[arg(long, short = 'H', value_name = "NAME: VALUE")]
     pub header: Vec<String>,
-    /// Namespace of the caller, or namespace/pod: short names are looked up there
+    /// Namespace of the caller, or namespace/name of its pod or service account: short names are looked up there, policies judge it
     #[arg(long, value_name = "NAMESPACE")]
     pub from: Option<String>,
     /// The caller's mesh, where there are several
     #[arg(long, value_name = "NAME")]
     pub mesh: Option<String>,
+    /// Ask the proxy of this node, as a caller there, instead of the API: by what it serves now, with the calls that its pods have. Needs get and create on pods/portforward in the namespace vicino-proxy
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
     /// Files; none explains the cluster as it is.
     #[command(flatten)]
     pub files: FileOptions,
     /// Compare the cluster as it is with what it would be once the files were applied
     #[arg(long, requires = "filename")]
     pub compare: bool,
+}
+
+/// `policy`
+#[derive(Clone, Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Show policies: what they are about, what their rules do, where they are in force, what they were against
+    List(PolicyListOptions),
+    /// Run a table of expectations against policies in files; asks no cluster. Exit code 1 when one does not hold
+    Test(PolicyTestOptions),
+}
+
+/// `policy list`
+#[derive(Args, Clone, Debug, Default)]
+pub struct PolicyListOptions {
+    /// Only these
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+/// `policy test`
+#[derive(Args, Clone, Debug, Default)]
+pub struct PolicyTestOptions {
+    /// Manifests (MeshPolicies, Services, …) and PolicyTests: a file, a folder with all below it, or - for standard input
+    #[arg(long, short, value_name = "PATH", required = true)]
+    pub filename: Vec<PathBuf>,
 }
 
 /// `version`

@@ -40,7 +40,7 @@ impl Verdict {
 /// One line of the answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Finding {
-    /// What part of the mesh: `kubernetes`, `kinds`, `operator`, `admission`, `meshes`, `nodes`, `namespaces`, `routes`.
+    /// What part of the mesh: `kubernetes`, `kinds`, `operator`, `admission`, `meshes`, `egress`, `nodes`, `identity`, `namespaces`, `routes`, `policies`.
     area: &'static str,
     /// What was looked at.
     subject: String,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::future::{try_join_all, try_join3};
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind, TypeMeta};
@@ -29,7 +30,7 @@ pub const OPERATOR: &str = "vicino-operator";
 const PROXY_IMAGE: &str = "VICINO_PROXY_IMAGE";
 
 /// Kinds that the pipeline looks at, besides what it generates.
-const INPUTS: [(&str, &str, &str, &str); 8] = [
+const INPUTS: [(&str, &str, &str, &str); 9] = [
     ("", "v1", "Namespace", "namespaces"),
     ("", "v1", "Node", "nodes"),
     ("", "v1", "Pod", "pods"),
@@ -37,6 +38,7 @@ const INPUTS: [(&str, &str, &str, &str); 8] = [
     ("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices"),
     (names::GROUP, names::VERSION, "ServiceMesh", "servicemeshes"),
     (names::GROUP, names::VERSION, "MeshRoute", "meshroutes"),
+    (names::GROUP, names::VERSION, "MeshPolicy", "meshpolicies"),
     (names::GROUP, names::VERSION, "MeshNode", "meshnodes"),
 ];
 
@@ -257,6 +259,12 @@ impl ClusterError {
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Read { source, .. } if matches!(&**source, kube::Error::Api(status) if status.code == 404))
     }
+}
+
+/// Whether a pod's condition `Ready` says so.
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// A request for `what` that failed.

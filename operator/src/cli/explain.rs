@@ -1,49 +1,52 @@
 //! `vicino explain`: what one call would get, and why. Manifests go through the operator's pipeline, its documents through the
-//! proxies' reader, and the call through the function that serves calls; nothing here decides.
+//! proxies' reader, and the call through the function that serves calls; or a proxy is asked what it would do. Nothing here decides.
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::Value;
-use vicino_crds::names;
-use vicino_engine::route::decide;
-use vicino_engine::snapshot::Snapshot;
+use vicino_crds::condition;
+use vicino_crds::node::Neighbour;
+use vicino_crds::{MeshNodeSpec, names};
 use vicino_proxy::config::build::{Built, build};
 use vicino_proxy::config::bundle::BundleKind;
 use vicino_proxy::config::inputs::{Identity, Notice};
-use vicino_proxy::config::{Change, Inputs, RawBundle, Slice};
-use vicino_wire::http1::{Slots, parse_request};
+use vicino_proxy::config::{Change, Inputs, OwnNode, RawBundle, Slice};
+use vicino_proxy::explain::{Call, Explanation, Wrong};
+use vicino_wire::head::Authority;
 
 use super::arguments::{ExplainOptions, Global};
 use super::cluster::{self, Cluster, Live};
-use super::manifests;
+use super::manifests::{self, Manifest};
 use super::output::{self, Format};
 use super::render::{files_alone, now, settings, settle, world_of};
 use super::{Answer, Error};
+use crate::plan::Plan;
+use crate::validate::{Outcome, Validated};
 use crate::world::{Body, Key, Kind, Settings, World};
 
-mod explanation;
+mod caller;
+mod node;
 mod text;
 
-use explanation::Explanation;
+pub use node::NodeError;
 
-/// The call that is asked about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Call {
-    method: String,
-    host: String,
-    /// Path and query.
-    path: String,
-    /// `Name: value`.
-    fields: Vec<String>,
-    /// Namespace of the caller.
-    from: String,
-}
+/// Port of an https:// URL that says none.
+const PORT_TLS: u16 = 443;
 
 /// Runs `vicino explain`.
 pub async fn run(global: &Global, options: &ExplainOptions) -> Result<Answer, Error> {
-    let named = options.from.as_deref().map(|from| from.split('/').next().unwrap_or_default().to_owned());
-    if options.files.filename.is_empty() || options.compare {
+    let is_of_files = !options.files.filename.is_empty();
+    if let Some(node) = &options.node {
+        if is_of_files || options.compare || options.mesh.is_some() {
+            let message = "--node asks the proxy of a node what it serves by now: files, --compare and --mesh have no part in that, leave them out";
+            return Err(Error::Usage(message.to_owned()));
+        }
         let cluster = Cluster::connect(global).await?;
-        let call = call(options, named.unwrap_or_else(|| cluster.namespace.clone()))?;
+        let call = call(options, &cluster.namespace)?;
+        return Ok(answer(global.output, &node::ask(&cluster, node, &call).await?));
+    }
+    if !is_of_files || options.compare {
+        let cluster = Cluster::connect(global).await?;
+        let call = call(options, &cluster.namespace)?;
         let settings = settings(&options.files, Some(&cluster)).await?;
         let live = cluster::live(&cluster).await?;
         let mesh = options.mesh.as_deref();
@@ -54,28 +57,28 @@ pub async fn run(global: &Global, options: &ExplainOptions) -> Result<Answer, Er
         let mut files = manifests::read(&options.files.filename)?;
         manifests::place(&mut files, &cluster.namespace);
         let live = Live { inputs: manifests::overlay(live.inputs, files), written: live.written };
-        let after = explain(settings, live, &call, mesh)?;
+        let mut after = explain(settings, live, &call, mesh)?;
+        // Of what is not applied nodes know nothing.
+        after.in_force.clone_from(&before.in_force);
         return Ok(compared(global.output, &before, &after));
     }
     let here = global.namespace.clone().unwrap_or_else(|| "default".to_owned());
     let live = Live { inputs: files_alone(&options.files.filename, &here)?, written: Vec::new() };
-    let call = call(options, named.unwrap_or(here))?;
+    let call = call(options, &here)?;
     let explanation = explain(settings(&options.files, None).await?, live, &call, options.mesh.as_deref())?;
     Ok(answer(global.output, &explanation))
 }
 
-/// The call of the command line, its URL taken apart.
-fn call(options: &ExplainOptions, from: String) -> Result<Call, Error> {
+/// The call of the command line, its URL taken apart; `here` is the caller's namespace when none is named.
+fn call(options: &ExplainOptions, here: &str) -> Result<Call, Error> {
+    let from = options.from.clone().unwrap_or_else(|| here.to_owned());
     let (method, url) = match &options.request[..] {
         [method, url] => (method.as_str(), url.as_str()),
         [url] => ("GET", url.as_str()),
         _ => return Err(Error::Usage("give a method and a URL, or a URL".to_owned())),
     };
-    if url.starts_with("https://") {
-        let message = "https is end to end: the mesh passes it through and sees neither path nor header; ask for http://";
-        return Err(Error::Usage(message.to_owned()));
-    }
-    let rest = url.strip_prefix("http://").unwrap_or(url);
+    let tls = url.strip_prefix("https://");
+    let rest = tls.or(url.strip_prefix("http://")).unwrap_or(url);
     let (host, path) = rest.find(['/', '?']).map_or((rest, ""), |at| rest.split_at(at));
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     let path = path.split('#').next().unwrap_or_default().to_owned();
@@ -85,35 +88,105 @@ fn call(options: &ExplainOptions, from: String) -> Result<Call, Error> {
     if let Some(field) = options.header.iter().find(|field| !field.contains(':')) {
         return Err(Error::Usage(format!("{field:?} is no header field: write -H 'name: value'")));
     }
-    Ok(Call { method: method.to_owned(), host: host.to_owned(), path, fields: options.header.clone(), from })
+    if tls.is_some() {
+        let has_port = Authority::parse(host).is_some_and(|authority| authority.port.is_some());
+        let host = if has_port { host.to_owned() } else { format!("{host}:{PORT_TLS}") };
+        let (method, path) = ("CONNECT".to_owned(), String::new());
+        return Ok(Call { method, host, path, headers: Vec::new(), from });
+    }
+    let (method, host, headers) = (method.to_owned(), host.to_owned(), options.header.clone());
+    Ok(Call { method, host, path, headers, from })
 }
 
 fn explain(settings: Settings, live: Live, call: &Call, mesh: Option<&str>) -> Result<Explanation, Error> {
-    let slices = live.inputs.iter().filter(|manifest| manifest.object["kind"] == "EndpointSlice");
-    let slices = slices.map(|manifest| slice(&manifest.object)).collect::<Result<Vec<_>, _>>()?;
+    let slices = slices(&live.inputs)?;
     let mut world = world_of(settings, live)?;
-    let mesh = mesh_of(&world, call, mesh)?;
+    let mesh = mesh_of(&world, call.namespace(), mesh)?;
     let plan = settle(&mut world, now()).plan;
-    let mut inputs = Inputs::new(Identity { node: "".into(), mesh: (*mesh).into(), mesh_uid: "".into() });
+    let (mut inputs, mut notices) = inputs_of(&plan, &mesh);
+    inputs.apply(Change::AllSlices(slices), &mut notices);
+    inputs.apply(Change::MeshNode(neighbours(&mesh, all_pods(&plan, &mesh))), &mut notices);
+    let built = build(&inputs, &Built::default());
+    let caller = caller::of(&world, &built.snapshot, call);
+    let pods = caller::pods(&inputs);
+    let mut explanation = vicino_proxy::explain::explain(&built.snapshot, call, (&caller, &pods))?;
+    explanation.problem = problem(&plan.validated, &explanation, call);
+    explanation.refused = notices.iter().filter_map(refused).collect();
+    explanation.in_force = in_force(&world, explanation.service.as_deref());
+    Ok(explanation)
+}
+
+/// Why the MeshRoute of the Service that is called is not in force as it is.
+fn problem(validated: &Validated, explanation: &Explanation, call: &Call) -> Option<String> {
+    let mut labels = call.host.split([':', '.']);
+    let (name, namespace) = (labels.next().unwrap_or_default(), labels.next());
+    let namespace = namespace.filter(|_| call.host.contains('.')).unwrap_or(call.namespace());
+    let found = explanation.service.as_deref().and_then(|service| service.split_once('/'));
+    let (namespace, name) = found.unwrap_or((namespace, name));
+    let verdict = validated.routes.get(&Key::new(namespace, name))?;
+    match &verdict.outcome {
+        Outcome::Kept(problem) | Outcome::Nothing(problem) => Some(problem.text()),
+        Outcome::Compiled(_) => None,
+    }
+}
+
+/// Which nodes serve the Service's MeshRoute at its newest generation, as they have reported; None where nobody has.
+fn in_force(world: &World, service: Option<&str>) -> Option<String> {
+    let (namespace, name) = service?.split_once('/')?;
+    let route = &world.routes.get(&Key::new(namespace, name))?.value;
+    let said = route.status.conditions.iter().find(|said| said.type_ == condition::kind::PROGRAMMED)?;
+    let generation = route.generation;
+    Some(match (said.observed_generation == Some(generation), said.status == "True") {
+        (true, true) => format!("generation {generation}: {}", said.message),
+        (true, false) => format!("generation {generation} not everywhere yet: {}", said.message),
+        (false, _) => format!("of generation {generation} nothing is known yet"),
+    })
+}
+
+/// What the proxies of a mesh would be told, as they take it in.
+pub(super) fn inputs_of(plan: &Plan, mesh: &str) -> (Inputs, Vec<Notice>) {
+    let mut inputs = Inputs::new(Identity { node: "".into(), mesh: mesh.into(), mesh_uid: "".into() });
     let mut notices: Vec<Notice> = Vec::new();
     for object in
         plan.objects.values().filter(|object| object.mesh == mesh && object.id.kind == Kind::ConfigMap)
     {
         let Body::Data(data) = &object.body else { continue };
-        let namespace = object.labels.get(names::LABEL_ROUTES_NAMESPACE);
-        if let Some(namespace) = namespace {
-            let kind = BundleKind::Routes { namespace: (**namespace).into() };
+        let label = |name: &str| object.labels.get(name).map(|namespace| (**namespace).into());
+        let routes = label(names::LABEL_ROUTES_NAMESPACE).map(|namespace| BundleKind::Routes { namespace });
+        let policies = label(names::LABEL_POLICIES_NAMESPACE);
+        let policies = policies.map(|namespace| BundleKind::Policies { namespace });
+        let whole = match object.labels.get(names::LABEL_CONFIG).map(String::as_str) {
+            Some(names::CONFIG_NODES) => Some(BundleKind::Nodes),
+            Some(names::CONFIG_EGRESS) => Some(BundleKind::Egress),
+            _ => None,
+        };
+        if let Some(kind) = routes.or(policies).or(whole) {
             let bundle = RawBundle { name: (*object.id.key.name).into(), kind, data: data.clone() };
             inputs.apply(Change::Bundle(bundle), &mut notices);
         } else if let Some(text) = data.get(names::BOOTSTRAP_KEY) {
             inputs.apply(Change::Bootstrap(text.clone().into_bytes()), &mut notices);
         }
     }
-    inputs.apply(Change::AllSlices(slices), &mut notices);
-    let built = build(&inputs, &Built::default());
-    let mut explanation = of_call(&plan.validated, &built.snapshot, call)?;
-    explanation.refused = notices.iter().filter_map(refused).collect();
-    Ok(explanation)
+    (inputs, notices)
+}
+
+/// The pods of every node, as if all were one, since the call may be delivered on any.
+fn all_pods(plan: &Plan, mesh: &str) -> Vec<Neighbour> {
+    let nodes = plan.objects.values().filter(|object| object.mesh == mesh);
+    let pods = nodes.flat_map(|object| match &object.body {
+        Body::Neighbours(spec) => &spec.pods[..],
+        _ => &[],
+    });
+    pods.map(|pod| Neighbour { uid: caller::uid(&pod.uid, pod.ips.first()), ..pod.clone() }).collect()
+}
+
+pub(super) fn neighbours(mesh: &str, pods: Vec<Neighbour>) -> OwnNode {
+    OwnNode { generation: 0, spec: MeshNodeSpec { mesh: mesh.to_owned(), pods, ..MeshNodeSpec::default() } }
+}
+
+fn slices(manifests: &[Manifest]) -> Result<Vec<Slice>, Error> {
+    let slices = manifests.iter().filter(|manifest| manifest.object["kind"] == "EndpointSlice");
+    slices.map(|manifest| slice(&manifest.object)).collect()
 }
 
 fn slice(object: &Value) -> Result<Slice, Error> {
@@ -123,7 +196,7 @@ fn slice(object: &Value) -> Result<Slice, Error> {
 }
 
 /// What a proxy of this release would not take.
-fn refused(notice: &Notice) -> Option<String> {
+pub(super) fn refused(notice: &Notice) -> Option<String> {
     match notice {
         Notice::Refused { place, message, .. } => Some(format!("a proxy refuses {place}: {message}")),
         Notice::UnknownField { .. } => None,
@@ -131,7 +204,7 @@ fn refused(notice: &Notice) -> Option<String> {
 }
 
 /// The mesh by whose routes the call goes: that of the caller's node, which is that of its namespace as a rule.
-fn mesh_of(world: &World, call: &Call, named: Option<&str>) -> Result<String, Error> {
+pub(super) fn mesh_of(world: &World, from: &str, named: Option<&str>) -> Result<String, Error> {
     let all: Vec<String> = world.meshes.iter().map(|(key, _)| key.name.clone()).collect();
     if let Some(named) = named {
         let exists = all.iter().any(|mesh| mesh == named);
@@ -139,7 +212,7 @@ fn mesh_of(world: &World, call: &Call, named: Option<&str>) -> Result<String, Er
             || Error::Usage(format!("there is no ServiceMesh {named:?}; there are: {}", all.join(", ")));
         return exists.then(|| named.to_owned()).ok_or_else(problem);
     }
-    let namespace = world.namespaces.get(&Key::cluster(&call.from)).and_then(|row| row.value.mesh.clone());
+    let namespace = world.namespaces.get(&Key::cluster(from)).and_then(|row| row.value.mesh.clone());
     match (namespace.filter(|mesh| all.contains(mesh)), &all[..]) {
         (Some(mesh), _) => Ok(mesh),
         (None, [mesh]) => Ok(mesh.clone()),
@@ -150,36 +223,10 @@ fn mesh_of(world: &World, call: &Call, named: Option<&str>) -> Result<String, Er
     }
 }
 
-/// What the data path makes of the call, after it was read as the data path reads it.
-fn of_call(
-    validated: &crate::validate::Validated,
-    snapshot: &Snapshot,
-    call: &Call,
-) -> Result<Explanation, Error> {
-    let Call { method, host, path, fields, from } = call;
-    let mut bytes = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n");
-    for field in fields {
-        bytes.extend([field, "\r\n"]);
+impl From<Wrong> for Error {
+    fn from(wrong: Wrong) -> Self {
+        Self::Usage(wrong.to_string())
     }
-    bytes.push_str("\r\n");
-    let mut slots = Slots::default();
-    let request = match parse_request(bytes.as_bytes(), &mut slots) {
-        Ok(Some(request)) if request.len == bytes.len() => request,
-        Ok(_) => {
-            return Err(Error::Usage(
-                "the call is not one request: has a header field a line break?".to_owned(),
-            ));
-        }
-        Err(reject) => {
-            return Err(Error::Usage(format!(
-                "a proxy refuses such a request with {} {}: {reject}",
-                reject.status(),
-                reject.reason()
-            )));
-        }
-    };
-    let decision = decide(snapshot, from, &request.head);
-    Ok(explanation::of(validated, snapshot, (call, &request.head), &decision))
 }
 
 fn answer(format: Format, explanation: &Explanation) -> Answer {

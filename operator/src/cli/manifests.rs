@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use vicino_crds::{MeshRouteSpec, ServiceMeshSpec, names};
+use vicino_crds::{MeshPolicySpec, MeshRouteSpec, ServiceMeshSpec, names};
 
 use crate::world::{LoadError, Settings, World};
 
@@ -158,7 +158,7 @@ pub fn place(manifests: &mut [Manifest], namespace: &str) {
     for object in manifests.iter_mut().map(|manifest| &mut manifest.object) {
         let namespaced = matches!(
             object["kind"].as_str(),
-            Some("Service" | "EndpointSlice" | "Pod" | "MeshRoute" | "ReferenceGrant")
+            Some("Service" | "EndpointSlice" | "Pod" | "MeshRoute" | "MeshPolicy" | "ReferenceGrant")
         );
         if namespaced && object["metadata"].is_object() && object["metadata"]["namespace"].is_null() {
             object["metadata"]["namespace"] = json!(namespace);
@@ -242,6 +242,7 @@ fn means_the_same(kind: &str, a: &Value, b: &Value) -> bool {
         || match kind {
             "ServiceMesh" => typed::<ServiceMeshSpec>(a, b),
             "MeshRoute" => typed::<MeshRouteSpec>(a, b),
+            "MeshPolicy" => typed::<MeshPolicySpec>(a, b),
             _ => false,
         }
 }

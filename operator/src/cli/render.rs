@@ -17,7 +17,7 @@ use super::{Answer, Error};
 use crate::apply::Change;
 use crate::plan::Plan;
 use crate::render::Rendered;
-use crate::validate::{MeshVerdict, Problem};
+use crate::validate::Problem;
 use crate::world::{Kind, ObjectId, Settings, World};
 
 /// Runs `vicino render`.
@@ -38,12 +38,16 @@ pub async fn run(global: &Global, options: &RenderOptions) -> Result<Answer, Err
 
 /// What files alone say, as if they were all that there is besides `config/default`.
 pub(super) fn files_alone(paths: &[PathBuf], namespace: &str) -> Result<Vec<Manifest>, Error> {
-    let mut found = manifests::read(paths)?;
+    Ok(alone(manifests::read(paths)?, namespace))
+}
+
+/// See [`files_alone`].
+pub(super) fn alone(mut found: Vec<Manifest>, namespace: &str) -> Vec<Manifest> {
     manifests::place(&mut found, namespace);
     let installed =
         json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": names::PROXY_NAMESPACE } });
     let base = vec![Manifest { source: "config/default".to_owned(), object: installed }];
-    Ok(manifests::overlay(base, found))
+    manifests::overlay(base, found)
 }
 
 /// The World of a cluster.
@@ -119,12 +123,17 @@ pub(super) fn problems(plan: &Plan) -> Vec<String> {
     let mut lines = Vec::new();
     let mut say = |object: String, problem: &Problem| lines.push(format!("{object}: {}", problem.text()));
     for (name, verdict) in &validated.meshes {
-        if let MeshVerdict::Rejected(problem) | MeshVerdict::Blocked(problem) = verdict {
+        if let Some(problem) = verdict.problem() {
             say(format!("ServiceMesh {name}"), problem);
         }
     }
     for (name, problem) in &validated.namespaces {
         say(format!("Namespace {name}"), problem);
+    }
+    for (key, verdict) in &validated.policies {
+        if let Some(problem) = verdict.outcome.problem().or(verdict.missing.as_ref()) {
+            say(format!("MeshPolicy {key}"), problem);
+        }
     }
     for (key, verdict) in &validated.routes {
         if let Some(problem) = verdict.outcome.problem() {

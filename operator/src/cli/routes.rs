@@ -14,9 +14,8 @@ use vicino_crds::{MeshNode, MeshRoute, names};
 
 use super::arguments::{Global, RoutesOptions};
 use super::cluster::{Cluster, Only};
-use super::output::{self, Format};
 use super::version::MESH_NODES;
-use super::{Answer, Error, age, table};
+use super::{Answer, Error, age, listing, table};
 
 /// Where the API serves MeshRoutes.
 pub(super) const MESH_ROUTES: (&str, &str, &str, &str) =
@@ -43,6 +42,49 @@ struct Row {
     nodes: Vec<NodeState>,
     #[serde(skip)]
     age: String,
+}
+
+impl listing::Row for Row {
+    const KIND: &'static str = "MeshRoute";
+    const LIST: &'static str = "routes";
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn table(rows: &[Self], wide: bool, all_namespaces: bool) -> String {
+        let mut header = vec!["NAME", "MESH", "PROTOCOL", "BACKENDS", "ENDPOINTS", "PROGRAMMED", "AGE"];
+        if wide {
+            header.extend(["ACCEPTED", "REASON", "NODES"]);
+        }
+        if all_namespaces {
+            header.insert(0, "NAMESPACE");
+        }
+        let tally = |tally: &Option<Tally>| tally.as_ref().map(|t| t.summary.clone()).unwrap_or_default();
+        let cells = rows.iter().map(|row| {
+            let mut cells = vec![
+                row.name.clone(),
+                row.mesh.clone(),
+                row.protocol.clone(),
+                row.backends.clone(),
+                tally(&row.endpoints),
+                tally(&row.programmed),
+                row.age.clone(),
+            ];
+            if wide {
+                cells.extend([
+                    if row.accepted { "True" } else { "False" }.to_owned(),
+                    row.reason.clone(),
+                    named(&row.nodes),
+                ]);
+            }
+            if all_namespaces {
+                cells.insert(0, row.namespace.clone());
+            }
+            cells
+        });
+        table::table(&header, &cells.collect::<Vec<_>>())
+    }
 }
 
 /// How far one route is on one node.
@@ -77,22 +119,8 @@ pub async fn run(global: &Global, options: &RoutesOptions) -> Result<Answer, Err
     )
     .await?;
     let facts = Facts { routes, nodes, config_maps };
-    let rows: Vec<_> = rows(&facts, super::render::now())
-        .into_iter()
-        .filter(|row| options.names.is_empty() || options.names.contains(&row.name))
-        .collect();
-    let missing: Vec<_> =
-        options.names.iter().filter(|name| rows.iter().all(|row| row.name != **name)).collect();
-    let mut notes: Vec<_> = missing.iter().map(|name| format!("there is no MeshRoute {name:?}")).collect();
-    if rows.is_empty() && missing.is_empty() {
-        notes.push(nothing(namespace.as_deref()));
-    }
-    let text = if rows.is_empty() && matches!(global.output, Format::Table | Format::Wide) {
-        String::new()
-    } else {
-        show(&rows, global.output, global.all_namespaces)
-    };
-    Ok(Answer { text, notes, found: !missing.is_empty() })
+    let rows = rows(&facts, super::render::now());
+    Ok(listing::answer(global, &options.names, rows, || nothing(namespace.as_deref())))
 }
 
 fn nothing(namespace: Option<&str>) -> String {
@@ -170,51 +198,6 @@ fn state(node: String, object: &MeshNode, config: Option<&ConfigMap>, key: &str)
     let certain = served.rejected.len() < REJECTED_MAX;
     let current = config.annotations().get(names::ANNOTATION_DIGEST) == Some(&served.digest);
     say(if certain && current { "programmed" } else { "pending" }, "")
-}
-
-fn show(rows: &[Row], format: Format, all_namespaces: bool) -> String {
-    match format {
-        Format::Json => output::json(&serde_json::json!({ "routes": rows })),
-        Format::Yaml => output::yaml(&serde_json::json!({ "routes": rows })),
-        Format::Name => {
-            output::lines(rows.iter().map(|row| format!("meshroute.{}/{}", names::GROUP, row.name)))
-        }
-        Format::Table | Format::Wide => columns(rows, format == Format::Wide, all_namespaces),
-    }
-}
-
-fn columns(rows: &[Row], wide: bool, all_namespaces: bool) -> String {
-    let mut header = vec!["NAME", "MESH", "PROTOCOL", "BACKENDS", "ENDPOINTS", "PROGRAMMED", "AGE"];
-    if wide {
-        header.extend(["ACCEPTED", "REASON", "NODES"]);
-    }
-    if all_namespaces {
-        header.insert(0, "NAMESPACE");
-    }
-    let tally = |tally: &Option<Tally>| tally.as_ref().map(|t| t.summary.clone()).unwrap_or_default();
-    let cells = rows.iter().map(|row| {
-        let mut cells = vec![
-            row.name.clone(),
-            row.mesh.clone(),
-            row.protocol.clone(),
-            row.backends.clone(),
-            tally(&row.endpoints),
-            tally(&row.programmed),
-            row.age.clone(),
-        ];
-        if wide {
-            cells.extend([
-                if row.accepted { "True" } else { "False" }.to_owned(),
-                row.reason.clone(),
-                named(&row.nodes),
-            ]);
-        }
-        if all_namespaces {
-            cells.insert(0, row.namespace.clone());
-        }
-        cells
-    });
-    table::table(&header, &cells.collect::<Vec<_>>())
 }
 
 /// Nodes in one cell: those that serve the route by name, others with what keeps them.

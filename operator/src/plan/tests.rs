@@ -101,7 +101,7 @@ proptest! {
             let namespace = world.namespaces.get(&Key::cluster(&key.namespace));
             let meshed = namespace.and_then(|n| n.value.mesh.as_deref()) == Some("default")
                 && !row.value.skip
-                && !row.value.external_name;
+                && row.value.external_name.is_none();
             let routes = plan.objects.keys().filter(|id| id.kind == Kind::MeshRoute && id.key == *key).count();
             prop_assert_eq!(routes, usize::from(meshed));
             let data_key = names::data_key(&key.name);

@@ -20,16 +20,16 @@ pub(super) fn render(mesh: &AcceptedMesh) -> Vec<Rendered> {
     vec![
         object(Kind::ClusterRole, &everywhere, json!({ "rules": everywhere_rules() })),
         object(Kind::ClusterRoleBinding, &everywhere, binding("ClusterRole", &name)),
-        object(Kind::Role, &here, json!({ "rules": [rule("", "configmaps", &["get", "list", "watch"])] })),
+        object(Kind::Role, &here, json!({ "rules": [rule("", "configmaps", &["list", "watch"])] })),
         object(Kind::RoleBinding, &here, binding("Role", &name)),
     ]
 }
 
 fn everywhere_rules() -> Value {
     json!([
-        rule("discovery.k8s.io", "endpointslices", &["get", "list", "watch"]),
-        rule(names::GROUP, "meshnodes", &["get", "list", "watch"]),
-        rule(names::GROUP, "meshnodes/status", &["get", "patch"]),
+        rule("discovery.k8s.io", "endpointslices", &["list", "watch"]),
+        rule(names::GROUP, "meshnodes", &["list", "watch"]),
+        rule(names::GROUP, "meshnodes/status", &["patch"]),
     ])
 }
 

@@ -2,17 +2,21 @@
 //!
 //! - Host network and no declared ports: with host network every declared port becomes a hostPort, and then the second
 //!   pod of a node, which `maxSurge: 1` needs for an upgrade without a gap, cannot be scheduled.
-//! - User 0 without any capability: the folder of the local copy is a hostPath, which the kubelet makes for root alone,
+//! - User 0, and of the capabilities NET_ADMIN alone, by which the proxy sees and refuses connections around the mesh (its
+//!   module `guard`). The user is 0 since the folder of the local copy is a hostPath, which the kubelet makes for root alone,
 //!   and old and new proxy share their ports during an upgrade, which the kernel allows to one user only.
 //! - Probes are `exec`: on the host network a port is ambiguous while two proxies live on one node.
 //! - The copy's path ends with the node's name, so that nodes that share a file system (test clusters) do not share it.
 
+use std::net::SocketAddr;
+
 use serde_json::{Value, json};
+use vicino_crds::identity::AUDIENCE;
 use vicino_crds::names;
 
-use super::Rendered;
+use super::{Rendered, trust};
 use crate::validate::AcceptedMesh;
-use crate::world::{Body, Key, Kind, Settings};
+use crate::world::{Body, Key, Kind, Settings, World};
 
 /// Seconds that the kubelet gives a proxy above the time that it drains.
 const GRACE_SECONDS: i32 = 5;
@@ -22,7 +26,12 @@ const LABEL_NAME: &str = "app.kubernetes.io/name";
 const PROXY: &str = "vicino-proxy";
 const STATE_DIR: &str = "/var/lib/vicino";
 
-pub(super) fn render(mesh: &AcceptedMesh, settings: &Settings, bootstrap: &Rendered) -> Rendered {
+/// Where the token for the authority, and its roots, are mounted.
+const AUTHORITY_DIR: &str = "/var/run/vicino/authority";
+/// Seconds that the token is good; the kubelet renews it long before.
+const TOKEN_SECONDS: i32 = 3600;
+
+pub(super) fn render(mesh: &AcceptedMesh, world: &World, bootstrap: &Rendered) -> Rendered {
     let name = names::mesh_object(&mesh.name);
     let digest = bootstrap.annotations.get(names::ANNOTATION_DIGEST);
     let mut labels = super::labels(&mesh.name);
@@ -32,7 +41,7 @@ pub(super) fn render(mesh: &AcceptedMesh, settings: &Settings, bootstrap: &Rende
         "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } },
         "template": {
             "metadata": { "labels": labels, "annotations": { ANNOTATION_BOOTSTRAP: digest } },
-            "spec": pod(mesh, settings, &name),
+            "spec": with_authority(pod(mesh, &world.settings, &name), mesh, trust::authority(world)),
         },
     }});
     let key = Key::new(names::PROXY_NAMESPACE, &name);
@@ -46,7 +55,8 @@ fn pod(mesh: &AcceptedMesh, settings: &Settings, name: &str) -> Value {
     json!({
         "serviceAccountName": name,
         "hostNetwork": true,
-        "dnsPolicy": "Default",
+        // Names lead out of the mesh to where they lead for pods.
+        "dnsPolicy": "ClusterFirstWithHostNet",
         "enableServiceLinks": false,
         "priorityClassName": proxy.priority_class_name,
         "terminationGracePeriodSeconds": proxy.drain_seconds + GRACE_SECONDS,
@@ -60,6 +70,33 @@ fn pod(mesh: &AcceptedMesh, settings: &Settings, name: &str) -> Value {
             { "name": "state", "hostPath": { "path": format!("{STATE_DIR}/{}", mesh.name), "type": "DirectoryOrCreate" } },
         ],
     })
+}
+
+/// Where there is an authority, the proxy is told where it is, and given what to show to it and what to know it by.
+fn with_authority(mut pod: Value, mesh: &AcceptedMesh, authority: Option<SocketAddr>) -> Value {
+    let Some(authority) = authority else { return pod };
+    let volume = json!({ "name": "authority", "projected": { "sources": [
+        { "serviceAccountToken": { "audience": AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": "token" } },
+        { "configMap": { "name": names::trust_config_map(&mesh.name), "optional": true } },
+    ]}});
+    let mount = json!({ "name": "authority", "mountPath": AUTHORITY_DIR, "readOnly": true });
+    let container = "/containers/0";
+    let variables = [
+        json!({ "name": "VICINO_AUTHORITY", "value": authority.to_string() }),
+        json!({ "name": "VICINO_AUTHORITY_TOKEN", "value": format!("{AUTHORITY_DIR}/token") }),
+        json!({ "name": "VICINO_AUTHORITY_ROOTS", "value": format!("{AUTHORITY_DIR}/{}", names::TRUST_KEY) }),
+    ];
+    let more = [
+        ("/volumes".to_owned(), vec![volume]),
+        (format!("{container}/volumeMounts"), vec![mount]),
+        (format!("{container}/env"), variables.into()),
+    ];
+    for (path, items) in more {
+        if let Some(list) = pod.pointer_mut(&path).and_then(Value::as_array_mut) {
+            list.extend(items);
+        }
+    }
+    pod
 }
 
 fn container(mesh: &AcceptedMesh, settings: &Settings) -> Value {
@@ -89,7 +126,7 @@ fn container(mesh: &AcceptedMesh, settings: &Settings) -> Value {
             "runAsUser": 0,
             "allowPrivilegeEscalation": false,
             "readOnlyRootFilesystem": true,
-            "capabilities": { "drop": ["ALL"] },
+            "capabilities": { "drop": ["ALL"], "add": ["NET_ADMIN"] },
         },
         "volumeMounts": [
             { "name": "bootstrap", "mountPath": "/etc/vicino", "readOnly": true },

@@ -22,12 +22,22 @@ pub(super) fn by_node(world: &World) -> BTreeMap<&str, Vec<Neighbour>> {
             name: key.name.clone(),
             service_account: row.value.service_account.clone(),
             ips: row.value.ips.clone(),
+            labels: if is_meshed(world, &key.namespace) { row.value.labels.clone() } else { BTreeMap::new() },
+            inbound: None,
+            plain_ports: row.value.plain_ports.ports.clone(),
+            plain_ports_problem: row.value.plain_ports.problem.clone(),
+            network_since: row.value.network_since.clone(),
         });
     }
     for pods in nodes.values_mut() {
         pods.sort();
     }
     nodes
+}
+
+/// Whether policies of a namespace, which are about its own pods, can be in force.
+fn is_meshed(world: &World, namespace: &str) -> bool {
+    world.namespaces.get(&Key::cluster(namespace)).is_some_and(|row| row.value.mesh.is_some())
 }
 
 pub(super) fn render(
@@ -43,9 +53,23 @@ pub(super) fn render(
             mesh: mesh.name.clone(),
             addresses: node.value.addresses.clone(),
             zone: node.value.labels.get(LABEL_ZONE).cloned().unwrap_or_default(),
-            pods: neighbours.get(name.as_str()).cloned().unwrap_or_default(),
+            pods: neighbours.get(name.as_str()).map(|pods| of_mesh(pods, mesh)).unwrap_or_default(),
         };
         objects.push(Rendered::new(mesh, Kind::MeshNode, key, Body::Neighbours(spec)));
     }
     objects
+}
+
+/// Pods as the mesh has them: those of its namespaces are called by its mode, others are their own affair.
+fn of_mesh(pods: &[Neighbour], mesh: &AcceptedMesh) -> Vec<Neighbour> {
+    let mut pods = pods.to_vec();
+    for pod in &mut pods {
+        if mesh.namespaces.binary_search(&pod.namespace).is_ok() {
+            pod.inbound = Some(mesh.spec.identity.mode);
+        } else {
+            pod.plain_ports.clear();
+            pod.plain_ports_problem = None;
+        }
+    }
+    pods
 }

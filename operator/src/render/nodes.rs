@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use vicino_crds::contract::{self, CompiledNode, VERSION_PLAIN};
+use vicino_crds::mesh::IdentityMode;
 use vicino_crds::names;
 
 use super::{Rendered, mesh_node, parts};
@@ -11,6 +12,7 @@ use crate::world::{Body, Key, Kind, World};
 
 pub(super) fn render(world: &World, mesh: &AcceptedMesh, live: &parts::Live<'_>) -> Vec<Rendered> {
     let ready = ready_nodes(world, &mesh.name);
+    let is_strict = mesh.spec.identity.mode == IdentityMode::Strict;
     let mut documents = BTreeMap::new();
     for name in &mesh.nodes {
         let Some(node) = world.nodes.get(&Key::cluster(name)) else { continue };
@@ -21,11 +23,20 @@ pub(super) fn render(world: &World, mesh: &AcceptedMesh, live: &parts::Live<'_>)
             port: names::PORT_L2,
             zone: node.value.labels.get(mesh_node::LABEL_ZONE).cloned().unwrap_or_default(),
             ready: ready.contains(name.as_str()),
+            secure: is_strict || takes_tls(world, name),
+            pod_cidrs: node.value.pod_cidrs.clone(),
         };
         documents.insert(names::data_key(name), contract::write(&document));
     }
     let assigned = parts::assign(documents, &live.nodes(&mesh.name), names::CONFIG_MAP_BYTES_MAX);
     assigned.into_iter().map(|(part, data)| config_map(mesh, part, data)).collect()
+}
+
+/// Whether a node's proxy says that it takes hops with TLS; one that is restarted has its certificates before it listens.
+fn takes_tls(world: &World, node: &str) -> bool {
+    let neighbourhood = world.neighbourhoods.get(&Key::cluster(node));
+    let proxy = neighbourhood.and_then(|row| row.value.status.proxy.as_ref());
+    proxy.is_some_and(|proxy| proxy.secure)
 }
 
 /// Nodes that have a ready proxy of the mesh.

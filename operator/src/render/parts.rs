@@ -9,36 +9,51 @@ use crate::world::{Body, Key, Kind, World};
 
 type Data = BTreeMap<String, String>;
 
-/// The live parts of every split ConfigMap, by mesh, namespace of the routes (empty for nodes) and number.
+type Parts<'a> = BTreeMap<(&'a str, &'a str), BTreeMap<usize, &'a Data>>;
+
+/// The live parts of every split ConfigMap, by mesh, namespace of the routes or policies (empty for nodes) and number.
 pub(crate) struct Live<'a> {
     world: &'a World,
-    parts: BTreeMap<(&'a str, &'a str), BTreeMap<usize, &'a Data>>,
+    parts: Parts<'a>,
+    policies: Parts<'a>,
 }
 
 impl<'a> Live<'a> {
     pub(crate) fn new(world: &'a World) -> Self {
-        let mut parts: BTreeMap<(&str, &str), BTreeMap<usize, &Data>> = BTreeMap::new();
+        let (mut parts, mut policies) = (Parts::new(), Parts::new());
         for (key, row) in world.children.of(Kind::ConfigMap).iter() {
             let Body::Data(data) = &row.value.body else { continue };
             let label = |name: &str| row.value.labels.get(name).map(String::as_str);
             let Some(mesh) = label(names::LABEL_MESH) else { continue };
-            let (namespace, first) = match (label(names::LABEL_CONFIG), label(names::LABEL_ROUTES_NAMESPACE))
-            {
+            let namespace = label(names::LABEL_ROUTES_NAMESPACE).or(label(names::LABEL_POLICIES_NAMESPACE));
+            let (to, namespace, first) = match (label(names::LABEL_CONFIG), namespace) {
                 (Some(names::CONFIG_ROUTES), Some(namespace)) => {
-                    (namespace, names::routes_config_map(mesh, namespace, 0))
+                    (&mut parts, namespace, names::routes_config_map(mesh, namespace, 0))
                 }
-                (Some(names::CONFIG_NODES), _) => ("", names::nodes_config_map(mesh, 0)),
+                (Some(names::CONFIG_POLICIES), Some(namespace)) => {
+                    (&mut policies, namespace, names::policies_config_map(mesh, namespace, 0))
+                }
+                (Some(names::CONFIG_NODES), _) => (&mut parts, "", names::nodes_config_map(mesh, 0)),
                 _ => continue,
             };
             if let Some(number) = number(&key.name, &first) {
-                parts.entry((mesh, namespace)).or_default().insert(number, data);
+                to.entry((mesh, namespace)).or_default().insert(number, data);
             }
         }
-        Self { world, parts }
+        Self { world, parts, policies }
     }
 
     pub(super) fn routes(&self, mesh: &str, namespace: &str) -> BTreeMap<usize, &'a Data> {
         self.parts.get(&(mesh, namespace)).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn policies(&self, mesh: &str, namespace: &str) -> BTreeMap<usize, &'a Data> {
+        self.policies.get(&(mesh, namespace)).cloned().unwrap_or_default()
+    }
+
+    /// What proxies are told of a policy now.
+    pub(crate) fn policy(&self, mesh: &str, namespace: &str, data_key: &str) -> Option<&'a String> {
+        self.policies.get(&(mesh, namespace))?.values().find_map(|data| data.get(data_key))
     }
 
     pub(super) fn nodes(&self, mesh: &str) -> BTreeMap<usize, &'a Data> {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use vicino_crds::{contract, names};
+use vicino_crds::contract::{self, CompiledRoute};
+use vicino_crds::names;
 
 use super::{Rendered, parts};
 use crate::validate::{AcceptedMesh, Outcome, Validated};
@@ -23,6 +24,10 @@ pub(super) fn render(validated: &Validated, mesh: &AcceptedMesh, live: &parts::L
         if let Some(text) = text {
             by_namespace.entry(&key.namespace).or_default().insert(data_key, text);
         }
+    }
+    for (key, (_, alias)) in validated.aliases.iter().filter(|(_, (of, _))| *of == mesh.name) {
+        let text = contract::write(&CompiledRoute::of_alias(&key.namespace, &key.name, alias.clone()));
+        by_namespace.entry(&key.namespace).or_default().insert(names::data_key(&key.name), text);
     }
     let mut objects = Vec::new();
     for (namespace, documents) in by_namespace {

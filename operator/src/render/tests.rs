@@ -6,10 +6,11 @@ use std::path::Path;
 use expect_test::{ExpectFile, expect, expect_file};
 
 use serde_json::Value;
+use vicino_crds::mesh::IdentityMode;
 use vicino_crds::names;
 
-use crate::fixture::{SHOP, load, manifests, planned, proxy_pod, world};
-use crate::world::{Kind, World};
+use crate::fixture::{SHOP, converge, load, manifests, planned, proxy_pod, world};
+use crate::world::{Body, Key, Kind, ObjectId, World};
 
 /// Every rendered object of `kind` whose name starts with `name`, as YAML.
 fn check(world: &World, kind: Kind, name: &str, expect: &ExpectFile) {
@@ -189,6 +190,65 @@ status: {{phase: {phase}, podIPs: {ips}}}
 }
 
 #[test]
+fn pods_have_their_labels_where_a_policy_may_select_them() {
+    let mut world = world(SHOP);
+    load(&mut world, "{apiVersion: v1, kind: Namespace, metadata: {name: other}}");
+    for namespace in ["shop", "other"] {
+        load(
+            &mut world,
+            &format!(
+                "
+apiVersion: v1
+kind: Pod
+metadata: {{name: {namespace}, namespace: {namespace}, labels: {{app: web, tier: a}}}}
+spec: {{nodeName: node1, containers: []}}
+status: {{podIPs: [{{ip: 10.1.0.1}}]}}
+"
+            ),
+        );
+    }
+    let plan = planned(&world);
+    let node = &plan.objects[&ObjectId::new(Kind::MeshNode, Key::cluster("node1"))];
+    let Body::Neighbours(spec) = &node.body else { panic!("a MeshNode has neighbours") };
+    let labels: Vec<_> = spec.pods.iter().map(|pod| (&*pod.namespace, pod.labels.len())).collect();
+    assert_eq!(labels, [("other", 0), ("shop", 2)]);
+}
+
+#[test]
+fn pods_have_the_time_of_their_network_while_it_stands() {
+    let mut world = world(SHOP);
+    for (name, status) in [("stands", "True"), ("torn-down", "False")] {
+        load(
+            &mut world,
+            &format!(
+                "
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: shop}}
+spec: {{nodeName: node1, containers: []}}
+status:
+  podIPs: [{{ip: 10.1.0.1}}]
+  conditions: [{{type: PodReadyToStartContainers, status: '{status}', lastTransitionTime: '2026-01-02T03:04:05Z'}}]
+"
+            ),
+        );
+    }
+    let plan = planned(&world);
+    let node = &plan.objects[&ObjectId::new(Kind::MeshNode, Key::cluster("node1"))];
+    let Body::Neighbours(spec) = &node.body else { panic!("a MeshNode has neighbours") };
+    let since = spec.pods.iter().map(|pod| {
+        let since = pod.network_since.as_ref().map(|since| since.0.to_string());
+        (pod.name.clone(), since.unwrap_or_default())
+    });
+    let mut since: Vec<_> = since.collect();
+    since.sort();
+    assert_eq!(
+        since,
+        [("stands".into(), "2026-01-02T03:04:05Z".into()), ("torn-down".into(), String::new())]
+    );
+}
+
+#[test]
 fn nodes_say_whether_their_proxy_is_ready() {
     let mut world = world(SHOP);
     load(&mut world, &proxy_pod("default", "node2", "vicino-default-x"));
@@ -198,6 +258,97 @@ fn nodes_say_whether_their_proxy_is_ready() {
         "vicino-default-nodes",
         &expect_file!["golden/nodes_with_a_ready_proxy.yaml"],
     );
+}
+
+/// Nodes with what proxies have to know of them for calls out of the mesh, one of them in no mesh.
+const OUTSIDE: &str = r#"
+apiVersion: v1
+kind: Node
+metadata: {name: node1, labels: {kubernetes.io/os: linux}}
+spec: {podCIDR: 10.1.1.0/24, podCIDRs: [10.1.1.0/24, "fd01:1::/64"]}
+status: {addresses: [{type: InternalIP, address: 10.0.0.1}, {type: ExternalIP, address: 198.51.100.1}]}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: node2, labels: {kubernetes.io/os: linux}}
+spec: {podCIDR: 10.1.2.0/24}
+status: {addresses: [{type: InternalIP, address: 10.0.0.2}]}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: node3, labels: {kubernetes.io/os: windows}}
+status: {addresses: [{type: ExternalIP, address: 198.51.100.3}, {type: InternalIP, address: 10.0.0.3}, {type: InternalIP, address: "fd00::3"}, {type: Hostname, address: node3}]}
+---
+apiVersion: vicino.dev/v1alpha1
+kind: ServiceMesh
+metadata: {name: default, generation: 2}
+spec:
+  egress:
+    allow:
+    - {hosts: [api.example.com, "*.example.org"], ports: [443]}
+    - {ipBlocks: [{cidr: 203.0.113.0/24, except: [203.0.113.8/29]}], from: [{serviceAccounts: [{name: web, namespace: shop}]}]}
+"#;
+
+fn egress_of(world: &World) -> Option<String> {
+    let id = ObjectId::new(Kind::ConfigMap, Key::new(names::PROXY_NAMESPACE, "vicino-default.egress"));
+    match &planned(world).objects.get(&id)?.body {
+        Body::Data(data) => data.get("egress.yaml").cloned(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_may_be_called_outside_and_what_proxies_know_of_nodes_for_it() {
+    let mut world = world(SHOP);
+    assert_eq!(egress_of(&world), None);
+    let daemon_set = |world: &World| {
+        let objects = planned(world).objects.into_values();
+        objects.filter(|object| object.id.kind == Kind::DaemonSet).collect::<Vec<_>>()
+    };
+    let before = daemon_set(&world);
+    load(&mut world, OUTSIDE);
+    check(&world, Kind::ConfigMap, "vicino-default.egress", &expect_file!["golden/egress.yaml"]);
+    check(&world, Kind::ConfigMap, "vicino-default-nodes", &expect_file!["golden/nodes_with_pod_cidrs.yaml"]);
+    assert_eq!(daemon_set(&world), before, "proxies go on");
+}
+
+#[test]
+fn an_egress_that_becomes_invalid_stays_in_force_as_it_was_and_disturbs_nothing_else() {
+    let mut world = world(SHOP);
+    load(&mut world, OUTSIDE);
+    converge(&mut world);
+    let before = egress_of(&world).unwrap();
+    load(&mut world, &OUTSIDE.replace("api.example.com", "Api.example.com"));
+    assert_eq!(egress_of(&world).unwrap(), before);
+    load(
+        &mut world,
+        r#"
+apiVersion: v1
+kind: Node
+metadata: {name: node4, labels: {kubernetes.io/os: windows}}
+status: {addresses: [{type: InternalIP, address: 10.0.0.4}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: new, namespace: shop}
+spec: {nodeName: node1, containers: []}
+status: {phase: Running, podIPs: [{ip: 10.1.1.9}]}
+"#,
+    );
+    let told = egress_of(&world).unwrap();
+    assert_eq!(told, before.replace("- \"10.0.0.3\"\n", "- \"10.0.0.3\"\n- \"10.0.0.4\"\n"));
+    let objects = planned(&world).objects;
+    let Body::Neighbours(node) = &objects[&ObjectId::new(Kind::MeshNode, Key::cluster("node1"))].body else {
+        panic!("a MeshNode has neighbours")
+    };
+    assert_eq!(node.pods.len(), 1, "a new pod is known");
+}
+
+#[test]
+fn an_egress_that_was_never_valid_lets_nothing_out() {
+    let mut world = world(SHOP);
+    load(&mut world, &OUTSIDE.replace("api.example.com", "Api.example.com"));
+    assert_eq!(egress_of(&world), None);
 }
 
 #[test]
@@ -213,4 +364,93 @@ spec: {requeues: 2}
 ",
     );
     check(&world, Kind::MeshRoute, "", &expect_file!["golden/mesh_routes.yaml"]);
+}
+
+#[test]
+fn where_there_is_an_authority_proxies_are_told_of_it() {
+    const AUTHORITY: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: vicino-authority, namespace: vicino-system}
+spec: {clusterIP: 10.96.0.5, ports: [{name: https, port: 443}]}
+";
+    let named = |world: &World, kind: Kind, name: &str| {
+        let objects = planned(world).objects.into_values();
+        objects.filter(|object| object.id.kind == kind && object.id.key.name == name).collect::<Vec<_>>()
+    };
+    let mut world = world(SHOP);
+    let authority = crate::world::Authority { roots: "roots".to_owned(), ..Default::default() };
+    world.take(crate::world::Change::Authority(authority));
+    assert!(named(&world, Kind::ConfigMap, "vicino-default.trust").is_empty(), "nobody serves them");
+    load(&mut world, AUTHORITY);
+    let trust = named(&world, Kind::ConfigMap, "vicino-default.trust");
+    let Body::Data(data) = &trust[0].body else { panic!("{trust:?}") };
+    assert_eq!(data.get("roots.pem").map(String::as_str), Some("roots"));
+    let daemon_set = named(&world, Kind::DaemonSet, "vicino-default")[0].manifest();
+    let pod = &daemon_set["spec"]["template"]["spec"];
+    let env = pod["containers"][0]["env"].as_array().unwrap();
+    let value =
+        |name: &str| env.iter().find(|variable| variable["name"] == name).map(|variable| &variable["value"]);
+    assert_eq!(value("VICINO_AUTHORITY"), Some(&serde_json::json!("10.96.0.5:443")));
+    let sources = &pod["volumes"].as_array().unwrap().last().unwrap()["projected"]["sources"];
+    assert_eq!(sources[0]["serviceAccountToken"]["audience"], "vicino-authority");
+    assert_eq!(sources[1]["configMap"]["name"], "vicino-default.trust");
+
+    // An operator that does not know the roots yet changes nothing.
+    converge(&mut world);
+    world.authority = None;
+    assert_eq!(named(&world, Kind::ConfigMap, "vicino-default.trust"), trust);
+}
+
+#[test]
+fn pods_of_the_mesh_say_how_they_are_called_around_it_and_others_do_not() {
+    let mut world = world(SHOP);
+    for (name, namespace, ports) in
+        [("a", "shop", "9100, 9090,,9090,x,0,70000"), ("b", "elsewhere", "9090"), ("c", "shop", "")]
+    {
+        load(
+            &mut world,
+            &format!(
+                "
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: {namespace}, annotations: {{vicino.dev/plain-ports: '{ports}'}}}}
+spec: {{nodeName: node1, containers: []}}
+status: {{phase: Running, podIPs: [{{ip: 10.1.0.1}}]}}
+"
+            ),
+        );
+    }
+    let said = |world: &World| {
+        let objects = planned(world).objects;
+        let node = &objects[&ObjectId::new(Kind::MeshNode, Key::cluster("node1"))];
+        let Body::Neighbours(spec) = &node.body else { panic!("{node:?}") };
+        spec.pods
+            .iter()
+            .map(|pod| (pod.name.clone(), pod.inbound, pod.plain_ports.clone()))
+            .collect::<Vec<_>>()
+    };
+    let expected = |mode| {
+        let mode = Some(mode);
+        [
+            ("a".to_owned(), mode, vec![9090, 9100]),
+            ("b".to_owned(), None, vec![]),
+            ("c".to_owned(), mode, vec![]),
+        ]
+    };
+    let mut pods = said(&world);
+    pods.sort();
+    assert_eq!(pods, expected(IdentityMode::Permissive));
+    load(
+        &mut world,
+        "
+apiVersion: vicino.dev/v1alpha1
+kind: ServiceMesh
+metadata: {name: default, generation: 1}
+spec: {identity: {mode: Strict}}
+",
+    );
+    let mut pods = said(&world);
+    pods.sort();
+    assert_eq!(pods, expected(IdentityMode::Strict));
 }

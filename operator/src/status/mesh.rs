@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use vicino_crds::condition::{self, Wanted, kind};
-use vicino_crds::mesh::Tally;
+use vicino_crds::mesh::{IdentityMode, Tally};
 use vicino_crds::{MeshRouteStatus, ServiceMeshStatus, names};
 
-use super::{Context, reconciling, stalled, wanted};
+use super::{Context, egress, identity, reconciling, stalled, wanted};
 use crate::validate::{AcceptedMesh, MeshVerdict, Problem};
 use crate::world::{Key, Kind, Mesh, ObjectId, Rollout};
 
 /// Nodes that a message names; more are counted.
 const NODES_SHOWN: usize = 3;
+
+/// Conditions that are always there: `Ready` and `Accepted`.
+const FIXED: usize = 2;
 
 /// How a mesh is, in one word and one sentence.
 struct Summary {
@@ -39,7 +42,10 @@ pub(super) fn status(
     let verdict = context.input.validated.meshes.get(name).expect("every ServiceMesh has a verdict");
     let rollout = rollout(context, name);
     let (accepted, summary) = match verdict {
-        MeshVerdict::Accepted(accepted) => (None, summary(context, accepted, rollout)),
+        MeshVerdict::Accepted(accepted) => match &accepted.egress_problem {
+            Some(problem) => (Some(problem), refused(problem)),
+            None => (None, summary(context, accepted, rollout)),
+        },
         MeshVerdict::Rejected(problem) => (Some(problem), refused(problem)),
         MeshVerdict::Blocked(problem) => (None, refused(problem)),
         MeshVerdict::Deleting => {
@@ -47,7 +53,13 @@ pub(super) fn status(
             (None, Summary { state: State::Reconciling, reason: "Deleting", message })
         }
     };
-    let conditions = conditions(accepted, &summary);
+    let mut conditions = conditions(accepted, &summary);
+    // Before those that are there at times only.
+    let own = [
+        Some(identity::condition(context.input.world, mesh, now)),
+        egress::condition(context, name, mesh, verdict),
+    ];
+    conditions.splice(FIXED..FIXED, own.into_iter().flatten());
     let selected = match verdict {
         MeshVerdict::Accepted(mesh) => mesh.nodes.len(),
         _ => 0,
@@ -156,8 +168,40 @@ fn proxies(context: &Context<'_>, mesh: &AcceptedMesh, rollout: Option<Rollout>)
         );
         return say(State::Reconciling, "ProxiesNotReady", message);
     }
+    if mesh.spec.identity.mode == IdentityMode::Strict
+        && let Some(summary) = not_guarded(context, mesh)
+    {
+        return summary;
+    }
     let message = format!("{} proxies are ready and everything is written", rollout.ready);
     say(State::Ready, "Ready", message)
+}
+
+/// A node whose proxy does not refuse what comes around the mesh: one that says why before those that have not said anything.
+fn not_guarded(context: &Context<'_>, mesh: &AcceptedMesh) -> Option<Summary> {
+    let ready = &context.reports.get(mesh.name.as_str())?.ready;
+    let mut silent = Vec::new();
+    for node in ready {
+        let row = context.input.world.neighbourhoods.get(&Key::cluster(node));
+        let conditions = row.map(|row| row.value.status.conditions.as_slice()).unwrap_or_default();
+        match conditions.iter().find(|condition| condition.type_ == names::CONDITION_GUARDED) {
+            Some(guarded) if guarded.status == "True" => {}
+            Some(guarded) => {
+                let message = format!(
+                    "spec.identity.mode: Strict does not hold on node {node:?}: {}: {}",
+                    guarded.reason, guarded.message
+                );
+                return Some(Summary { state: State::Stalled, reason: "NotGuarded", message });
+            }
+            None => silent.push(*node),
+        }
+    }
+    silent.truncate(NODES_SHOWN);
+    let message = format!(
+        "spec.identity.mode: no word yet that Strict holds for connections around the mesh from the nodes: {}",
+        silent.join(", ")
+    );
+    (!silent.is_empty()).then_some(Summary { state: State::Reconciling, reason: "NotGuarded", message })
 }
 
 fn conditions(problem: Option<&Problem>, summary: &Summary) -> Vec<Wanted> {

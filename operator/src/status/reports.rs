@@ -60,6 +60,14 @@ impl<'a> Reports<'a> {
         Self { ready: proxies.into_keys().collect(), configs }
     }
 
+    /// Nodes whose ready proxy serves anything of a ConfigMap, by name.
+    pub(super) fn serving_any(&self, config_map: &str) -> Vec<&'a str> {
+        let Some(served) = self.configs.get(config_map) else { return Vec::new() };
+        let rejecting = served.rejecting.iter().map(|(node, _)| node);
+        let nodes: BTreeSet<&str> = served.whole.values().flatten().chain(rejecting).copied().collect();
+        nodes.into_iter().collect()
+    }
+
     pub(super) fn progress(&self, world: &World, placed: &Placed<'_>) -> Progress<'a> {
         let name = &placed.config_map.key.name;
         let current = |digest: &str| world.history.is_current(name, digest, placed.data_key);

@@ -2,12 +2,13 @@
 
 use expect_test::{Expect, expect};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 use vicino_crds::mesh::Tally;
 use vicino_crds::{contract, names};
 
 use crate::fixture::{SHOP, converge, load, planned, proxy_pod, report, rollout, serve, world};
-use crate::world::{Body, Failure, Key, Kind, ObjectId, Rollout, World};
+use crate::world::{Authority, Body, Failure, Key, Kind, ObjectId, Rollout, World};
 
 fn text(conditions: &[Condition]) -> String {
     let line = |c: &Condition| format!("  {}={} {}: {}\n", c.type_, c.status, c.reason, c.message);
@@ -47,6 +48,7 @@ fn from_nothing_to_programmed() {
         proxies 0/2, routes 0/2
           Ready=False Applying: 13 objects are still to be written or deleted
           Accepted=True Accepted: the spec is valid
+          IdentityReady=False NoAuthority: no authority is installed: there is no Service vicino-system/vicino-authority
           Reconciling=True Applying: 13 objects are still to be written or deleted
     "#]],
     );
@@ -237,6 +239,7 @@ fn a_mesh_is_ready_when_all_is_written_and_every_proxy_runs_the_newest_spec() {
         proxies 0/2, routes 0/2
           Ready=False ProxiesStarting: the DaemonSet has no pods yet
           Accepted=True Accepted: the spec is valid
+          IdentityReady=False NoAuthority: no authority is installed: there is no Service vicino-system/vicino-authority
           Reconciling=True ProxiesStarting: the DaemonSet has no pods yet
     "#]],
     );
@@ -247,6 +250,7 @@ fn a_mesh_is_ready_when_all_is_written_and_every_proxy_runs_the_newest_spec() {
         proxies 2/2, routes 0/2
           Ready=False ProxiesRolling: 1 of 2 proxies are of the newest spec
           Accepted=True Accepted: the spec is valid
+          IdentityReady=False NoAuthority: no authority is installed: there is no Service vicino-system/vicino-authority
           Reconciling=True ProxiesRolling: 1 of 2 proxies are of the newest spec
     "#]],
     );
@@ -257,6 +261,7 @@ fn a_mesh_is_ready_when_all_is_written_and_every_proxy_runs_the_newest_spec() {
         proxies 1/2, routes 0/2
           Ready=False ProxiesNotReady: 1 of 2 proxies are ready; not: node1, node2
           Accepted=True Accepted: the spec is valid
+          IdentityReady=False NoAuthority: no authority is installed: there is no Service vicino-system/vicino-authority
           Reconciling=True ProxiesNotReady: 1 of 2 proxies are ready; not: node1, node2
     "#]],
     );
@@ -267,6 +272,7 @@ fn a_mesh_is_ready_when_all_is_written_and_every_proxy_runs_the_newest_spec() {
         proxies 2/2, routes 0/2
           Ready=True Ready: 2 proxies are ready and everything is written
           Accepted=True Accepted: the spec is valid
+          IdentityReady=False NoAuthority: no authority is installed: there is no Service vicino-system/vicino-authority
     "#]],
     );
 }
@@ -286,6 +292,7 @@ fn what_cannot_be_written_is_named() {
         proxies 0/2, routes 0/2
           Ready=False ApplyFailed: cannot write ConfigMap vicino-proxy/vicino-default-routes-shop: configmaps is forbidden: quota exceeded
           Accepted=True Accepted: the spec is valid
+          IdentityReady=False NoAuthority: no authority is installed: there is no Service vicino-system/vicino-authority
           Stalled=True ApplyFailed: cannot write ConfigMap vicino-proxy/vicino-default-routes-shop: configmaps is forbidden: quota exceeded
     "#]],
     );
@@ -340,6 +347,7 @@ fn what_cannot_be_deleted_is_named() {
             proxies 0/1, routes 0/2
               Ready=False ApplyFailed: cannot delete MeshNode node2: a webhook refuses
               Accepted=True Accepted: the spec is valid
+              IdentityReady=False NoAuthority: no authority is installed: there is no Service vicino-system/vicino-authority
               Stalled=True ApplyFailed: cannot delete MeshNode node2: a webhook refuses
         "#]],
     );
@@ -351,7 +359,7 @@ fn routes_of_a_mesh_that_is_not_in_force_any_more_say_what_proxies_go_on_with() 
     converge(&mut world);
     load(
         &mut world,
-        "{apiVersion: vicino.dev/v1alpha1, kind: ServiceMesh, metadata: {name: default}, spec: {identity: {}}}",
+        "{apiVersion: vicino.dev/v1alpha1, kind: ServiceMesh, metadata: {name: default}, spec: {weather: {}}}",
     );
     route(
         &world,
@@ -420,4 +428,402 @@ metadata: {{name: '{name}', labels: {{kubernetes.io/os: linux, topology.kubernet
             assert_eq!(names::data_key(&name), *key);
         }
     }
+}
+
+#[test]
+fn what_the_authority_comes_to_is_a_condition_of_its_own() {
+    const SERVICE: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: vicino-authority, namespace: vicino-system}
+spec: {clusterIP: 10.96.0.5, clusterIPs: [10.96.0.5], ports: [{port: 443}]}
+";
+    let at = |days: i64| Some(Timestamp::from_second(1_800_000_000 + days * 86_400).unwrap());
+    let good = Authority {
+        roots: "roots".to_owned(),
+        root_count: 2,
+        first_root_ends: at(3000),
+        ends: at(300),
+        ..Authority::default()
+    };
+    let said = |authority: Option<Authority>, spec: &str| {
+        let mut world = world(&SHOP.replace(
+            "metadata: {name: default, generation: 1}",
+            &format!("metadata: {{name: default, generation: 1}}\nspec: {spec}"),
+        ));
+        load(&mut world, SERVICE);
+        world.authority = authority;
+        let plan = planned(&world);
+        let conditions = &plan.statuses.meshes["default"].conditions;
+        let found = conditions.iter().find(|condition| condition.type_ == "IdentityReady").unwrap();
+        format!("{}={}: {}", found.reason, found.status, found.message)
+    };
+    let problem = || Some("tls.key: is no private key".to_owned());
+    let lines = [
+        said(None, "{}"),
+        said(Some(good.clone()), "{}"),
+        said(Some(Authority { waits: Some("the new root waits".to_owned()), ..good.clone() }), "{}"),
+        said(Some(Authority { problem: problem(), ..good.clone() }), "{}"),
+        said(Some(Authority { problem: problem(), ends: None, ..good.clone() }), "{}"),
+        said(Some(Authority { ends: at(20), ends_soon: true, ..good.clone() }), "{}"),
+        said(Some(Authority { ends: at(80), ..good }), "{identity: {certificateLifetimeSeconds: 7776000}}"),
+    ];
+    expect![[r"
+        Starting=Unknown: the operator has not looked at the authority yet, or was started without --authority-listen
+        Ready=True: 2 roots, good until 2035-04-03; the authority can issue certificates until 2027-11-11
+        Rotating=True: the new root waits; the authority before issues certificates
+        SecretUnusable=False: the Secret vicino-system/vicino-authority: tls.key: is no private key; the authority that was good last issues certificates, which it can until 2027-11-11
+        SecretUnusable=False: the Secret vicino-system/vicino-authority: tls.key: is no private key; no certificate is issued
+        AuthorityEndsSoon=True: the Secret vicino-system/vicino-authority: ends on 2027-02-04: renew it
+        LifetimeCut=True: spec.identity.certificateLifetimeSeconds: certificates are good for less, since the authority ends on 2027-04-05
+    "]]
+    .assert_eq(&(lines.join("\n") + "\n"));
+}
+
+const POLICY: &str = "
+apiVersion: vicino.dev/v1alpha1
+kind: MeshPolicy
+metadata: {name: web, namespace: shop, generation: 1, resourceVersion: '5', uid: p}
+spec: {target: {service: {name: web}}, rules: [{action: Deny}]}
+";
+
+/// The status of the MeshPolicy `shop/web`, which is called as a Service is.
+fn policy(world: &World, expect: &Expect) {
+    let plan = planned(world);
+    let status = &plan.statuses.policies[&Key::new("shop", "web")];
+    let (target, targets) = (status.target.as_deref().unwrap_or("-"), status.targets);
+    let pending = status.pending_nodes.join(",");
+    expect.assert_eq(&format!(
+        "target {target} ({targets}), programmed {}, pending [{pending}]\n{}",
+        tally(status.programmed.as_ref()),
+        text(&status.conditions)
+    ));
+}
+
+#[test]
+fn a_policy_is_programmed_when_every_ready_proxy_says_so() {
+    let mut world = world(SHOP);
+    load(&mut world, POLICY);
+    for node in ["node1", "node2"] {
+        load(&mut world, &proxy_pod("default", node, &format!("vicino-default-{node}")));
+    }
+    policy(
+        &world,
+        &expect![[r#"
+        target web (1), programmed 0/2, pending [node1,node2]
+          Ready=False Pending: not written to ConfigMap vicino-proxy/vicino-default-policies-shop yet
+          Accepted=True Accepted: the spec is valid and what it names exists
+          Programmed=False Pending: not written to ConfigMap vicino-proxy/vicino-default-policies-shop yet
+          Reconciling=True Pending: not written to ConfigMap vicino-proxy/vicino-default-policies-shop yet
+    "#]],
+    );
+    converge(&mut world);
+    serve(&mut world, "default", "node1");
+    policy(
+        &world,
+        &expect![[r#"
+        target web (1), programmed 1/2, pending [node2]
+          Ready=False Programming: 1 of 2 ready proxies serve it; not yet: node2
+          Accepted=True Accepted: the spec is valid and what it names exists
+          Programmed=False Programming: 1 of 2 ready proxies serve it; not yet: node2
+          Reconciling=True Programming: 1 of 2 ready proxies serve it; not yet: node2
+    "#]],
+    );
+    serve(&mut world, "default", "node2");
+    policy(
+        &world,
+        &expect![[r#"
+        target web (1), programmed 2/2, pending []
+          Ready=True Ready: every ready proxy serves it
+          Accepted=True Accepted: the spec is valid and what it names exists
+          Programmed=True Programmed: every ready proxy serves it
+    "#]],
+    );
+    // The route of the same name is another document.
+    load(
+        &mut world,
+        &POLICY.replace("generation: 1", "generation: 2").replace("'5'", "'9'").replace("Deny", "Allow"),
+    );
+    converge(&mut world);
+    policy(
+        &world,
+        &expect![[r#"
+            target web (1), programmed 0/2, pending [node1,node2]
+              Ready=False Programming: 0 of 2 ready proxies serve it; not yet: node1, node2
+              Accepted=True Accepted: the spec is valid and what it names exists
+              Programmed=False Programming: 0 of 2 ready proxies serve it; not yet: node1, node2
+              Reconciling=True Programming: 0 of 2 ready proxies serve it; not yet: node1, node2
+        "#]],
+    );
+    assert_eq!(tally(planned(&world).statuses.routes[&Key::new("shop", "web")].programmed.as_ref()), "2/2");
+}
+
+#[test]
+fn a_proxy_that_knows_no_policies_is_named() {
+    let mut world = world(SHOP);
+    load(&mut world, POLICY);
+    converge(&mut world);
+    serve(&mut world, "default", "node1");
+    serve(&mut world, "default", "node2");
+    let mut status = json!(world.neighbourhoods.get(&Key::cluster("node2")).unwrap().value.status);
+    status["proxy"]["contract"] = json!(3);
+    let configs = status["configs"].as_array_mut().unwrap();
+    configs.retain(|config| config["name"] != "vicino-default-policies-shop");
+    report(&mut world, "node2", &status);
+    policy(
+        &world,
+        &expect![[r#"
+        target web (1), programmed 1/2, pending [node2]
+          Ready=False ProxyTooOld: the proxy of node "node2", of version "1", does not know policies and enforces none: it reads contract version 3, policies are of version 4; upgrade it
+          Accepted=True Accepted: the spec is valid and what it names exists
+          Programmed=False ProxyTooOld: the proxy of node "node2", of version "1", does not know policies and enforces none: it reads contract version 3, policies are of version 4; upgrade it
+          Reconciling=True ProxyTooOld: the proxy of node "node2", of version "1", does not know policies and enforces none: it reads contract version 3, policies are of version 4; upgrade it
+    "#]],
+    );
+}
+
+#[test]
+fn a_policy_that_becomes_invalid_stays_in_force_as_it_was() {
+    let mut world = world(SHOP);
+    load(&mut world, POLICY);
+    converge(&mut world);
+    let config_map = ObjectId::new(Kind::ConfigMap, Key::new("vicino-proxy", "vicino-default-policies-shop"));
+    let before = planned(&world).objects[&config_map].clone();
+    let bad =
+        POLICY.replace("[{action: Deny}]", "[{action: Deny, from: [{ipBlocks: [{cidr: 10.0.0.1/8}]}]}]");
+    load(&mut world, &bad.replace("'5'", "'9'"));
+    assert_eq!(planned(&world).objects[&config_map], before);
+    policy(
+        &world,
+        &expect![[r#"
+        target web (1), programmed 0/0, pending []
+          Ready=False InvalidRule: spec.rules[0].from[0].ipBlocks[0].cidr: "10.0.0.1/8" begins within a block: write 10.0.0.0/8, or /32 for that one address
+          Accepted=False InvalidRule: spec.rules[0].from[0].ipBlocks[0].cidr: "10.0.0.1/8" begins within a block: write 10.0.0.0/8, or /32 for that one address
+          Programmed=False InvalidRule: not accepted; proxies go on with generation 1
+          Stalled=True InvalidRule: spec.rules[0].from[0].ipBlocks[0].cidr: "10.0.0.1/8" begins within a block: write 10.0.0.0/8, or /32 for that one address
+    "#]],
+    );
+}
+
+const EGRESS: &str = "
+apiVersion: vicino.dev/v1alpha1
+kind: ServiceMesh
+metadata: {name: default, generation: 2}
+spec: {egress: {allow: [{hosts: [api.example.com]}]}}
+";
+
+/// The condition `EgressProgrammed` of the ServiceMesh `default`, and whether the mesh is accepted.
+fn egress(world: &World, expect: &Expect) {
+    let status = planned(world).statuses.meshes.remove("default").unwrap();
+    let all = status.conditions.into_iter();
+    let chosen: Vec<_> =
+        all.filter(|c| ["Accepted", "EgressProgrammed"].contains(&c.type_.as_str())).collect();
+    expect.assert_eq(&text(&chosen).replace("  ", ""));
+}
+
+#[test]
+fn what_may_be_called_outside_is_programmed_when_every_ready_proxy_says_so() {
+    let mut world = world(SHOP);
+    converge(&mut world);
+    for node in ["node1", "node2"] {
+        serve(&mut world, "default", node);
+    }
+    converge(&mut world);
+    egress(
+        &world,
+        &expect![[r#"
+          Accepted=True Accepted: the spec is valid
+    "#]],
+    );
+    load(&mut world, EGRESS);
+    egress(
+        &world,
+        &expect![[r#"
+          Accepted=True Accepted: the spec is valid
+          EgressProgrammed=False Pending: not written to ConfigMap vicino-proxy/vicino-default.egress yet
+    "#]],
+    );
+    converge(&mut world);
+    serve(&mut world, "default", "node1");
+    egress(
+        &world,
+        &expect![[r#"
+          Accepted=True Accepted: the spec is valid
+          EgressProgrammed=False Programming: 1 of 2 ready proxies serve it; not yet: node2
+    "#]],
+    );
+    serve(&mut world, "default", "node2");
+    egress(
+        &world,
+        &expect![[r#"
+          Accepted=True Accepted: the spec is valid
+          EgressProgrammed=True Programmed: every ready proxy serves it
+    "#]],
+    );
+
+    let mut status = serde_json::to_value(&neighbourhood(&world, "node2").status).unwrap();
+    let configs = status["configs"].as_array_mut().unwrap();
+    let config = configs.iter_mut().find(|config| config["name"] == "vicino-default.egress").unwrap();
+    config["rejected"] = json!([{"key": "egress.yaml", "message": "unknown field `x`"}]);
+    report(&mut world, "node2", &status);
+    egress(
+        &world,
+        &expect![[r#"
+          Accepted=True Accepted: the spec is valid
+          EgressProgrammed=False Rejected: the proxy of node "node2" refuses it: unknown field `x`
+    "#]],
+    );
+
+    // Closed again: until proxies say that they have heard of it, they may still let calls out.
+    load(&mut world, &EGRESS.replace("spec: {egress: {allow: [{hosts: [api.example.com]}]}}", "spec: {}"));
+    converge(&mut world);
+    egress(
+        &world,
+        &expect![[r#"
+          Accepted=True Accepted: the spec is valid
+          EgressProgrammed=False Programming: nothing outside the mesh may be called any more, and 2 of 2 ready proxies go by what was so before: node1, node2
+    "#]],
+    );
+    for node in ["node1", "node2"] {
+        serve(&mut world, "default", node);
+    }
+    egress(
+        &world,
+        &expect![[r#"
+          Accepted=True Accepted: the spec is valid
+    "#]],
+    );
+}
+
+fn neighbourhood(world: &World, node: &str) -> crate::world::Neighbourhood {
+    world.neighbourhoods.get(&Key::cluster(node)).unwrap().value.clone()
+}
+
+#[test]
+fn a_mesh_with_an_invalid_egress_says_which_field_and_what_is_in_force() {
+    let bad = EGRESS.replace("api.example.com", "10.0.0.1").replace("generation: 2", "generation: 3");
+    let mut fresh = world(SHOP);
+    load(&mut fresh, &bad);
+    converge(&mut fresh);
+    egress(
+        &fresh,
+        &expect![[r#"
+          Accepted=False InvalidEgress: spec.egress.allow[0].hosts[0]: is an address: write it in ipBlocks
+          EgressProgrammed=False InvalidEgress: not accepted, and there is no earlier version to go on with: nothing outside the mesh is called
+    "#]],
+    );
+
+    let mut world = world(SHOP);
+    load(&mut world, EGRESS);
+    converge(&mut world);
+    load(&mut world, &bad);
+    converge(&mut world);
+    mesh(
+        &world,
+        &expect![[r#"
+        proxies 0/2, routes 0/2
+          Ready=False InvalidEgress: spec.egress.allow[0].hosts[0]: is an address: write it in ipBlocks
+          Accepted=False InvalidEgress: spec.egress.allow[0].hosts[0]: is an address: write it in ipBlocks
+          IdentityReady=False NoAuthority: no authority is installed: there is no Service vicino-system/vicino-authority
+          EgressProgrammed=False InvalidEgress: not accepted; proxies go on with what they were told last
+          Stalled=True InvalidEgress: spec.egress.allow[0].hosts[0]: is an address: write it in ipBlocks
+    "#]],
+    );
+}
+
+const STRICT: &str = "
+apiVersion: vicino.dev/v1alpha1
+kind: ServiceMesh
+metadata: {name: default, generation: 1}
+spec: {identity: {mode: Strict}}
+";
+
+/// What the proxy of a node says of its guard, and of connections around the mesh.
+fn guard(world: &mut World, node: &str, condition: Option<(&str, &str)>, calls: &serde_json::Value) {
+    let conditions: Vec<_> = condition
+        .into_iter()
+        .map(|(status, reason)| {
+            json!({ "type": "Guarded", "status": status, "reason": reason, "message": "why", "lastTransitionTime": "2026-01-01T00:00:00Z" })
+        })
+        .collect();
+    report(world, node, &json!({ "conditions": conditions, "plainCalls": calls }));
+}
+
+#[test]
+fn a_strict_mesh_is_ready_only_when_every_node_refuses_what_comes_around_it() {
+    let mut world = world(SHOP);
+    load(&mut world, STRICT);
+    for node in ["node1", "node2"] {
+        load(&mut world, &proxy_pod("default", node, &format!("vicino-default-{node}")));
+    }
+    converge(&mut world);
+    rollout(&mut world, Rollout { observed: true, desired: 2, updated: 2, ready: 2 });
+    guard(&mut world, "node1", Some(("True", "Refusing")), &json!([]));
+    guard(&mut world, "node2", None, &json!([]));
+    mesh(
+        &world,
+        &expect![[r#"
+            proxies 2/2, routes 0/2
+              Ready=False NotGuarded: spec.identity.mode: no word yet that Strict holds for connections around the mesh from the nodes: node2
+              Accepted=True Accepted: the spec is valid
+              IdentityReady=False NoAuthority: no authority is installed: there is no Service vicino-system/vicino-authority
+              Reconciling=True NotGuarded: spec.identity.mode: no word yet that Strict holds for connections around the mesh from the nodes: node2
+        "#]],
+    );
+    guard(&mut world, "node2", Some(("False", "NotPermitted")), &json!([]));
+    mesh(
+        &world,
+        &expect![[r#"
+            proxies 2/2, routes 0/2
+              Ready=False NotGuarded: spec.identity.mode: Strict does not hold on node "node2": NotPermitted: why
+              Accepted=True Accepted: the spec is valid
+              IdentityReady=False NoAuthority: no authority is installed: there is no Service vicino-system/vicino-authority
+              Stalled=True NotGuarded: spec.identity.mode: Strict does not hold on node "node2": NotPermitted: why
+        "#]],
+    );
+    guard(&mut world, "node2", Some(("True", "Refusing")), &json!([]));
+    mesh(
+        &world,
+        &expect![[r#"
+            proxies 2/2, routes 0/2
+              Ready=True Ready: 2 proxies are ready and everything is written
+              Accepted=True Accepted: the spec is valid
+              IdentityReady=False NoAuthority: no authority is installed: there is no Service vicino-system/vicino-authority
+        "#]],
+    );
+}
+
+#[test]
+fn connections_around_the_mesh_are_summed_over_nodes() {
+    let mut world = world(SHOP);
+    converge(&mut world);
+    assert_eq!(planned(&world).statuses.routes[&Key::new("shop", "web")].plain_callers, None);
+    let calls = |service: &str, passed: i64, refused: i64, seen: &str| json!({ "namespace": "shop", "service": service, "passed": passed, "refused": refused, "lastSeen": seen });
+    let (early, late) = ("2026-01-01T00:00:00Z", "2026-01-01T00:05:00Z");
+    guard(&mut world, "node1", None, &json!([calls("web", 1, 2, late), calls("web-v2", 7, 0, early)]));
+    guard(&mut world, "node2", None, &json!([calls("web", i64::MAX, 1, early)]));
+    let plan = planned(&world);
+    let plain = plan.statuses.routes[&Key::new("shop", "web")].plain_callers.clone().unwrap();
+    assert_eq!((plain.passed, plain.refused), (i64::MAX, 3));
+    assert_eq!(plain.last_seen.0.to_string(), late);
+}
+
+#[test]
+fn calls_that_a_policy_was_against_are_summed_over_nodes() {
+    let mut world = world(SHOP);
+    load(
+        &mut world,
+        "apiVersion: vicino.dev/v1alpha1\nkind: MeshPolicy\nmetadata: {name: closed, namespace: shop, generation: 1}\nspec: {rules: [{action: Deny}]}\n",
+    );
+    converge(&mut world);
+    let denials =
+        |world: &World| planned(world).statuses.policies[&Key::new("shop", "closed")].denials.clone();
+    assert_eq!(denials(&world), None);
+    let calls = |policy: &str, denied: i64, audited: i64, seen: &str| json!({ "namespace": "shop", "policy": policy, "denied": denied, "audited": audited, "lastSeen": seen });
+    let (early, late) = ("2026-01-01T00:00:00Z", "2026-01-01T00:05:00Z");
+    let of_one = json!([calls("closed", 3, 1, late), calls("other", 9, 9, late)]);
+    report(&mut world, "node1", &json!({ "policyCalls": of_one }));
+    report(&mut world, "node2", &json!({ "policyCalls": [calls("closed", 4, 0, early)] }));
+    let sum = denials(&world).unwrap();
+    assert_eq!((sum.denied, sum.audited, sum.last_seen.0.to_string()), (7, 1, late.to_owned()));
 }

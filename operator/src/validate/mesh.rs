@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use vicino_crds::contract::{self, CompiledEgress, DOCUMENT_BYTES_MAX};
+use vicino_crds::egress::{self, EgressSpec};
+use vicino_crds::identity::is_trust_domain;
+use vicino_crds::rule::Flaw;
 use vicino_crds::{ServiceMeshSpec, names};
 
 use super::{AcceptedMesh, MeshVerdict, Problem, list};
@@ -9,6 +13,9 @@ use crate::world::{Key, Mesh, Node, Row, World};
 
 /// The label by which a node says its operating system.
 pub(crate) const LABEL_OS: &str = "kubernetes.io/os";
+
+/// Longest list of what may be called outside; the rest of the document is for addresses of nodes.
+const EGRESS_BYTES_MAX: usize = DOCUMENT_BYTES_MAX / 2;
 
 /// Every mesh. Of two that want the same node, the one that has it keeps it, so that no change of one mesh ever takes a node from
 /// another that serves there; of two newcomers, the older one gets it (then the lower name).
@@ -56,6 +63,9 @@ fn verdict<'a>(
             return MeshVerdict::Rejected(Problem::new("InvalidSpec", "spec", message));
         }
     };
+    if let Some(problem) = trust_domain(spec) {
+        return MeshVerdict::Rejected(problem);
+    }
     let nodes: Vec<&str> = world
         .nodes
         .iter()
@@ -75,7 +85,38 @@ fn verdict<'a>(
         spec: spec.clone(),
         nodes: nodes.into_iter().map(str::to_owned).collect(),
         namespaces: namespaces(world, name),
+        egress_problem: egress(&spec.egress),
     }))
+}
+
+/// What is wrong with the trust domain, where the schema that is installed let it through: proxies would refuse all that they are told.
+fn trust_domain(spec: &ServiceMeshSpec) -> Option<Problem> {
+    let trust_domain = spec.trust_domain();
+    let field = match spec.identity.trust_domain {
+        Some(_) => "spec.identity.trustDomain",
+        None => "spec.clusterDomain",
+    };
+    let message = || {
+        format!(
+            "{trust_domain:?} is no trust domain: write 1 to 255 lower-case letters, digits, '.', '-' and '_'"
+        )
+    };
+    (!is_trust_domain(trust_domain)).then(|| Problem::new("InvalidTrustDomain", field, message()))
+}
+
+/// What is wrong with what pods may call outside. A mesh that stood still for that would not even know its new pods.
+fn egress(spec: &EgressSpec) -> Option<Problem> {
+    const REASON: &str = "InvalidEgress";
+    if let Err(Flaw { field, problem }) = egress::check(&spec.allow) {
+        return Some(Problem::new(REASON, &format!("spec.egress.{field}"), problem));
+    }
+    let bytes = contract::write(&CompiledEgress::new("", spec)).len();
+    let message = || {
+        format!(
+            "has {bytes} bytes when it is written for proxies, at most {EGRESS_BYTES_MAX} are accepted: write patterns (*.example.com) and blocks of addresses instead of many names"
+        )
+    };
+    (bytes > EGRESS_BYTES_MAX).then(|| Problem::new(REASON, "spec.egress.allow", message()))
 }
 
 /// Whether the mesh's proxies run on a node.

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use vicino_crds::contract::{
-    self, CompiledAdaptive, CompiledBackend, CompiledBreaker, CompiledConcurrency, CompiledHedge,
-    CompiledPort, CompiledRetry, CompiledRoute, CompiledRule, DOCUMENT_BYTES_MAX,
+    self, CompiledAdaptive, CompiledAlias, CompiledBackend, CompiledBreaker, CompiledConcurrency,
+    CompiledHedge, CompiledPort, CompiledRetry, CompiledRoute, CompiledRule, DOCUMENT_BYTES_MAX,
 };
 use vicino_crds::mesh::RouteDefaults;
-use vicino_crds::route::{Backend, CircuitBreaker, Hedge, Override, Retry, Timeouts};
+use vicino_crds::route::{
+    Backend, CircuitBreaker, Hedge, Override, PortProtocol, Retry, RoutePort, Timeouts,
+};
 use vicino_crds::rule::{HeaderModifier, RequestMirror, check_modifiers};
 use vicino_crds::{MeshRouteSpec, names};
 
@@ -36,11 +38,43 @@ pub(super) fn all(world: &World, meshes: &BTreeMap<String, MeshVerdict>) -> BTre
     verdicts
 }
 
+/// Services of meshed namespaces that are another name for a Service of the cluster. Whoever calls one could call the other, so that no ReferenceGrant is asked for.
+pub(super) fn aliases(
+    world: &World,
+    meshes: &BTreeMap<String, MeshVerdict>,
+) -> BTreeMap<Key, (String, CompiledAlias)> {
+    let mut aliases = BTreeMap::new();
+    for (namespace, row) in world.namespaces.iter() {
+        let mesh = row.value.mesh.as_deref().filter(|_| !row.value.deleting);
+        let Some(MeshVerdict::Accepted(mesh)) = mesh.and_then(|mesh| meshes.get(mesh)) else { continue };
+        for (key, service) in world.services.in_namespace(&namespace.name) {
+            let of = service.value.external_name.as_deref();
+            let alias = of.and_then(|name| stands_for(name, &mesh.spec.cluster_domain));
+            if let Some(alias) = alias.filter(|_| !service.value.skip && !service.value.deleting) {
+                aliases.insert(key.clone(), (mesh.name.clone(), alias));
+            }
+        }
+    }
+    aliases
+}
+
+/// The Service of the cluster that a DNS name is of; it has to be whole, as a CNAME's is.
+fn stands_for(name: &str, cluster_domain: &str) -> Option<CompiledAlias> {
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    let rest = name.strip_suffix(&cluster_domain.to_ascii_lowercase())?.strip_suffix(".svc.")?;
+    let (service, namespace) = rest.split_once('.')?;
+    let is_label = |text: &str| !text.is_empty() && !text.contains('.');
+    (is_label(service) && is_label(namespace))
+        .then(|| CompiledAlias { namespace: namespace.to_owned(), service: service.to_owned() })
+}
+
 /// Why the mesh cannot carry calls to a Service. It gets no MeshRoute: one that never becomes ready would only keep
 /// `kubectl wait meshroute --all` waiting.
 fn unsupported(service: &Service) -> Option<&'static str> {
-    if service.external_name {
-        Some("the Service is of type ExternalName and has no endpoints of its own: remove this MeshRoute")
+    if service.external_name.is_some() {
+        Some(
+            "the Service is of type ExternalName: calls to it get what the MeshRoute of the Service says that it stands for; remove this one",
+        )
     } else if service.ports.is_empty() {
         Some(
             "the Service has no TCP port, and the mesh carries TCP only: give it one, or remove this MeshRoute",
@@ -99,6 +133,7 @@ fn judge(world: &World, key: &Key, service: &Service, defaults: &RouteDefaults) 
 struct Times {
     connect: u32,
     request: u32,
+    idle: u32,
 }
 
 /// The schema keeps these at 0 or above.
@@ -143,6 +178,7 @@ impl Times {
         Self {
             connect: unsigned(defaults.connect_timeout_milliseconds),
             request: unsigned(defaults.request_timeout_milliseconds),
+            idle: 0,
         }
     }
 
@@ -153,6 +189,7 @@ impl Times {
         Self {
             connect: connect.map_or(self.connect, unsigned),
             request: request.map_or(self.request, unsigned),
+            idle: own.and_then(|own| own.idle_milliseconds).map_or(self.idle, unsigned),
         }
     }
 }
@@ -164,15 +201,18 @@ fn compile(
     (times, requeues): (Times, u32),
     (ports, rules): (Vec<CompiledPort>, Vec<CompiledRule>),
 ) -> CompiledRoute {
+    let inbound = spec.identity.as_ref().map(|identity| identity.mode);
     CompiledRoute {
-        version: CompiledRoute::version_of(&ports, &rules),
+        version: CompiledRoute::version_for(CompiledRoute::version_of(&ports, &rules), inbound),
         namespace: key.namespace.clone(),
         service: key.name.clone(),
         generation,
+        alias: None,
         cluster_ips: service.cluster_ips.clone(),
         ports,
         connect_timeout_milliseconds: times.connect,
         request_timeout_milliseconds: times.request,
+        idle_timeout_milliseconds: times.idle,
         requeues,
         affinity: spec.affinity.clone(),
         load_balancer: spec.load_balancer.clone(),
@@ -194,6 +234,7 @@ fn compile(
         retry: spec.retry.as_ref().map(retry),
         hedge: spec.hedge.as_ref().map(hedge),
         rules,
+        inbound,
     }
 }
 
@@ -231,15 +272,39 @@ fn ports(
     service: &Service,
     spec: &MeshRouteSpec,
 ) -> Result<Vec<CompiledPort>, Problem> {
+    let spoken = spoken(key, service, &spec.ports)?;
     let port = |port: &ServicePort| {
         let backends = backends(world, key, (service, port), ("spec", &spec.backends))?;
-        Ok(CompiledPort { port: port.port, protocol: port.protocol, backends, overrides: Vec::new() })
+        let protocol = spoken.get(&port.port).copied().unwrap_or(port.protocol);
+        Ok(CompiledPort { port: port.port, protocol, backends, overrides: Vec::new() })
     };
     let mut ports = service.ports.iter().map(port).collect::<Result<Vec<_>, _>>()?;
     for (i, wanted) in spec.overrides.iter().enumerate() {
         overriding(world, (key, service), (&format!("spec.overrides[{i}]"), wanted), &mut ports)?;
     }
     Ok(ports)
+}
+
+/// What the MeshRoute says of ports, instead of the Service.
+fn spoken(key: &Key, service: &Service, said: &[RoutePort]) -> Result<BTreeMap<u16, PortProtocol>, Problem> {
+    let mut spoken = BTreeMap::new();
+    for (i, RoutePort { port, protocol }) in said.iter().enumerate() {
+        let field = format!("spec.ports[{i}].port");
+        let Some(known) = service.ports.iter().find(|known| i32::from(known.port) == *port) else {
+            let exist: Vec<_> = service.ports.iter().map(|port| port.port.to_string()).collect();
+            let message = format!(
+                "the Service {:?} has no TCP port {port}; its TCP ports: {}",
+                key.name,
+                exist.join(", ")
+            );
+            return Err(Problem::new("PortNotFound", &field, message));
+        };
+        if spoken.insert(known.port, *protocol).is_some() {
+            let message = format!("the port {port} is listed twice: say once what it speaks");
+            return Err(Problem::new("InvalidSpec", &field, message));
+        }
+    }
+    Ok(spoken)
 }
 
 /// Adds what calls may ask for to the ports that it has a port for.
@@ -371,9 +436,9 @@ fn backend(
         );
         return Err(Problem::new("BackendNotFound", &name, message));
     };
-    if target.value.external_name {
+    if let Some(stands_for) = &target.value.external_name {
         let message = format!(
-            "the Service {:?} is of type ExternalName and has no endpoints: name a Service that selects pods",
+            "the Service {:?} is of type ExternalName and has no endpoints: name the Service itself that it stands for, {stands_for:?}, if that is one of the cluster's",
             key.name
         );
         return Err(Problem::new("UnsupportedBackend", &name, message));

@@ -12,9 +12,9 @@ fn check(world: &World, expect: &Expect) {
     let mut lines = Vec::new();
     for (name, verdict) in &validated.meshes {
         match verdict {
-            MeshVerdict::Accepted(_) => {}
-            MeshVerdict::Rejected(problem) | MeshVerdict::Blocked(problem) => {
-                lines.push(format!("mesh {name}: {}: {}", problem.reason, problem.text()));
+            MeshVerdict::Accepted(_) | MeshVerdict::Rejected(_) | MeshVerdict::Blocked(_) => {
+                let problem = verdict.problem().into_iter();
+                lines.extend(problem.map(|p| format!("mesh {name}: {}: {}", p.reason, p.text())));
             }
             MeshVerdict::Deleting => lines.push(format!("mesh {name}: deleting")),
         }
@@ -54,6 +54,49 @@ fn nothing_is_wrong_with_the_defaults() {
 }
 
 #[test]
+fn an_egress_that_cannot_be_says_which_field() {
+    let with = |egress: &str| {
+        shop_with(&format!(
+            "
+apiVersion: vicino.dev/v1alpha1
+kind: ServiceMesh
+metadata: {{name: default, generation: 2}}
+spec: {{egress: {egress}}}
+"
+        ))
+    };
+    check(&with("{mode: Allow}"), &expect![[""]]);
+    check(&with("{allow: [{hosts: ['*.example.com'], from: [{namespaces: [shop]}]}]}"), &expect![[""]]);
+    check(
+        &with("{allow: [{hosts: [api.example.com, 10.0.0.1]}]}"),
+        &expect![
+            "mesh default: InvalidEgress: spec.egress.allow[0].hosts[1]: is an address: write it in ipBlocks"
+        ],
+    );
+    check(
+        &with("{allow: [{hosts: [a.b]}, {ipBlocks: [{cidr: 10.1.2.3/16}]}]}"),
+        &expect![[
+            r#"mesh default: InvalidEgress: spec.egress.allow[1].ipBlocks[0].cidr: "10.1.2.3/16" begins within a block: write 10.1.0.0/16, or /32 for that one address"#
+        ]],
+    );
+    check(
+        &with("{allow: [{hosts: [a.b], from: [{serviceAccounts: [{name: web}]}]}]}"),
+        &expect![
+            "mesh default: InvalidEgress: spec.egress.allow[0].from[0].serviceAccounts[0].namespace: must be said: a ServiceMesh has no namespace of its own"
+        ],
+    );
+    let labels = ["x".repeat(63), "y".repeat(63), "z".repeat(63)].join(".");
+    let hosts: Vec<_> = (0..32).map(|i| format!("h{i}.{labels}.example.com")).collect();
+    let rule = format!("{{hosts: [{}]}}", hosts.join(", "));
+    check(
+        &with(&format!("{{allow: [{}]}}", vec![rule; 64].join(", "))),
+        &expect![
+            "mesh default: InvalidEgress: spec.egress.allow: has 448490 bytes when it is written for proxies, at most 131072 are accepted: write patterns (*.example.com) and blocks of addresses instead of many names"
+        ],
+    );
+}
+
+#[test]
 fn backends_that_do_not_exist() {
     check(
         &route("web", "{backends: [{name: web}, {name: wbe}]}"),
@@ -80,21 +123,50 @@ fn a_spec_of_another_version_of_the_schema() {
     check(
         &route("web", "{retries: 3}"),
         &expect![
-            "route shop/web (kept): InvalidSpec: spec: cannot be read by this version of the operator: unknown field `retries`, expected one of `backends`, `overrides`, `rules`, `timeouts`, `affinity`, `loadBalancer`, `concurrency`, `rateLimit`, `circuitBreaker`, `retry`, `hedge`, `requeues`"
+            "route shop/web (kept): InvalidSpec: spec: cannot be read by this version of the operator: unknown field `retries`, expected one of `backends`, `ports`, `overrides`, `rules`, `timeouts`, `affinity`, `loadBalancer`, `concurrency`, `rateLimit`, `circuitBreaker`, `retry`, `hedge`, `requeues`, `identity`"
         ],
     );
     let mesh = "
 apiVersion: vicino.dev/v1alpha1
 kind: ServiceMesh
 metadata: {name: default}
-spec: {identity: {}}
+spec: {weather: {}}
 ";
     check(
         &shop_with(mesh),
         &expect![[r#"
-        mesh default: InvalidSpec: spec: cannot be read by this version of the operator: unknown field `identity`, expected one of `proxy`, `interception`, `defaults`, `clusterDomain`
-        route shop/web (kept): MeshNotAccepted: the ServiceMesh "default" is not in force (InvalidSpec): see its status
-        route shop/web-v2 (kept): MeshNotAccepted: the ServiceMesh "default" is not in force (InvalidSpec): see its status"#]],
+            mesh default: InvalidSpec: spec: cannot be read by this version of the operator: unknown field `weather`, expected one of `proxy`, `interception`, `identity`, `defaults`, `policy`, `egress`, `clusterDomain`
+            route shop/web (kept): MeshNotAccepted: the ServiceMesh "default" is not in force (InvalidSpec): see its status
+            route shop/web-v2 (kept): MeshNotAccepted: the ServiceMesh "default" is not in force (InvalidSpec): see its status"#]],
+    );
+}
+
+#[test]
+fn a_trust_domain_that_cannot_be_is_refused_where_the_schema_is_older() {
+    let with = |spec: &str| {
+        shop_with(&format!(
+            "
+apiVersion: vicino.dev/v1alpha1
+kind: ServiceMesh
+metadata: {{name: default, generation: 2}}
+spec: {{{spec}}}
+"
+        ))
+    };
+    check(&with("identity: {trustDomain: shop_1.example}"), &expect![[""]]);
+    check(
+        &with("identity: {trustDomain: 'Bad_Domain!'}"),
+        &expect![[r#"
+        mesh default: InvalidTrustDomain: spec.identity.trustDomain: "Bad_Domain!" is no trust domain: write 1 to 255 lower-case letters, digits, '.', '-' and '_'
+        route shop/web (kept): MeshNotAccepted: the ServiceMesh "default" is not in force (InvalidTrustDomain): see its status
+        route shop/web-v2 (kept): MeshNotAccepted: the ServiceMesh "default" is not in force (InvalidTrustDomain): see its status"#]],
+    );
+    check(
+        &with("clusterDomain: Cluster.Local"),
+        &expect![[r#"
+        mesh default: InvalidTrustDomain: spec.clusterDomain: "Cluster.Local" is no trust domain: write 1 to 255 lower-case letters, digits, '.', '-' and '_'
+        route shop/web (kept): MeshNotAccepted: the ServiceMesh "default" is not in force (InvalidTrustDomain): see its status
+        route shop/web-v2 (kept): MeshNotAccepted: the ServiceMesh "default" is not in force (InvalidTrustDomain): see its status"#]],
     );
 }
 
@@ -149,8 +221,40 @@ metadata: {name: dns, namespace: shop}
         ),
         &expect![[r#"
             route shop/dns: UnsupportedService: the Service has no TCP port, and the mesh carries TCP only: give it one, or remove this MeshRoute
-            route shop/web (kept): UnsupportedBackend: spec.backends[0].name: the Service "outside" is of type ExternalName and has no endpoints: name a Service that selects pods"#]],
+            route shop/web (kept): UnsupportedBackend: spec.backends[0].name: the Service "outside" is of type ExternalName and has no endpoints: name the Service itself that it stands for, "example.com", if that is one of the cluster's"#]],
     );
+}
+
+#[test]
+fn other_names_of_services() {
+    let named = |name: &str, of: &str| {
+        format!(
+            "
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: shop}}
+spec: {{type: ExternalName, externalName: {of}}}"
+        )
+    };
+    let services = [
+        ("a", "web.shop.svc.cluster.local"),
+        ("b", "Ledger.bank.SVC.cluster.local."),
+        ("c", "example.com"),
+        ("d", "web.shop.svc"),
+        ("e", "web-0.web.shop.svc.cluster.local"),
+        ("f", "10.0.0.1"),
+        ("g", "cluster.local"),
+        ("h", "xcluster.local"),
+    ];
+    let manifests: String = services.iter().map(|(name, of)| named(name, of)).collect();
+    let validated = validate(&shop_with(&manifests));
+    let found: Vec<_> = validated
+        .aliases
+        .iter()
+        .map(|(key, (mesh, to))| format!("{mesh}: {key} is {}/{}", to.namespace, to.service))
+        .collect();
+    assert_eq!(found, ["default: shop/a is shop/web", "default: shop/b is bank/ledger"]);
 }
 
 #[test]
@@ -518,4 +622,40 @@ spec:
         (89, "HTTP/1.1"),
     ];
     assert_eq!((route.version, spoken.as_slice()), (2, &expected[..]));
+}
+
+#[test]
+fn a_port_speaks_what_the_mesh_route_says() {
+    let world = route("web", "{ports: [{port: 80, protocol: HTTP/2}, {port: 8080, protocol: TCP}]}");
+    let verdict = &validate(&world).routes[&Key::new("shop", "web")];
+    let Outcome::Compiled(route) = &verdict.outcome else { panic!("{:?}", verdict.outcome) };
+    let spoken: Vec<_> = route.ports.iter().map(|port| (port.port, port.protocol.as_str())).collect();
+    assert_eq!((route.version, spoken), (2, vec![(80, "HTTP/2"), (8080, "TCP")]));
+    check(
+        &self::route("web", "{ports: [{port: 80, protocol: HTTP}, {port: 53, protocol: TCP}]}"),
+        &expect![[
+            r#"route shop/web (kept): PortNotFound: spec.ports[1].port: the Service "web" has no TCP port 53; its TCP ports: 80, 8080"#
+        ]],
+    );
+    check(
+        &self::route("web", "{ports: [{port: 80, protocol: HTTP}, {port: 80, protocol: TCP}]}"),
+        &expect![
+            "route shop/web (kept): InvalidSpec: spec.ports[1].port: the port 80 is listed twice: say once what it speaks"
+        ],
+    );
+    // Whatever the Service says.
+    let redis = "
+apiVersion: v1
+kind: Service
+metadata: {name: cache, namespace: shop}
+spec: {ports: [{name: redis, port: 6379}]}
+---
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {name: cache, namespace: shop}
+spec: {ports: [{port: 6379, protocol: HTTP}]}
+";
+    let verdict = &validate(&shop_with(redis)).routes[&Key::new("shop", "cache")];
+    let Outcome::Compiled(route) = &verdict.outcome else { panic!("{:?}", verdict.outcome) };
+    assert_eq!((route.version, route.ports[0].protocol.as_str()), (1, "HTTP"));
 }

@@ -46,6 +46,9 @@ impl World {
             "MeshRoute" if ours => {
                 dynamic(manifest).map(|o| Change::Route(Box::new(put(&o, trim::route(&o)))))
             }
+            "MeshPolicy" if ours => {
+                dynamic(manifest).map(|o| Change::Policy(Box::new(put(&o, trim::policy(&o)))))
+            }
             "MeshNode" if ours => {
                 dynamic(manifest).map(|o| Change::Neighbourhood(put(&o, trim::neighbourhood(&o))))
             }
@@ -112,6 +115,7 @@ fn place(change: &mut Change, to: Key) {
     }
     match change {
         Change::Route(step) => rename(&mut **step, to),
+        Change::Policy(step) => rename(&mut **step, to),
         Change::Service(step) => rename(step, to),
         Change::Slice(step) => rename(step, to),
         Change::Grant(step) => rename(step, to),
@@ -120,6 +124,7 @@ fn place(change: &mut Change, to: Key) {
         | Change::Neighbourhood(_)
         | Change::Namespace(_)
         | Change::Node(_)
-        | Change::Child(..) => {}
+        | Change::Child(..)
+        | Change::Authority(_) => {}
     }
 }

@@ -9,17 +9,20 @@ use k8s_openapi::jiff::Timestamp;
 use kube::core::DynamicObject;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use vicino_crds::contract::CompiledProtocol;
-use vicino_crds::names;
+use vicino_crds::node::PlainPorts;
+use vicino_crds::route::PortProtocol;
+use vicino_crds::{MeshNodeStatus, names};
 
 use super::{
-    Body, Child, Grant, Key, Kind, Mesh, Namespace, Neighbourhood, Node, Owner, Pod, Rollout, Route, Row,
-    Service,
+    Body, Child, Grant, Key, Kind, Mesh, Namespace, Neighbourhood, Node, Owner, Pod, Policy, Rollout, Route,
+    Row, Service,
 };
 use super::{ServicePort, Slice, Step};
 
 /// The label that names the Service of an EndpointSlice.
 const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// The condition of a Pod whose sandbox stands and has its network (KEP-3085).
+const CONDITION_NETWORK: &str = "PodReadyToStartContainers";
 
 /// Name and identity of an object.
 pub(crate) fn key(meta: &ObjectMeta) -> Key {
@@ -78,6 +81,16 @@ pub(crate) fn route(object: &DynamicObject) -> Route {
     }
 }
 
+pub(crate) fn policy(object: &DynamicObject) -> Policy {
+    let meta = &object.metadata;
+    Policy {
+        generation: meta.generation.unwrap_or(0),
+        deleting: meta.deletion_timestamp.is_some(),
+        spec: part(&object.data, "spec"),
+        status: part(&object.data, "status").unwrap_or_default(),
+    }
+}
+
 /// Whether an entry of `managedFields` is about anything but the status.
 fn outside_status(entry: &ManagedFieldsEntry) -> bool {
     let fields = entry.fields_v1.as_ref().and_then(|fields| fields.0.as_object());
@@ -86,11 +99,15 @@ fn outside_status(entry: &ManagedFieldsEntry) -> bool {
 }
 
 pub(crate) fn neighbourhood(object: &DynamicObject) -> Neighbourhood {
+    let mut status: MeshNodeStatus = part(&object.data, "status").unwrap_or_default();
+    if let Some(certificates) = &mut status.certificates {
+        certificates.identities.clear();
+    }
     Neighbourhood {
         labels: object.metadata.labels.clone().unwrap_or_default(),
         owners: owners(&object.metadata),
         spec: part(&object.data, "spec").unwrap_or_default(),
-        status: part(&object.data, "status").unwrap_or_default(),
+        status,
     }
 }
 
@@ -143,7 +160,7 @@ const HTTP2: [&str; 3] = ["grpc", "h2c", "http2"];
 /// Only an `appProtocol` says that a port speaks nothing else: a port named `http` may as well serve gRPC. `ws` is WebSocket, which begins with HTTP/1.1.
 const HTTP1: [&str; 2] = ["http", "ws"];
 
-fn protocol(app_protocol: Option<&str>, name: &str) -> CompiledProtocol {
+fn protocol(app_protocol: Option<&str>, name: &str) -> PortProtocol {
     let said = match app_protocol {
         Some(protocol) => protocol.strip_prefix("kubernetes.io/").unwrap_or(protocol),
         // Its clients speak HTTP/1.1.
@@ -152,10 +169,10 @@ fn protocol(app_protocol: Option<&str>, name: &str) -> CompiledProtocol {
     };
     let said = said.to_ascii_lowercase();
     match said.as_str() {
-        said if OPAQUE.contains(&said) => CompiledProtocol::Tcp,
-        said if HTTP2.contains(&said) => CompiledProtocol::Http2,
-        said if HTTP1.contains(&said) && app_protocol.is_some() => CompiledProtocol::Http1,
-        _ => CompiledProtocol::Http,
+        said if OPAQUE.contains(&said) => PortProtocol::Tcp,
+        said if HTTP2.contains(&said) => PortProtocol::Http2,
+        said if HTTP1.contains(&said) && app_protocol.is_some() => PortProtocol::Http1,
+        _ => PortProtocol::Http,
     }
 }
 
@@ -180,7 +197,9 @@ pub(crate) fn service(object: &core::Service) -> Service {
             .filter(|ip| ip != "None" && !ip.is_empty())
             .collect(),
         node_local: spec.and_then(|s| s.internal_traffic_policy.as_deref()) == Some("Local"),
-        external_name: spec.and_then(|s| s.type_.as_deref()) == Some("ExternalName"),
+        external_name: spec
+            .filter(|s| s.type_.as_deref() == Some("ExternalName"))
+            .map(|s| s.external_name.clone().unwrap_or_default()),
         skip: meta
             .annotations
             .as_ref()
@@ -221,9 +240,16 @@ pub(crate) fn grant(object: &DynamicObject) -> Option<Grant> {
 
 pub(crate) fn node(object: &core::Node) -> Node {
     let addresses = object.status.as_ref().and_then(|s| s.addresses.as_deref()).unwrap_or_default();
+    let of_type = |kind: &str| {
+        addresses.iter().filter(|a| a.type_ == kind).map(|a| a.address.clone()).collect::<Vec<_>>()
+    };
+    let spec = object.spec.as_ref();
+    let blocks = spec.and_then(|s| s.pod_cidrs.clone()).filter(|blocks| !blocks.is_empty());
     Node {
         labels: object.metadata.labels.clone().unwrap_or_default(),
-        addresses: addresses.iter().filter(|a| a.type_ == "InternalIP").map(|a| a.address.clone()).collect(),
+        addresses: of_type("InternalIP"),
+        external_addresses: of_type("ExternalIP"),
+        pod_cidrs: blocks.unwrap_or_else(|| spec.and_then(|s| s.pod_cidr.clone()).into_iter().collect()),
     }
 }
 
@@ -251,7 +277,16 @@ pub(crate) fn pod(object: &core::Pod) -> Option<Pod> {
         && object.metadata.deletion_timestamp.is_none()
         && conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
     let service_account = spec.service_account_name.clone().unwrap_or_default();
-    Some(Pod { node, service_account, ips, proxy_of, ready })
+    let plain_ports = plain_ports(&object.metadata);
+    let labels = object.metadata.labels.clone().filter(|_| !ips.is_empty()).unwrap_or_default();
+    let network = conditions.iter().find(|c| c.type_ == CONDITION_NETWORK && c.status == "True");
+    let network_since = network.filter(|_| !ips.is_empty()).and_then(|c| c.last_transition_time.clone());
+    Some(Pod { node, service_account, ips, labels, proxy_of, ready, plain_ports, network_since })
+}
+
+fn plain_ports(meta: &ObjectMeta) -> PlainPorts {
+    let text = meta.annotations.as_ref().and_then(|all| all.get(names::ANNOTATION_PLAIN_PORTS));
+    text.map(|text| PlainPorts::read(text)).unwrap_or_default()
 }
 
 fn proxy_of(meta: &ObjectMeta) -> Option<String> {

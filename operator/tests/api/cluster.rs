@@ -1,6 +1,7 @@
 //! A cluster for one test: its own mesh, nodes and namespace, applied as a user would, and removed by the next test.
 
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::time::Duration;
 
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
@@ -14,7 +15,7 @@ use tokio::time::{Instant, sleep};
 /// On everything cluster-scoped that a test makes.
 const LABEL: &str = "vicino.dev/api-test";
 /// How long a test waits for what should happen at once; generous, since the machine may be busy.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_mins(1);
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
@@ -49,17 +50,21 @@ impl Cluster {
     }
 
     async fn prepare(&self) {
-        for file in ["servicemeshes", "meshroutes", "meshnodes"] {
+        for file in ["servicemeshes", "meshroutes", "meshpolicies", "meshnodes"] {
             let path = format!("{}/../config/crd/vicino.dev_{file}.yaml", env!("CARGO_MANIFEST_DIR"));
             self.apply(&std::fs::read_to_string(path).unwrap()).await;
         }
         for namespace in ["vicino-system", "vicino-proxy"] {
             self.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}}}\n")).await;
         }
+        // Where it is, proxies are told of an authority.
+        let _ =
+            self.api("Service", "vicino-system").delete("vicino-authority", &DeleteParams::default()).await;
         until("the CRDs are served", SOON, async || {
             self.api("ServiceMesh", "").list(&ListParams::default()).await.is_ok()
                 && self.api("MeshNode", "").list(&ListParams::default()).await.is_ok()
                 && self.api("MeshRoute", "").list(&ListParams::default()).await.is_ok()
+                && self.api("MeshPolicy", "").list(&ListParams::default()).await.is_ok()
         })
         .await;
         for kind in ["ServiceMesh", "Node", "Namespace"] {
@@ -67,6 +72,13 @@ impl Cluster {
             for object in list.items {
                 let name = object.metadata.name.unwrap();
                 let _ = self.api(kind, "").delete(&name, &DeleteParams::background()).await;
+            }
+        }
+        // Their meshes are gone, and what collects them takes its time: proxies and their reports would still be believed.
+        for (kind, namespace) in [("MeshNode", ""), ("Pod", "vicino-proxy")] {
+            for object in self.api(kind, namespace).list(&ListParams::default()).await.unwrap().items {
+                let (name, now) = (object.metadata.name.unwrap(), DeleteParams::default().grace_period(0));
+                let _ = self.api(kind, namespace).delete(&name, &now).await;
             }
         }
         let meshes = self.api("ServiceMesh", "").list(&ListParams::default()).await.unwrap();
@@ -100,17 +112,21 @@ metadata: {{name: {name}, labels: {{{LABEL}: '1', vicino.dev/mesh: {name}}}}}
         self.service("quotes", 80).await;
     }
 
+    /// With a block for its pods, or the cluster gives it another one each time.
     pub(crate) async fn node(&self, number: usize) {
         let name = &self.name;
+        let place = format!("{}.{}", number / 250, number % 250);
         self.apply(&format!(
             "
 apiVersion: v1
 kind: Node
 metadata: {{name: {name}-{number}, labels: {{{LABEL}: {name}, kubernetes.io/os: linux}}}}
+spec: {{podCIDR: 10.78.{place}/32, podCIDRs: [10.78.{place}/32]}}
 "
         ))
         .await;
-        let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": format!("10.77.{}.{}", number / 250, number % 250)}]}});
+        let address = format!("10.77.{place}");
+        let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": address}]}});
         let node = format!("{name}-{number}");
         self.api("Node", "")
             .patch_status(&node, &PatchParams::default(), &Patch::Merge(&status))
@@ -158,10 +174,20 @@ spec: {spec}
         }
     }
 
+    /// What the command line answers in JSON.
+    pub(crate) fn vicino(&self, arguments: &[&str]) -> Value {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vicino"));
+        let output = command.args(["--kubeconfig", &self.kubeconfig]).args(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{arguments:?}: {error}: {said}"))
+    }
+
     /// Objects of a kind; of no namespace when that is empty.
     pub(crate) fn api(&self, kind: &str, namespace: &str) -> Api<DynamicObject> {
         let (group, version) = match kind {
-            "ServiceMesh" | "MeshRoute" | "MeshNode" => ("vicino.dev", "v1alpha1"),
+            "ServiceMesh" | "MeshRoute" | "MeshPolicy" | "MeshNode" => ("vicino.dev", "v1alpha1"),
             "CustomResourceDefinition" => ("apiextensions.k8s.io", "v1"),
             "DaemonSet" => ("apps", "v1"),
             "Event" => ("events.k8s.io", "v1"),
@@ -171,7 +197,12 @@ spec: {spec}
             }
             _ => ("", "v1"),
         };
-        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+        let gvk = GroupVersionKind::gvk(group, version, kind);
+        let resource = match kind {
+            // Guessed, it would be `meshpolicys`.
+            "MeshPolicy" => ApiResource::from_gvk_with_plural(&gvk, "meshpolicies"),
+            _ => ApiResource::from_gvk(&gvk),
+        };
         if namespace.is_empty() {
             Api::all_with(self.client.clone(), &resource)
         } else {
@@ -198,6 +229,15 @@ spec: {spec}
                 && condition(route.as_ref(), "Programmed") == "False/NoReadyProxy";
         }
         all
+    }
+
+    /// Waits until the DaemonSet's controller has done what it does, too: no step of its leads to a status any more.
+    pub(crate) async fn waits_for_proxies(&self) {
+        until("the mesh waits for its proxies", SOON, async || {
+            let mesh = self.get("ServiceMesh", "", &self.name).await;
+            condition(mesh.as_ref(), "Ready") == "False/ProxiesNotReady"
+        })
+        .await;
     }
 
     /// A MeshRoute of this test's namespace.
@@ -241,7 +281,8 @@ spec: {spec}
     }
 }
 
-async fn config(kubeconfig: &str) -> Config {
+/// By a kubeconfig.
+pub(crate) async fn config(kubeconfig: &str) -> Config {
     let file = Kubeconfig::read_from(kubeconfig).unwrap();
     Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap()
 }

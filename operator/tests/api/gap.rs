@@ -41,6 +41,7 @@ async fn says(cluster: &Cluster, route: &str, text: &str) -> bool {
 #[tokio::test]
 async fn a_version_that_is_gone_is_listed_anew_and_that_changes_nothing() {
     let (cluster, proxy, operator) = converged("gone").await;
+    cluster.waits_for_proxies().await;
     operator.settle().await;
     let writes = operator.writes();
     let kinds = [

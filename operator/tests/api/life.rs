@@ -1,7 +1,5 @@
 //! A mesh from its first write to its last: what is made, kept, repaired and taken away.
 
-use std::time::Duration;
-
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
 
@@ -18,12 +16,7 @@ async fn a_mesh_is_written_and_then_nothing_is_also_by_the_next_operator() {
         routes.len() == 2 && routes.values().all(|text| text.contains("generation: 1"))
     })
     .await;
-    until("the mesh waits for its proxies", SOON, async || {
-        let mesh = cluster.get("ServiceMesh", "", &cluster.name).await;
-        ["False/ProxiesStarting", "False/ProxiesNotReady"]
-            .contains(&condition(mesh.as_ref(), "Ready").as_str())
-    })
-    .await;
+    cluster.waits_for_proxies().await;
     operator.settle().await;
     let generated = cluster.generated().await;
     let kinds = |kind: &str| generated.keys().filter(|name| name.starts_with(kind)).count();
@@ -136,7 +129,7 @@ metadata: {{name: {nowhere}, labels: {{vicino.dev/api-test: '1', vicino.dev/mesh
     })
     .await;
     cluster.api("ServiceMesh", "").delete(name, &DeleteParams::default()).await.unwrap();
-    until("the younger has the nodes", Duration::from_secs(30), async || {
+    until("the younger has the nodes", SOON, async || {
         condition(cluster.get("ServiceMesh", "", &younger).await.as_ref(), "Accepted") == "True/Accepted"
     })
     .await;

@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod authority;
 mod cluster;
 mod crash;
 mod fault;
@@ -13,8 +14,10 @@ mod gap;
 mod lease;
 mod life;
 mod operator;
+mod policies;
 mod programmed;
 mod refuse;
+mod rotation;
 mod routes;
 mod scale;
 mod slow;

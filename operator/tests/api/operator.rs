@@ -1,11 +1,13 @@
 //! The operator as a process of its own: started, asked, stopped or killed.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::Duration;
 
-use crate::cluster::{Cluster, until};
+use crate::cluster::{Cluster, SOON, until};
 
 pub(crate) struct Operator {
     child: Child,
@@ -15,7 +17,7 @@ pub(crate) struct Operator {
 impl Operator {
     /// Starts it and waits until it has run the pipeline once.
     pub(crate) async fn start(cluster: &Cluster) -> Self {
-        Self::start_within(cluster, Duration::from_secs(40)).await
+        Self::start_within(cluster, SOON).await
     }
 
     /// The same on a large cluster, where the first pass takes its time.
@@ -27,18 +29,29 @@ impl Operator {
 
     /// Starts it with a kubeconfig and does not wait for anything.
     pub(crate) fn launch(kubeconfig: &str) -> Self {
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        Self::launch_with(kubeconfig, &[])
+    }
+
+    /// With more arguments.
+    pub(crate) fn launch_with(kubeconfig: &str, arguments: &[&str]) -> Self {
+        // One name for all of them: an operator that was killed does not keep the next one waiting.
+        Self::launch_as("api-tests", kubeconfig, arguments)
+    }
+
+    /// With a name of its own.
+    pub(crate) fn launch_as(identity: &str, kubeconfig: &str, arguments: &[&str]) -> Self {
+        let address = free_address();
         let child = Command::new(env!("CARGO_BIN_EXE_vicino-operator"))
-            // One name for all of them: an operator that was killed does not keep the next one waiting.
             .args([
                 "--identity",
-                "api-tests",
+                identity,
                 "--log-format",
                 "text",
                 "--proxy-image",
                 "example.invalid/proxy:1",
             ])
             .args(["--listen", &address.to_string()])
+            .args(arguments)
             .env("KUBECONFIG", kubeconfig)
             .stdin(Stdio::null())
             .spawn()
@@ -97,6 +110,17 @@ impl Operator {
     pub(crate) fn terminate(mut self) -> bool {
         let done = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
         done.success() && self.child.wait().unwrap().success()
+    }
+}
+
+/// An address of loopback that is free, and that no other program of these tests is about to bind.
+pub(crate) fn free_address() -> SocketAddr {
+    static GIVEN: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
+    loop {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        if GIVEN.lock().unwrap().insert(address) {
+            return address;
+        }
     }
 }
 

@@ -8,6 +8,9 @@ use serde_json::json;
 use crate::cluster::{Cluster, SOON, condition, until};
 use crate::operator::Operator;
 
+/// How soon a report is heeded on a busy machine: it is not what the operator looks at from time to time.
+const PROMPT: Duration = Duration::from_secs(15);
+
 /// A ready proxy pod on a node of the test.
 pub(crate) async fn proxy(cluster: &Cluster, number: usize) -> String {
     let (mesh, pod) = (&cluster.name, format!("vicino-{}-{number}", cluster.name));
@@ -79,7 +82,7 @@ async fn programmed_is_true_when_every_ready_proxy_serves_this_generation() {
     let took =
         until("both serve", SOON, async || programmed(&cluster, "web").await == "True/Programmed \"2/2\"")
             .await;
-    assert!(took < Duration::from_secs(1), "a report took {took:?} to become Programmed");
+    assert!(took < PROMPT, "a report took {took:?} to become Programmed");
 
     cluster.service("web", 81).await;
     until("a changed Service is not programmed, another one still is", SOON, async || {

@@ -74,7 +74,7 @@ impl AdaptiveLimit {
 
 impl PodSlot {
     /// How many calls it takes now.
-    pub(crate) fn limit(&self, concurrency: &Concurrency) -> u32 {
+    pub fn limit(&self, concurrency: &Concurrency) -> u32 {
         let most = concurrency.per_pod;
         concurrency.adaptive.map_or(most, |adaptive| self.adaptive.get(adaptive, most))
     }

@@ -110,6 +110,29 @@ pub(crate) fn pick(key: u64, places: impl Iterator<Item = Option<(u64, u32)>>) -
     best.map(|(index, _)| index)
 }
 
+/// As [`pick`], but for places that have more than this percentage of their share of the load of all (consistent hashing with bounded loads, Mirrokni, Thorup and Zadimoghaddam 2018). `places`
+/// are hash, weight and load; with 100 and more there is always one. 0: whatever they have.
+pub(crate) fn pick_bounded(
+    key: u64,
+    percent: u32,
+    places: &(impl Iterator<Item = Option<(u64, u32, u64)>> + Clone),
+) -> Option<usize> {
+    let all = places.clone().map(|place| place.map(|(place, weight, _)| (place, weight)));
+    if percent == 0 {
+        return pick(key, all);
+    }
+    let weighty = places.clone().flatten().filter(|(_, weight, _)| *weight > 0);
+    let (weight, load) =
+        weighty.fold((0, 1), |(weight, load), of| (weight + u128::from(of.1), load + u128::from(of.2)));
+    let has_room = |of: &(u64, u32, u64)| {
+        // Fewer than its share of all, this one included, rounded up.
+        u128::from(of.2) * weight * 100 < load * u128::from(of.1) * u128::from(percent)
+    };
+    let bounded =
+        places.clone().map(|place| place.filter(has_room).map(|(place, weight, _)| (place, weight)));
+    pick(key, bounded).or_else(|| pick(key, all))
+}
+
 #[cfg(test)]
 mod tests {
     use vicino_wire::head::Header;
@@ -177,5 +200,33 @@ mod tests {
             assert!(moved.clone().all(|(before, _)| *before == gone), "only those of {gone} move");
         }
         assert_eq!(pick(1, [None, Some((7, 0))].into_iter()), None);
+    }
+
+    #[test]
+    fn loads_are_bounded_and_keys_that_fit_stay_at_home() {
+        let places: Vec<_> = (1..=5_u64).map(|place| of_bytes(&place.to_be_bytes())).collect();
+        for percent in [101, 125, 200] {
+            let mut loads = [0_u64; 5];
+            // One key that is asked for by everybody, and others now and then.
+            for call in 0..1000_u32 {
+                let key = if call % 4 == 0 { of_bytes(&call.to_be_bytes()) } else { 7 };
+                let all = places.iter().zip(loads).map(|(place, load)| Some((*place, 1, load)));
+                let at = pick_bounded(key, percent, &all).unwrap();
+                loads[at] += 1;
+                let most = (u64::from(call + 1) * u64::from(percent)).div_ceil(500);
+                assert!(loads[at] <= most, "{percent} %: {loads:?} after {call}, {most} may be");
+            }
+            assert!(percent == 101 || loads.iter().max() > Some(&220), "{percent} %: {loads:?}");
+        }
+        // Alone, or with as much as others, it is where it would be anyway.
+        for key in 0..100 {
+            for load in [0, 3] {
+                let all = places.iter().map(|place| Some((*place, 1, load)));
+                let home = pick(key, places.iter().map(|place| Some((*place, 1))));
+                assert_eq!(pick_bounded(key, 125, &all), home);
+                assert_eq!(pick_bounded(key, 0, &all), home);
+            }
+        }
+        assert_eq!(pick_bounded(1, 125, &[None, Some((7, 0, 3))].into_iter()), None);
     }
 }

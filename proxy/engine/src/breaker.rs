@@ -1,21 +1,30 @@
 //! Pods that fail again and again are left out for a while (circuit breaking, also called outlier detection), judged on their own node, where all of their calls are
 //! known. While every pod of a Service is out, all of them are in.
+//!
+//! That never more than a share of a Service is out, whichever nodes its pods are on, is seen to by who calls: a node says with its answers how many of its pods are out, and where these are too many in all, calls
+//! go to some of the nodes as if none were.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use vicino_wire::head::Headers;
+use vicino_wire::hop::encode_ejected;
 
-use crate::core::{Core, Event};
+use crate::core::{ConnId, Core, Event};
 use crate::deadline::Time;
 use crate::exchange::{Exchange, ExchangeId};
 use crate::grpc;
+use crate::hash::FastMap;
+use crate::hop::node::NodeIndex;
+use crate::plan::{Choice, Plan, Share};
 use crate::reply::Reason;
 use crate::snapshot::PodSlot;
 
 /// The share of failures is counted over this time.
 const WINDOW: Duration = Duration::from_secs(10);
+/// What another node said of its pods holds for so long.
+const EJECTED_KNOWN: Duration = Duration::from_secs(1);
 
 /// When a pod is left out, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +41,7 @@ pub struct Breaker {
     pub ejection_ns: u64,
     /// … and at most so long.
     pub ejection_max_ns: u64,
-    /// Of a node's pods at most this share is out, but one may always be.
+    /// Of a Service's pods at most this share is out, and of each node's; one may always be.
     pub ejected_percent: u32,
 }
 
@@ -75,6 +84,16 @@ pub(crate) enum Outcome {
     Unknown,
 }
 
+impl Outcome {
+    fn of(status: u16, failures: &[u16]) -> Outcome {
+        match status {
+            0 => Outcome::Unknown,
+            status if failures.contains(&status) => Outcome::Failed,
+            _ => Outcome::Good,
+        }
+    }
+}
+
 impl Health {
     pub(crate) fn standing(&self, now: Time) -> Standing {
         match self.out_until.load(Ordering::Relaxed) {
@@ -86,6 +105,12 @@ impl Health {
 
     fn is_out(&self) -> bool {
         self.out_until.load(Ordering::Relaxed) != 0
+    }
+
+    /// For how long it is still out; zero once a call may try it.
+    fn out_for(&self, now: Time) -> Option<Duration> {
+        let until = Some(self.out_until.load(Ordering::Relaxed)).filter(|until| *until != 0);
+        until.map(|until| Time(until).since(now))
     }
 
     /// Takes the one call that tries whether it is well. False when another has.
@@ -161,17 +186,29 @@ impl Record {
     }
 }
 
+/// How many pods other nodes said lately are out, by backend and node.
+#[derive(Debug, Default)]
+pub(crate) struct EjectedElsewhere(FastMap<(u64, u32), (u32, Time)>);
+
+impl EjectedElsewhere {
+    fn get(&self, backend: u64, node: NodeIndex, now: Time) -> u32 {
+        self.0.get(&(backend, node.0)).filter(|(_, until)| *until > now).map_or(0, |(count, _)| *count)
+    }
+
+    /// Forgets what no longer holds.
+    pub(crate) fn forget(&mut self, now: Time) {
+        self.0.retain(|_, (_, until)| *until > now);
+    }
+}
+
 impl Breaker {
-    fn outcome(&self, status: u16) -> Outcome {
-        match status {
-            0 => Outcome::Unknown,
-            status if self.codes.contains(&status) => Outcome::Failed,
-            _ => Outcome::Good,
-        }
+    /// How many of so many pods of a Service may be out.
+    fn ejected_max(&self, pods: u64) -> u64 {
+        (pods * u64::from(self.ejected_percent) / 100).max(1)
     }
 
     /// Whether one more of these pods may be out.
-    fn may_eject(&self, pods: &[std::sync::Arc<PodSlot>]) -> bool {
+    fn may_eject(&self, pods: &[Arc<PodSlot>]) -> bool {
         let out = pods.iter().filter(|pod| pod.health.is_out()).count() as u64;
         (out + 1) * 100 <= u64::from(self.ejected_percent) * pods.len() as u64 || out == 0
     }
@@ -196,6 +233,13 @@ impl Exchange {
         }
     }
 
+    /// Which statuses are failures of its pod: by its rule, which L1 knows and tells L2, or else by the Service's breaker.
+    fn failures<'a>(&'a self, breaker: &'a Breaker) -> &'a [u16] {
+        let of_rule = self.plan.rule.as_ref().and_then(|rule| rule.failures.as_deref());
+        let told = || self.aside.as_ref().and_then(|aside| aside.failures.as_deref());
+        of_rule.or_else(told).unwrap_or(&breaker.codes)
+    }
+
     /// Here is no pod that is not left out.
     pub(crate) fn meet_ejected(&mut self) {
         self.has_met_ejected = true;
@@ -213,7 +257,69 @@ impl Exchange {
     }
 }
 
+impl Exchange {
+    /// Whether the call may try a pod that was out long enough. One that takes what is out as a last resort does, too, or nobody would find out.
+    pub(crate) fn may_probe(&self, pod: &PodSlot, choice: usize, now: Time) -> bool {
+        let has_breaker = self.plan.choices[choice].breaker.is_some();
+        has_breaker && !self.has_tried(pod) && pod.health.standing(now) == Standing::Probe
+    }
+}
+
+impl PodSlot {
+    /// For how long its failures leave it out still; zero: a call tries it next, or does so now. Means nothing where its Service has no breaker.
+    pub fn left_out_for(&self, now: Time) -> Option<Duration> {
+        self.health.out_for(now)
+    }
+}
+
+/// How many of these are out.
+fn ejected(pods: &[Arc<PodSlot>]) -> u32 {
+    u32::try_from(pods.iter().filter(|pod| pod.health.is_out()).count()).unwrap_or(u32::MAX)
+}
+
 impl Core {
+    /// Says on a stream how many of the pods that its call may go to are out.
+    pub(crate) fn say_ejected(&mut self, (hop, stream): (ConnId, u32), plan: &Plan) {
+        let of = &plan.choices[0];
+        let count = if of.breaker.is_some() { ejected(&of.pods) } else { 0 };
+        if count > 0
+            && let Some(out) = self.net.out(hop)
+        {
+            encode_ejected(out, stream, count);
+        }
+    }
+
+    /// The node that has a call said so.
+    pub(crate) fn note_ejected(&mut self, id: ExchangeId, count: u32) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        let choice = &exchange.plan.choices[exchange.choice];
+        if let Some(node) = exchange.counted.filter(|_| choice.breaker.is_some()) {
+            self.ejected.0.insert((choice.key, node.0), (count, self.now + EJECTED_KNOWN));
+        }
+    }
+
+    /// A call is about to go to a node: as a last resort when there, and on those before it, more pods are out than may be. In which order they are is the same on every proxy, so
+    /// that the same ones are left out everywhere.
+    pub(crate) fn believe_or_not(&mut self, id: ExchangeId, of: &Choice, to: Share) {
+        let Some(breaker) = &of.breaker else { return };
+        let out = |share: &Share| {
+            let count =
+                if share.is_own { ejected(&of.pods) } else { self.ejected.get(of.key, share.node, self.now) };
+            u64::from(count.min(share.pods_in_all))
+        };
+        if out(&to) == 0 {
+            return;
+        }
+        let rank = |share: &Share| (share.place ^ of.key, share.node.0);
+        let before = of.shares.iter().filter(|share| rank(share) < rank(&to)).map(out).sum::<u64>();
+        let pods = of.shares.iter().map(|share| u64::from(share.pods_in_all)).sum();
+        if before + out(&to) > breaker.ejected_max(pods)
+            && let Some(exchange) = self.exchanges.get_mut(id)
+        {
+            exchange.is_last_resort = true;
+        }
+    }
+
     /// A call leaves its pod.
     pub(crate) fn judge_pod(&mut self, id: ExchangeId, pod: &PodSlot) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
@@ -221,11 +327,24 @@ impl Core {
             (std::mem::take(&mut exchange.outcome), std::mem::take(&mut exchange.is_probe));
         let choice = &exchange.plan.choices[exchange.choice];
         let Some(breaker) = &choice.breaker else { return };
-        let outcome = (breaker.outcome(status), is_probe);
+        let outcome = (Outcome::of(status, exchange.failures(breaker)), is_probe);
         let out = pod.health.note(outcome, breaker, self.now, || breaker.may_eject(&choice.pods));
         if let Some(time) = out {
             self.tally.ejections.add(1);
             self.event(Event::Ejected { address: pod.address, time });
+        }
+    }
+
+    /// The call that tries a pod has an answer that may go on for long: that it was begun says enough.
+    pub(crate) fn probe_is_answered(&mut self, id: ExchangeId) {
+        let Some(exchange) = self.exchanges.get_mut(id).filter(|exchange| exchange.is_probe) else { return };
+        let (Some(pod), Some(breaker)) = (&exchange.pod, &exchange.plan.choices[exchange.choice].breaker)
+        else {
+            return;
+        };
+        if Outcome::of(exchange.outcome, exchange.failures(breaker)) == Outcome::Good {
+            pod.health.note((Outcome::Good, true), breaker, self.now, || false);
+            exchange.is_probe = false;
         }
     }
 
@@ -268,11 +387,13 @@ mod tests {
         for outcome in [Outcome::Failed, Outcome::Failed, Outcome::Good, Outcome::Failed, Outcome::Failed] {
             assert_eq!(note(&health, outcome, false, 1), None);
         }
-        assert_eq!(health.standing(Time(1)), Standing::In);
+        assert_eq!((health.standing(Time(1)), health.out_for(Time(1))), (Standing::In, None));
         assert_eq!(note(&health, Outcome::Failed, false, 1), Some(1_000));
         assert_eq!(health.standing(Time(1_000)), Standing::Out);
+        assert_eq!(health.out_for(Time(900)), Some(Duration::from_nanos(101)));
         assert_eq!(note(&health, Outcome::Failed, false, 2), None, "calls that began before say nothing new");
         assert_eq!(health.standing(Time(1_001)), Standing::Probe);
+        assert_eq!(health.out_for(Time(1_002)), Some(Duration::ZERO));
     }
 
     #[test]

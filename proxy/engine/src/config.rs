@@ -20,7 +20,7 @@ pub struct CoreConfig {
     pub stream_window: u32,
     /// Streams that a peer may have open on one hop. 16,384.
     pub streams_max: u32,
-    /// Streams that a peer may give up in a second before its hop is closed. 10,000.
+    /// Streams of its own that a peer may give up in a second before its hop is closed. 10,000.
     pub resets_per_second_max: u32,
     /// Streams that a caller may have open on one HTTP/2 connection, and that we open on one to a pod. 100.
     pub session_streams_max: u32,
@@ -53,9 +53,10 @@ pub struct CoreConfig {
     pub detect_timeout: Duration,
     /// How long a caller in a tunnel is waited for before the application may speak first, too. 100 ms.
     pub detect_race: Duration,
-    /// How long a hop may take to be connected. 2 s.
+    /// How long the machine of a peer may take to take the connection of a hop; after as long without a HELLO, calls that wait for
+    /// the hop go to another node that has their pods, if one does. 2 s.
     pub hop_connect_timeout: Duration,
-    /// How long the peer's HELLO may take. 5 s.
+    /// How long the peer's HELLO may take, from when the connection is accepted or made: the TLS handshake is within that. 5 s.
     pub hop_hello_timeout: Duration,
     /// Silence on a hop with calls in flight before a PING. 1 s.
     pub hop_ping_after: Duration,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::connection::{AfterFlush, BUFFER_KEPT_BYTES_MAX, Buffers, Conn, Kind};
-use crate::core::{Command, ConnId};
+use crate::core::{Command, ConnId, SecureDial};
 use crate::deadline::Time;
 use crate::downstream::Client;
 use crate::hop::Hop;
@@ -107,12 +107,22 @@ impl Connections {
 
     /// A connection that the driver is told to open.
     pub(crate) fn dial(&mut self, kind: Kind, address: SocketAddr) -> ConnId {
+        self.dial_with(kind, address, None)
+    }
+
+    /// The same, with TLS when `secure` says so.
+    pub(crate) fn dial_with(
+        &mut self,
+        kind: Kind,
+        address: SocketAddr,
+        secure: Option<SecureDial>,
+    ) -> ConnId {
         let id = self.accept(kind, address);
         if let Some(conn) = self.table.get_mut(id) {
             conn.is_open = false;
             conn.wants_read = false;
         }
-        self.commands.push(Command::Connect { id, address });
+        self.commands.push(Command::Connect { id, address, secure });
         id
     }
 

@@ -17,31 +17,37 @@
 
 mod command;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use vicino_wire::http1::Slots;
 use vicino_wire::http2;
 
-pub use command::{Command, ConnId, Event, Role};
+pub use command::{Command, ConnId, Event, Role, SecureDial};
 
+use crate::account::{Accounts, Credentials, Party};
+use crate::breaker::EjectedElsewhere;
 use crate::config::CoreConfig;
-use crate::connection::Kind;
+use crate::connection::{Conn, Kind};
 use crate::connections::Connections;
 use crate::deadline::Time;
 use crate::downstream::{ClientState, ServersFirst};
 use crate::exchange::{Exchange, ExchangeId, Half, Loads, Target};
 use crate::hop::node::Nodes;
+use crate::hop::strangers::Strangers;
+use crate::identify::Doubts;
 use crate::latency::Latencies;
+use crate::outside::Known;
 use crate::plan::Plans;
 use crate::queue::Mailbox;
 use crate::random::Random;
 use crate::reply::Reason;
 use crate::retry::Budgets;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Neighbour, Snapshot};
 use crate::table::Table;
-use crate::tally::Tally;
+use crate::tally::{Refusal, Tally};
+use crate::told::Told;
 use crate::upstream::Pools;
 
 /// Events that are kept between two calls of [`Core::take_events`]; further ones are dropped.
@@ -54,6 +60,9 @@ const COUNT_EVERY: Duration = Duration::from_secs(1);
 pub struct Core {
     pub(crate) config: CoreConfig,
     pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) doubts: Arc<Doubts>,
+    /// Grows with each change of these two, by which it is told who calls.
+    pub(crate) judges: u64,
     pub(crate) tally: Arc<Tally>,
     pub(crate) random: Random,
     /// The time of the turn.
@@ -61,10 +70,16 @@ pub struct Core {
     pub(crate) net: Connections,
     pub(crate) exchanges: Table<ExchangeId, Exchange>,
     pub(crate) nodes: Nodes,
+    pub(crate) strangers: Strangers,
+    pub(crate) told: Told,
+    pub(crate) accounts: Accounts,
     pub(crate) pools: Pools,
     pub(crate) loads: Loads,
     pub(crate) latencies: Latencies,
+    pub(crate) ejected: EjectedElsewhere,
     pub(crate) servers_first: ServersFirst,
+    /// Hosts that are no Services.
+    pub(crate) outside: Known,
     /// Copies of calls that are open.
     pub(crate) mirrors: u32,
     pub(crate) budgets: Budgets,
@@ -75,6 +90,8 @@ pub struct Core {
     pub(crate) fields: http2::Slots,
     /// Connections of callers that wait to be known.
     pub(crate) held: Vec<ConnId>,
+    /// Calls whose answer's head is not passed on before all that came with it was looked at.
+    pub(crate) held_heads: Vec<ExchangeId>,
     /// When what is left is cut; None while not draining.
     pub(crate) draining: Option<Time>,
     /// That time has come.
@@ -92,15 +109,22 @@ impl Core {
             net: Connections::new(Arc::clone(&tally), config.output_bytes_max),
             config,
             snapshot: Arc::default(),
+            doubts: Arc::default(),
+            judges: 0,
             tally,
             random: Random::new(seed),
             now: Time::default(),
             exchanges: Table::new(),
             nodes: Nodes::default(),
+            strangers: Strangers::default(),
+            told: Told::default(),
+            accounts: Accounts::default(),
             pools: Pools::default(),
             loads: Loads::default(),
             latencies: Latencies::default(),
+            ejected: EjectedElsewhere::default(),
             servers_first: ServersFirst::default(),
+            outside: Known::default(),
             mirrors: 0,
             budgets: Budgets::default(),
             mailbox: Arc::default(),
@@ -109,6 +133,7 @@ impl Core {
             slots: Slots::default(),
             fields: http2::Slots::default(),
             held: Vec::new(),
+            held_heads: Vec::new(),
             draining: None,
             is_cut: false,
             events: Vec::new(),
@@ -119,8 +144,11 @@ impl Core {
     /// The configuration from now on. Requests that are being served keep what they were routed by.
     pub fn swap(&mut self, snapshot: Arc<Snapshot>, now: Time) {
         self.now = now;
-        self.snapshot = snapshot;
+        let before = std::mem::replace(&mut self.snapshot, snapshot);
+        self.judges += 1;
+        self.cut_replaced(&before);
         self.latencies.forget(now);
+        self.ejected.forget(now);
         self.plans.clear();
         self.plans_inbound.clear();
         self.budgets.update(&self.snapshot);
@@ -128,16 +156,52 @@ impl Core {
         for hop in self.nodes.update(&self.snapshot) {
             self.retire_hop(hop);
         }
-        let gone = self.pools.update(&self.snapshot);
+        let gone = self.pools.update(&self.snapshot, self.outside.slots());
         for idle in gone.idle {
             self.net.close(idle);
         }
         for session in gone.sessions {
             self.retire_session(session);
         }
+        self.unhold_all();
+        self.settle();
+    }
+
+    /// The certificates from now on: hops that were made with others take no new calls.
+    pub fn certify(&mut self, credentials: Arc<Credentials>, now: Time) {
+        self.now = now;
+        self.accounts.certify(credentials);
+        self.retire_stale_hops();
+        self.unhold_all();
+        self.settle();
+    }
+
+    /// Whom the snapshot is not to be believed about, from now on; older doubts than those in force are passed over. Connections of
+    /// pods that it newly is not to be believed about are closed.
+    pub fn doubt(&mut self, doubts: Arc<Doubts>, now: Time) {
+        self.now = now;
+        if doubts.version <= self.doubts.version {
+            return;
+        }
+        self.doubts = doubts;
+        self.judges += 1;
+        let doubts = Arc::clone(&self.doubts);
+        self.cut(|address, pod| doubts.hold(address, pod));
+        self.unhold_all();
+        self.settle();
+    }
+
+    /// Lets all held requests be judged again.
+    fn unhold_all(&mut self) {
         for id in std::mem::take(&mut self.held) {
             self.unhold(id);
         }
+    }
+
+    /// Who is at the other end of a hop that was accepted, and until when that is proved; said before its first bytes.
+    pub fn identified(&mut self, id: ConnId, party: Party, until: Time, now: Time) {
+        self.now = now;
+        self.hop_identified(id, party, until);
         self.settle();
     }
 
@@ -150,25 +214,22 @@ impl Core {
     pub fn accepted(&mut self, role: Role, peer: SocketAddr, local: SocketAddr, now: Time) -> Option<ConnId> {
         let _ = local;
         self.now = now;
-        // A pod of this node has L1 to talk to, which tells who calls; other neighbourhoods' proxies have no address of a pod.
-        if role == Role::L2 && self.snapshot.neighbours.contains_key(&peer.ip().to_canonical()) {
-            self.tally.hops_accepted.refused.add(1);
-            self.event(Event::Limited { peer: peer.ip(), reason: "not-a-proxy" });
-            return None;
+        let ip = peer.ip().to_canonical();
+        match role {
+            Role::L1 if self.tally.clients.open.get() >= self.config.connections_max as u64 => {
+                self.tally.clients.refused.add(1);
+                self.limited(ip, Refusal::Connections.word());
+                None
+            }
+            Role::L1 => Some(self.accept_client(peer)),
+            Role::L2 => match self.admit(ip) {
+                Ok(stranger) => Some(self.accept_hop(peer, stranger)),
+                Err(refusal) => {
+                    self.refuse_hop(ip, refusal);
+                    None
+                }
+            },
         }
-        let tally = match role {
-            Role::L1 => &self.tally.clients,
-            Role::L2 => &self.tally.hops_accepted,
-        };
-        if tally.open.get() >= self.config.connections_max as u64 {
-            tally.refused.add(1);
-            self.event(Event::Limited { peer: peer.ip(), reason: "connections" });
-            return None;
-        }
-        Some(match role {
-            Role::L1 => self.accept_client(peer),
-            Role::L2 => self.accept_hop(peer),
-        })
     }
 
     /// Bytes that were read, at least one, at most 64 KiB.
@@ -207,6 +268,12 @@ impl Core {
     pub fn failed(&mut self, id: ConnId, kind: std::io::ErrorKind, now: Time) {
         self.now = now;
         let _ = kind;
+        self.is_gone(id);
+        self.settle();
+    }
+
+    /// What follows from a connection that the driver knows is gone.
+    fn is_gone(&mut self, id: ConnId) {
         match self.net.forget(id) {
             None => {}
             Some((kind, Some(session))) => self.session_is_gone(id, &session, &kind),
@@ -221,7 +288,33 @@ impl Core {
             Some((Kind::Pod(pod), _)) => self.pod_failed(id, &pod),
             Some((Kind::Hop(hop), _)) => self.hop_is_gone(id, *hop, "failed"),
         }
-        self.settle();
+    }
+
+    /// Connections of pods whose addresses are other pods' now are closed: nothing of theirs goes under the name of these.
+    fn cut_replaced(&mut self, before: &Snapshot) {
+        let is_new = |(ip, pod): &(&IpAddr, &Arc<Neighbour>)| {
+            before.neighbours.get(ip).is_none_or(|old| old.uid != pod.uid)
+        };
+        if !self.snapshot.neighbours.iter().any(|pod| is_new(&pod)) {
+            return;
+        }
+        let snapshot = Arc::clone(&self.snapshot);
+        self.cut(|address, old| snapshot.neighbours.get(&address).is_some_and(|pod| *pod.uid != *old));
+    }
+
+    /// Closes callers' connections by their address and the UID of the pod that they are of.
+    fn cut(&mut self, is_cut: impl Fn(IpAddr, &str) -> bool) {
+        let is_cut = |conn: &Conn| match &conn.kind {
+            Kind::Client(client) => {
+                client.pod().is_some_and(|pod| is_cut(conn.peer.ip().to_canonical(), pod))
+            }
+            _ => false,
+        };
+        let ids = self.net.table.iter().filter(|(_, conn)| is_cut(conn)).map(|(id, _)| id);
+        for id in ids.collect::<Vec<_>>() {
+            self.net.commands.push(Command::Close { id });
+            self.is_gone(id);
+        }
     }
 
     /// A [`Command::Connect`] succeeded.
@@ -239,6 +332,13 @@ impl Core {
         self.settle();
     }
 
+    /// The machine that a [`Command::Connect`] with `secure` dials has taken the connection; the handshake is to come. Said
+    /// once at most, before [`Core::connected`], which can do without.
+    pub fn reached(&mut self, id: ConnId, now: Time) {
+        self.now = now;
+        self.hop_reached(id);
+    }
+
     /// A [`Command::Connect`] failed. The driver forgets the id; no `Close` follows.
     pub fn connect_failed(&mut self, id: ConnId, kind: std::io::ErrorKind, now: Time) {
         self.now = now;
@@ -250,17 +350,22 @@ impl Core {
                 if let Some(address) = address {
                     self.event(Event::DialFailed { address, kind });
                 }
-                self.hop_is_gone(id, *hop, "connect-failed");
+                if self.may_go_without_tls(&hop, kind) {
+                    self.go_without_tls(id, *hop);
+                } else {
+                    self.hop_is_gone(id, *hop, "connect-failed");
+                }
             }
             Some((Kind::Client(_), _)) | None => {}
         }
         self.settle();
     }
 
-    /// Does what is due.
-    pub fn fire(&mut self, now: Time) {
+    /// Does what was due by `until`, up to when the driver has served whatever had come. What came later, before `now`, is still to be
+    /// read: somebody whose time seems to be over may have spoken in it.
+    pub fn fire(&mut self, until: Time, now: Time) {
         self.now = now;
-        while let Some(id) = self.net.table.pop_due(now) {
+        while let Some(id) = self.net.table.pop_due(until) {
             match self.net.get(id).map(|conn| &conn.kind) {
                 Some(Kind::Client(_)) => self.client_due(id),
                 Some(Kind::Pod(_)) => self.pod_due(id),
@@ -268,7 +373,7 @@ impl Core {
                 None => {}
             }
         }
-        while let Some(id) = self.exchanges.pop_due(now) {
+        while let Some(id) = self.exchanges.pop_due(until) {
             self.exchange_due(id);
         }
         if !self.is_cut && self.draining.is_some_and(|deadline| deadline <= now) {
@@ -424,6 +529,10 @@ impl Core {
         loop {
             while let Some(id) = self.net.next_ready() {
                 self.pump(id);
+            }
+            if !self.held_heads.is_empty() {
+                self.pass_held_heads();
+                continue;
             }
             if !self.mailbox.has_mail() {
                 return;

@@ -11,11 +11,13 @@ pub(crate) use tunnel::ServersFirst;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use vicino_wire::head::Headers;
 use vicino_wire::http1::{Body, BodyDecoder, Reject, parse_request};
 use vicino_wire::http2::PREFACE;
 
+use crate::account::AccountIndex;
 use crate::connection::Kind;
 use crate::core::{ConnId, Core, Event};
 use crate::deadline::Time;
@@ -24,9 +26,13 @@ use crate::identify::Caller;
 use crate::reply::{
     DirectReply, Manner, Reason, Reply, with_direct, write_direct, write_direct_on_stream, write_grpc_reply,
 };
+use crate::snapshot::Neighbour;
 
 /// Bytes of a body that nobody wants which are read so that the connection can be used again, or so that our answer arrives.
 const DISCARD_BYTES_MAX: u64 = 256 * 1024;
+
+/// No number of [`Core::judges`].
+const NOT_JUDGED: u64 = u64::MAX;
 
 /// Where a caller's connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,8 +68,12 @@ pub(crate) struct Client {
     /// It has not asked for anything yet: it may still speak HTTP/2.
     is_new: bool,
     caller: Caller,
-    /// The snapshot that said who calls.
-    judged_by: Option<u64>,
+    /// The pod that it was when it was known first.
+    pod: Option<Arc<Neighbour>>,
+    /// Under whose name its calls go to other nodes.
+    account: AccountIndex,
+    /// The snapshot and the doubts that said who calls, as [`Core::judges`] numbers them; [`NOT_JUDGED`]: none have.
+    judged_by: u64,
     /// The caller's address, as it stands in `X-Forwarded-For`.
     address: Rc<str>,
     /// Body of the request that is served, while it has not ended.
@@ -71,6 +81,8 @@ pub(crate) struct Client {
     /// What CONNECT asked for.
     tunnel: Option<Box<str>>,
     is_head_begun: bool,
+    /// In a tunnel out of the mesh: its first bytes are still to be looked at.
+    is_unread: bool,
     /// In a tunnel: the application may speak first by now.
     has_raced: bool,
     is_hold_over: bool,
@@ -84,6 +96,21 @@ impl Client {
         &self.caller
     }
 
+    /// UID of the pod that it is, as far as it was asked.
+    pub(crate) fn pod(&self) -> Option<&str> {
+        self.pod.as_ref().map(|pod| &*pod.uid)
+    }
+
+    /// Under whose name its calls go to other nodes.
+    pub(crate) fn account(&self) -> AccountIndex {
+        self.account
+    }
+
+    /// Whether its request has waited as long as it may.
+    pub(crate) fn is_hold_over(&self) -> bool {
+        self.is_hold_over
+    }
+
     fn new(peer: SocketAddr) -> Self {
         Client {
             state: ClientState::Head,
@@ -92,12 +119,15 @@ impl Client {
             is_old: false,
             is_new: true,
             caller: Caller::Unknown,
-            judged_by: None,
+            pod: None,
+            account: AccountIndex::NODE,
+            judged_by: NOT_JUDGED,
             address: peer.ip().to_canonical().to_string().into(),
             decoder: None,
             tunnel: None,
             // The first head has to come in a time that begins with the connection.
             is_head_begun: true,
+            is_unread: false,
             has_raced: false,
             is_hold_over: false,
             hold_until: Time::NEVER,
@@ -105,26 +135,38 @@ impl Client {
     }
 }
 
-/// Takes the next step of a body over at most `allowance` bytes of data.
+/// Takes the next step of a body over at most `allowance` bytes of data. None: data is next, and none of it may be taken; what is no
+/// data, up to the body's end, needs no allowance.
 pub(crate) fn decode_body<'b>(
     decoder: &mut BodyDecoder,
     buf: &'b [u8],
     allowance: usize,
-) -> Result<(Body<'b>, usize), Reject> {
+) -> Result<Option<(Body<'b>, usize)>, Reject> {
+    if allowance == 0 {
+        let mut ahead = decoder.clone();
+        let step = ahead.decode(buf)?;
+        if matches!(step.0, Body::Data(_)) {
+            return Ok(None);
+        }
+        *decoder = ahead;
+        return Ok(Some(step));
+    }
     let part = &buf[..buf.len().min(allowance)];
     let (body, used) = decoder.decode(part)?;
     if body == Body::More && used < part.len() && part.len() < buf.len() {
         // Trailers are looked at as a whole; they are no data, so the allowance does not cut them.
         let (body, more) = decoder.decode(&buf[used..])?;
-        return Ok((body, used + more));
+        return Ok(Some((body, used + more)));
     }
-    Ok((body, used))
+    Ok(Some((body, used)))
 }
 
 impl Core {
     pub(crate) fn accept_client(&mut self, peer: SocketAddr) -> ConnId {
         let id = self.net.accept(Kind::Client(Client::new(peer)), peer);
         self.net.set_due(id, self.now + self.config.first_head_timeout);
+        // Its address may be another pod's by the time that it asks for something.
+        self.verdict(id);
         id
     }
 
@@ -209,20 +251,17 @@ impl Core {
             Some(exchange) => self.request_allowance(exchange),
             None => usize::MAX,
         };
-        if allowance == 0 {
-            if let Some(client) = self.net.client(id) {
-                client.decoder = Some(decoder);
-            }
-            self.net.pause(id);
-            return 0;
-        }
         let step = decode_body(&mut decoder, buf, allowance);
         let is_end = decoder.is_ended();
         if !is_end && let Some(client) = self.net.client(id) {
             client.decoder = Some(decoder);
         }
         match (step, exchange) {
-            (Ok((body, used)), Some(exchange)) => {
+            (Ok(None), _) => {
+                self.net.pause(id);
+                0
+            }
+            (Ok(Some((body, used))), Some(exchange)) => {
                 match body {
                     Body::Data(data) => self.request_data(exchange, data, is_end),
                     Body::Trailers(trailers) => self.request_end(exchange, trailers),
@@ -231,7 +270,7 @@ impl Core {
                 }
                 used
             }
-            (Ok((_, used)), None) => {
+            (Ok(Some((_, used))), None) => {
                 self.discarded(id, used, is_end);
                 used
             }
@@ -373,6 +412,7 @@ impl Core {
     pub(crate) fn client_switches(&mut self, id: ConnId) {
         let Some(client) = self.net.client(id) else { return };
         client.state = ClientState::Opaque;
+        client.is_unread = false;
         client.keep_alive = false;
         self.net.set_due(id, Time::NEVER);
         self.net.resume(id);
@@ -392,7 +432,9 @@ impl Core {
     /// The caller sends no more, and all that it sent was looked at.
     pub(crate) fn client_ended(&mut self, id: ConnId) {
         let is_session = self.net.session(id).is_some();
-        let Some(client) = self.net.client(id) else { return };
+        let Some(conn) = self.net.get_mut(id) else { return };
+        let has_spoken = !conn.input.is_empty();
+        let Some(client) = conn.client() else { return };
         let exchange = client.exchange;
         match client.state {
             ClientState::Session | ClientState::Held if is_session => self.session_ended(id),
@@ -411,7 +453,8 @@ impl Core {
                 if let Some(exchange) = exchange {
                     self.abandon(exchange);
                 }
-                self.net.close(id);
+                // Answers to requests before this one may be on their way.
+                self.client_cut(id);
             }
             ClientState::Detect if exchange.is_some() => {
                 self.be_opaque(id);
@@ -419,6 +462,8 @@ impl Core {
                     self.request_end(exchange, Headers::default());
                 }
             }
+            // That is all that it says: no request of HTTP will come of it. It is passed on, and then the end is.
+            ClientState::Detect if has_spoken => self.be_opaque(id),
             ClientState::Head
             | ClientState::Detect
             | ClientState::Session
@@ -445,7 +490,7 @@ impl Core {
             ClientState::Detect => self.detect_due(id),
             ClientState::Call => self.half_closed_due(id),
             ClientState::Session => self.session_due(id),
-            ClientState::Opaque => {}
+            ClientState::Opaque => self.opaque_due(id),
             ClientState::Head | ClientState::Discard(_) | ClientState::Linger(_) => self.net.close(id),
         }
     }

@@ -2,6 +2,7 @@
 
 mod flow;
 mod hedge;
+mod judge;
 mod late;
 mod mirror;
 mod place;
@@ -16,6 +17,7 @@ use vicino_wire::head::{Framing, Version};
 use vicino_wire::hop::{Kind, ReceiveCredit, Reset, SendCredit, encode_reset};
 use vicino_wire::http2::ErrorCode;
 
+use crate::account::AccountIndex;
 use crate::affinity;
 use crate::core::{ConnId, Core};
 use crate::deadline::Time;
@@ -211,8 +213,12 @@ pub(crate) struct Aside {
     pub(crate) set_cookie: Option<Box<str>>,
     /// What the answer says of pages of other origins, instead of what the application does.
     pub(crate) cors: Option<CorsFields>,
+    /// Which answers are failures of the pod, by the word of L1; None: as the breaker says.
+    pub(crate) failures: Option<Box<[u16]>>,
     /// Where a copy of the call goes once all of it has come.
     pub(crate) mirror: Option<Rc<Plan>>,
+    /// A final head, as a RESPONSE frame, that is not passed on yet: trailers may follow at once that make the call one to be repeated.
+    pub(crate) head: Option<Vec<u8>>,
 }
 
 /// One call.
@@ -220,6 +226,8 @@ pub(crate) struct Aside {
 #[expect(clippy::struct_excessive_bools, reason = "each is one independent fact about a call")]
 pub(crate) struct Exchange {
     pub(crate) origin: Origin,
+    /// Under whose name it goes to other nodes.
+    pub(crate) account: AccountIndex,
     pub(crate) target: Target,
     pub(crate) plan: Rc<Plan>,
     /// Which of the plan's choices; drawn once, and kept while it has an endpoint left.
@@ -290,9 +298,25 @@ pub(crate) struct Exchange {
     /// When it was given to its node, and to its pod.
     pub(crate) placed: Time,
     pub(crate) delivered: Time,
+    /// When something of it came last, from either side.
+    pub(crate) moved: Time,
 }
 
 impl Exchange {
+    /// When its time is over or it is to be placed, idleness aside.
+    fn next_due(&self) -> Time {
+        self.wait.map_or(self.attempt_due.min(self.hedge_at), |wait| wait.until.min(self.deadline))
+    }
+
+    /// When it has been idle for too long, should nothing come by then.
+    fn idle_due(&self) -> Time {
+        let is_on_its_way = self.wait.is_none() && self.queued.is_none() && self.origin.is_caller();
+        match self.plan.idle_timeout {
+            Some(timeout) if is_on_its_way => self.moved.max(self.placed).max(self.delivered) + timeout,
+            _ => Time::NEVER,
+        }
+    }
+
     /// The connection that the response is read from, which can be paused.
     pub(crate) fn response_source(&self) -> Option<ConnId> {
         if let Target::Pod(pod) = self.target { Some(pod) } else { None }
@@ -310,8 +334,11 @@ impl Exchange {
 
     /// The pod that its key leads to among those that may have it; None without a key, too.
     pub(crate) fn home(&self, pods: &[Arc<PodSlot>], may_have: impl Fn(&PodSlot) -> bool) -> Option<usize> {
-        let places = pods.iter().map(|pod| may_have(pod).then(|| (affinity::of_pod(pod.address), 1)));
-        affinity::pick(self.affinity?, places)
+        let places = pods.iter().map(|pod| {
+            let place = || (affinity::of_pod(pod.address), 1, u64::from(pod.in_flight()));
+            may_have(pod).then(place)
+        });
+        affinity::pick_bounded(self.affinity?, self.plan.affinity_load_percent, &places)
     }
 
     /// Where it is, it has failed: the pod, or else the node.
@@ -341,6 +368,11 @@ impl Exchange {
             is_grpc: self.is_grpc,
             is_ended: self.request.is_ended,
         }
+    }
+
+    /// Whether a final head has come.
+    pub(crate) fn has_head(&self) -> bool {
+        self.response.status != 0 || self.aside.as_ref().is_some_and(|aside| aside.head.is_some())
     }
 
     /// Nothing of a response has been passed on, and all of the request is still here.
@@ -395,6 +427,13 @@ impl Core {
         self.net.buffers.give(exchange.request.kept);
     }
 
+    /// Sets when something has to be done about a call that is neither in line nor a place for one.
+    pub(crate) fn set_exchange_due(&mut self, id: ExchangeId) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        let due = exchange.next_due().min(exchange.idle_due());
+        self.exchanges.set_due(id, due);
+    }
+
     /// The time of a call has come: to be placed after a wait, or to be over.
     pub(crate) fn exchange_due(&mut self, id: ExchangeId) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
@@ -403,6 +442,10 @@ impl Core {
         }
         if exchange.is_reservation {
             return self.give_up_reservation(id, Reset::Unprocessed);
+        }
+        if exchange.next_due() > self.now {
+            let is_idle = exchange.idle_due() <= self.now;
+            return if is_idle { self.fail(id, Reason::Timeout) } else { self.set_exchange_due(id) };
         }
         if exchange.hedge_at <= self.now && exchange.deadline > self.now && exchange.wait.is_none() {
             return self.hedge(id);
@@ -422,6 +465,10 @@ impl Core {
     pub(crate) fn fail(&mut self, id: ExchangeId, reason: Reason) {
         if let Some(exchange) = self.exchanges.get_mut(id) {
             exchange.note_failure(reason);
+            if exchange.is_silent && reason == Reason::PolicyDenied {
+                // What the caller speaks may still be HTTP, of which more is allowed.
+                return self.abandon(id);
+            }
         }
         if self.leave_to_hedge(id) || self.retry(id, reason.status()) {
             return;
@@ -508,6 +555,9 @@ impl Core {
             self.note_pace(id, false);
         }
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        if let Some(aside) = &mut exchange.aside {
+            aside.head = None;
+        }
         let is_clean = exchange.request.is_sent && exchange.response.is_ended;
         let target = std::mem::replace(&mut exchange.target, Target::None);
         let counted = exchange.counted.take();

@@ -2,20 +2,26 @@
 
 mod frames;
 pub(crate) mod node;
+pub(crate) mod strangers;
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use vicino_wire::hop::{Hello, encode_drain, encode_hello, encode_ping};
 
-use self::node::NodeIndex;
+use self::node::{HopKey, NodeIndex};
+use self::strangers::Stranger;
+use crate::account::{AccountIndex, Party};
 use crate::connection::Kind;
-use crate::core::{Command, ConnId, Core, Event};
+use crate::core::{Command, ConnId, Core, Event, SecureDial};
 use crate::deadline::Time;
 use crate::exchange::{Blocked, ExchangeId, Method, Target};
 use crate::hash::FastMap;
 use crate::pace::Pace;
 use crate::reply::Reason;
+use crate::tally::Refusal;
 
 /// Bytes that wait to be written to one hop before the sources of its streams are paused.
 const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
@@ -23,6 +29,8 @@ const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
 const WAITING_MAX: usize = 16 * 1024;
 /// Longest DATA payload that we take: a frame is decoded when it is complete, so this is what a cut frame costs in copies.
 const FRAME_BYTES_MAX: u16 = 16 * 1024;
+/// A node that did not know TLS is dialled without it for so long.
+const PLAIN_FOR: Duration = Duration::from_secs(10);
 /// Stands for the name of a node that does not know its own yet.
 const NODE_UNKNOWN: &str = "-";
 
@@ -30,6 +38,8 @@ const NODE_UNKNOWN: &str = "-";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HopState {
     Connecting,
+    /// The peer's machine has taken the connection; its proxy has yet to say who it is.
+    Handshake,
     /// The peer's HELLO is to come.
     Hello,
     Open,
@@ -49,6 +59,14 @@ pub(crate) struct Peer {
 pub(crate) struct Hop {
     /// The node that was dialled; None when the hop was accepted.
     pub(crate) node: Option<NodeIndex>,
+    /// For whose calls it was dialled, and the number of the certificate with which it was.
+    key: HopKey,
+    certificate: u64,
+    /// Who is at the other end of one that was accepted, and until when that is proved.
+    party: Party,
+    party_until: Time,
+    /// While whoever dialled has not said who it is.
+    stranger: Option<Stranger>,
     pub(crate) state: HopState,
     /// No new streams.
     is_draining: bool,
@@ -56,6 +74,8 @@ pub(crate) struct Hop {
     pub(crate) peer_node: Arc<str>,
     streams: FastMap<u32, ExchangeId>,
     last_stream: u32,
+    /// Until when the peer may take for its handshake and its HELLO; before the machine there has taken the connection, never.
+    hello_until: Time,
     /// Calls that wait for the hop to stand.
     waiting: Vec<ExchangeId>,
     pub(crate) blocked: Blocked,
@@ -67,7 +87,7 @@ pub(crate) struct Hop {
     silent_looks: u32,
     /// Bytes that the socket has taken, ever.
     pub(crate) written: u64,
-    /// Streams that the peer gives up. More than a second's worth are an attack (CVE-2023-44487 is HTTP/2's).
+    /// Streams of its own that the peer gives up. More than a second's worth are an attack (CVE-2023-44487 is HTTP/2's).
     resets: Pace,
 }
 
@@ -75,12 +95,18 @@ impl Hop {
     fn new(node: Option<NodeIndex>, state: HopState, now: Time) -> Box<Hop> {
         Box::new(Hop {
             node,
+            key: HopKey::Anyone,
+            certificate: 0,
+            party: Party::Anyone,
+            party_until: Time::NEVER,
+            stranger: None,
             state,
             is_draining: false,
             peer: Peer::default(),
             peer_node: NODE_UNKNOWN.into(),
             streams: FastMap::default(),
             last_stream: 0,
+            hello_until: Time::NEVER,
             waiting: Vec::new(),
             blocked: Blocked::default(),
             heard: now,
@@ -89,6 +115,11 @@ impl Hop {
             written: 0,
             resets: Pace::new(now),
         })
+    }
+
+    /// Who is at the other end of one that was accepted.
+    pub(crate) fn party(&self) -> &Party {
+        &self.party
     }
 
     /// Nothing is or will be on it.
@@ -121,9 +152,13 @@ impl Hop {
 }
 
 impl Core {
-    pub(crate) fn accept_hop(&mut self, peer: SocketAddr) -> ConnId {
-        let id = self.net.accept(Kind::Hop(Hop::new(None, HopState::Hello, self.now)), peer);
-        self.net.set_due(id, self.now + self.config.hop_hello_timeout);
+    pub(crate) fn accept_hop(&mut self, peer: SocketAddr, stranger: Stranger) -> ConnId {
+        let mut hop = Hop::new(None, HopState::Hello, self.now);
+        hop.stranger = Some(stranger);
+        hop.hello_until = self.now + self.config.hop_hello_timeout;
+        let until = hop.hello_until;
+        let id = self.net.accept(Kind::Hop(hop), peer);
+        self.net.set_due(id, until);
         self.say_hello(id);
         if self.draining.is_some() {
             self.tell_draining(id);
@@ -152,22 +187,100 @@ impl Core {
         }
     }
 
-    /// The hop that takes new streams to a node, dialled now if there is none. None when there is no address to dial.
-    pub(crate) fn hop_to(&mut self, node: NodeIndex) -> Option<ConnId> {
-        let state = self.nodes.get(node);
-        if let Some(id) = state.hop {
+    /// The hop that takes new streams to a node, for the calls of a service account, dialled now if there is none.
+    pub(crate) fn hop_to(&mut self, node: NodeIndex, account: AccountIndex) -> Result<ConnId, Reason> {
+        let (key, certificate) = self.cover(node, account).ok_or(Reason::NoIdentity)?;
+        if let Some(id) = self.nodes.get(node).hops.get(&key).copied() {
             let is_usable =
                 self.net.hop(id).is_some_and(|hop| !hop.is_draining && hop.last_stream < u32::MAX);
             if is_usable {
-                return Some(id);
+                return Ok(id);
             }
             self.retire_hop(id);
         }
-        let address = self.nodes.get(node).address()?;
-        let id = self.net.dial(Kind::Hop(Hop::new(Some(node), HopState::Connecting, self.now)), address);
+        let state = self.nodes.get(node);
+        let address = state.address().ok_or(Reason::ConnectFailed)?;
+        let secure = match key {
+            HopKey::Anyone => None,
+            HopKey::Of(account) => {
+                let caller = self.accounts.get(account).cloned();
+                Some(SecureDial { node: Arc::clone(&state.name), caller })
+            }
+        };
+        let mut hop = Hop::new(Some(node), HopState::Connecting, self.now);
+        (hop.key, hop.certificate) = (key, certificate);
+        let id = self.net.dial_with(Kind::Hop(hop), address, secure);
         self.net.set_due(id, self.now + self.config.hop_connect_timeout);
-        self.nodes.get_mut(node).hop = Some(id);
-        Some(id)
+        self.nodes.get_mut(node).hops.insert(key, id);
+        Ok(id)
+    }
+
+    /// Under whose name a hop for a service account's calls is made, and with which certificate. None: it may not be made.
+    fn cover(&self, node: NodeIndex, account: AccountIndex) -> Option<(HopKey, u64)> {
+        let (state, accounts) = (self.nodes.get(node), &self.accounts);
+        let is_strict = accounts.is_strict();
+        let has_tls = state.is_secure && accounts.has_any() && state.plain_until <= self.now;
+        if !has_tls && !is_strict {
+            return Some((HopKey::Anyone, 0));
+        }
+        let of = |account| Some((HopKey::Of(account), accounts.certificate(account)?));
+        // While not all have certificates, who has none goes as nobody.
+        of(account).or_else(|| if accounts.may_go_as_node() { of(AccountIndex::NODE) } else { None })
+    }
+
+    /// Hops that were made with certificates that there are no more, or without any where that is no longer allowed, take no new streams.
+    pub(crate) fn retire_stale_hops(&mut self) {
+        let Core { nodes, net, accounts, .. } = self;
+        let is_stale = |key: HopKey, certificate: u64| match key {
+            HopKey::Anyone => accounts.is_strict(),
+            HopKey::Of(account) => accounts.certificate(account) != Some(certificate),
+        };
+        let hops =
+            nodes.hops().filter(|(key, id)| net.hop(*id).is_some_and(|hop| is_stale(*key, hop.certificate)));
+        for (_, id) in hops.collect::<Vec<_>>() {
+            self.retire_hop(id);
+        }
+    }
+
+    /// Whether a hop that was not made with TLS is made without: whoever answered did not know it, and it need not.
+    pub(crate) fn may_go_without_tls(&self, hop: &Hop, kind: ErrorKind) -> bool {
+        let spoke_no_tls =
+            matches!(kind, ErrorKind::Unsupported | ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset);
+        spoke_no_tls && hop.key != HopKey::Anyone && !self.accounts.is_strict()
+    }
+
+    /// For a while the node is dialled without TLS; those who waited go that way.
+    pub(crate) fn go_without_tls(&mut self, id: ConnId, hop: Hop) {
+        let Some(node) = hop.node else { return };
+        let state = self.nodes.get_mut(node);
+        state.plain_until = self.now + PLAIN_FOR;
+        state.hops.remove(&hop.key);
+        for exchange in hop.waiting {
+            let Some(call) = self.exchanges.get(exchange) else { continue };
+            if call.target == Target::Waiting(id) {
+                self.place_again(exchange);
+            } else if call.late.is_some() {
+                self.reserve(exchange);
+            }
+        }
+    }
+
+    /// Who dialled a hop is known. A node is taken for itself only: whoever has another one's certificate has stolen it.
+    pub(crate) fn hop_identified(&mut self, id: ConnId, party: Party, until: Time) {
+        let Some(peer) = self.net.get(id).map(|conn| conn.peer.ip().to_canonical()) else { return };
+        let of_address = self.snapshot.foreign_addresses.get(&peer);
+        let is_another =
+            matches!((&party, of_address), (Party::Node(node), Some(of_address)) if node != of_address);
+        if is_another || until <= self.now {
+            let refusal = if is_another { Refusal::AnotherNode } else { Refusal::CertificateEnded };
+            self.refuse_hop(peer, refusal);
+            self.is_no_stranger(id);
+            return self.hop_lost(id, refusal.word());
+        }
+        if let Some(hop) = self.net.hop(id) {
+            (hop.party, hop.party_until) = (party, until);
+        }
+        self.is_no_stranger(id);
     }
 
     /// No new streams on this hop; it closes with its last one.
@@ -175,21 +288,28 @@ impl Core {
         let Some(hop) = self.net.hop(id) else { return };
         hop.is_draining = true;
         let is_unused = hop.is_unused();
-        if let Some(node) = hop.node
-            && self.nodes.get(node).hop == Some(id)
-        {
-            self.nodes.get_mut(node).hop = None;
+        if let Some(node) = hop.node {
+            let key = hop.key;
+            self.nodes.get_mut(node).forget_hop(key, id);
         }
         if is_unused {
             self.net.close_flushed(id);
         }
     }
 
+    /// The machine of the peer has taken the connection, which says nothing of the proxy there.
+    pub(crate) fn hop_reached(&mut self, id: ConnId) {
+        let until = self.now + self.config.hop_hello_timeout;
+        if let Some(hop) = self.net.hop(id).filter(|hop| hop.state == HopState::Connecting) {
+            (hop.state, hop.hello_until) = (HopState::Handshake, until);
+        }
+    }
+
     pub(crate) fn hop_connected(&mut self, id: ConnId) {
+        self.hop_reached(id);
         let Some(hop) = self.net.hop(id) else { return };
         hop.state = HopState::Hello;
         hop.heard = self.now;
-        self.net.set_due(id, self.now + self.config.hop_hello_timeout);
         self.say_hello(id);
     }
 
@@ -210,7 +330,11 @@ impl Core {
         hop.idle_since = now;
         let waiting = std::mem::take(&mut hop.waiting);
         let node = hop.node;
+        if node.is_none() {
+            self.tally.hops_by_party[hop.party.kind()].add(1);
+        }
         let peer_node = Arc::clone(&hop.peer_node);
+        self.is_no_stranger(id);
         self.net.set_due(id, now + self.config.hop_idle_timeout);
         if let Some(node) = node {
             self.nodes.get_mut(node).succeeded();
@@ -302,11 +426,12 @@ impl Core {
                 let address = self.net.get(id).map(|conn| conn.peer);
                 self.tally.hops_dialed.refused.add(1);
                 if let Some(address) = address {
-                    self.event(Event::DialFailed { address, kind: std::io::ErrorKind::TimedOut });
+                    self.event(Event::DialFailed { address, kind: ErrorKind::TimedOut });
                 }
                 return self.hop_lost(id, "connect-timeout");
             }
-            HopState::Hello => return self.hop_lost(id, "no-hello"),
+            HopState::Handshake | HopState::Hello if now < hop.hello_until => return self.hop_is_slow(id),
+            HopState::Handshake | HopState::Hello => return self.hop_lost(id, "no-hello"),
             HopState::Open => {}
         }
         if hop.streams.is_empty() {
@@ -332,6 +457,29 @@ impl Core {
         }
     }
 
+    /// The peer's machine is there and its proxy does not answer: it may be stopped for a while. Calls that have a better place
+    /// go there; for the others this is the only one, and they wait on.
+    fn hop_is_slow(&mut self, id: ConnId) {
+        let Core { nodes, net, .. } = self;
+        let Some(hop) = net.hop(id) else { return };
+        let (until, node) = (hop.hello_until, hop.node);
+        let waiting = std::mem::take(&mut hop.waiting);
+        net.set_due(id, until);
+        if let Some(node) = node {
+            nodes.get_mut(node).avoid_until(until);
+        }
+        let (leave, stay): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|call| {
+            let exchange = self.exchanges.get(*call);
+            exchange.is_some_and(|e| e.target == Target::Waiting(id)) && self.has_better_place(*call)
+        });
+        if let Some(hop) = self.net.hop(id) {
+            hop.waiting = stay;
+        }
+        for call in leave {
+            self.requeue(call, Reason::ConnectFailed, true);
+        }
+    }
+
     /// A hop is given up: its calls are placed again where that is safe.
     pub(crate) fn hop_lost(&mut self, id: ConnId, reason: &'static str) {
         if let Some((Kind::Hop(hop), _)) = self.net.forget(id) {
@@ -342,19 +490,20 @@ impl Core {
 
     /// What follows from a hop that the driver knows is gone.
     pub(crate) fn hop_is_gone(&mut self, id: ConnId, hop: Hop, reason: &'static str) {
-        let Hop { node, state, streams, waiting, peer_node, written, .. } = hop;
+        let Hop { node, key, stranger, state, streams, waiting, peer_node, written, .. } = hop;
+        if let Some(stranger) = stranger {
+            self.stranger_is_gone(stranger);
+        }
         self.tally.streams_open.sub(streams.len() as u64);
         if let Some(node) = node {
             let Core { nodes, random, now, .. } = self;
             let known = nodes.get_mut(node);
-            if known.hop == Some(id) {
-                known.hop = None;
-            }
+            known.forget_hop(key, id);
             if reason != "idle" && !(reason == "ended" && streams.is_empty()) {
                 known.failed(*now, random);
             }
             let name = Arc::clone(&known.name);
-            if state == HopState::Open {
+            if matches!(state, HopState::Hello | HopState::Open) {
                 self.event(Event::HopDown { node: name, reason, streams: streams.len() as u32 });
             }
         } else if state == HopState::Open && !streams.is_empty() {

@@ -1,5 +1,6 @@
 //! Who calls, judged from the address alone; what a caller writes is never looked at.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -32,14 +33,31 @@ impl Caller {
     }
 }
 
+/// Pods that are not behind their addresses any more, although the snapshot still has them there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Doubts {
+    /// Grows with every change in this process.
+    pub version: u64,
+    /// UID of the pod that an address is not. Of another pod at that address nothing is said.
+    pub pods: HashMap<IpAddr, Arc<str>>,
+}
+
+impl Doubts {
+    /// Whether this pod is not behind this address.
+    pub fn hold(&self, address: IpAddr, uid: &str) -> bool {
+        self.pods.get(&address).is_some_and(|doubted| **doubted == *uid)
+    }
+}
+
 /// Tells who calls from `peer`. `own` are further addresses of this process.
-pub fn identify(snapshot: &Snapshot, own: &[IpAddr], peer: IpAddr) -> Caller {
+pub fn identify(snapshot: &Snapshot, doubts: &Doubts, own: &[IpAddr], peer: IpAddr) -> Caller {
     let peer = peer.to_canonical();
     if snapshot.version == 0 {
         return Caller::Unknown;
     }
     if let Some(pod) = snapshot.neighbours.get(&peer) {
-        return Caller::Neighbour(Arc::clone(pod));
+        let is_doubted = doubts.hold(peer, &pod.uid);
+        return if is_doubted { Caller::Unknown } else { Caller::Neighbour(Arc::clone(pod)) };
     }
     if peer.is_loopback() || snapshot.node_addresses.contains(&peer) || own.contains(&peer) {
         return Caller::Node;
@@ -78,8 +96,18 @@ mod tests {
             ("10.0.0.2", Caller::Foreign),
             ("10.1.0.6", Caller::Unknown),
         ] {
-            assert_eq!(identify(&snapshot, &[ip("192.0.2.9")], ip(peer)), caller, "{peer}");
+            let own = [ip("192.0.2.9")];
+            assert_eq!(identify(&snapshot, &Doubts::default(), &own, ip(peer)), caller, "{peer}");
         }
-        assert_eq!(identify(&Snapshot::default(), &[], ip("127.0.0.1")), Caller::Unknown, "no snapshot yet");
+        let nothing = Snapshot::default();
+        let of_node = identify(&nothing, &Doubts::default(), &[], ip("127.0.0.1"));
+        assert_eq!(of_node, Caller::Unknown, "no snapshot yet");
+        for (uid, is_unknown) in [("u", true), ("older", false)] {
+            let doubts = Doubts { version: 1, pods: [(ip("10.1.0.5"), uid.into())].into() };
+            for peer in ["10.1.0.5", "::ffff:10.1.0.5"] {
+                let caller = identify(&snapshot, &doubts, &[], ip(peer));
+                assert_eq!(caller == Caller::Unknown, is_unknown, "{uid} {peer}");
+            }
+        }
     }
 }

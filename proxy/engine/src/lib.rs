@@ -7,8 +7,12 @@
 //! | [`core`] | one worker's state and the API towards whoever owns sockets and clock: [`core::Core`] |
 //! | [`snapshot`] | what a request is served by, swapped whole |
 //! | [`identify`] | who calls, from the address |
+//! | [`account`] | service accounts, and for which of them there are certificates |
 //! | [`route`] | name and port → Service, port; request head → rule |
 //! | [`rules`] | which rule of a route a request falls under, what it changes or answers |
+//! | [`policy`] | who may call what |
+//! | [`egress`] | what may be called outside the mesh |
+//! | `outside` | names of hosts there, and where they are |
 //! | [`adaptive`] | how many calls a pod takes, found out from how long they take |
 //! | [`affinity`] | which calls belong together, and which pod they lead to |
 //! | [`balance`] | which backend, which node, which pod |
@@ -19,11 +23,13 @@
 //! | [`retry`] | which calls are repeated, and the budget for that |
 //! | [`reply`] | our own answers: one table of reasons and statuses |
 //! | [`tally`] | counters that another thread may read |
+//! | [`told`] | what was said of whom, so that nobody fills the log |
 //! | [`deadline`] | time, and lazy deadlines |
 //!
 //! Inside, not public: connections of callers (`downstream`), of pods (`upstream`), of either when they speak HTTP/2 (`session`), of other
 //! neighbourhoods (`hop`), and the calls that join two of them (`exchange`).
 
+pub mod account;
 pub mod adaptive;
 pub mod affinity;
 pub mod balance;
@@ -34,14 +40,17 @@ mod connections;
 pub mod core;
 pub mod deadline;
 mod downstream;
+pub mod egress;
 mod exchange;
 mod grpc;
 mod hash;
 mod hop;
 pub mod identify;
 mod latency;
+mod outside;
 mod pace;
 mod plan;
+pub mod policy;
 pub mod queue;
 mod random;
 pub mod rate;
@@ -55,8 +64,10 @@ mod sim;
 pub mod snapshot;
 mod table;
 pub mod tally;
+pub mod told;
 mod upstream;
 
 pub use crate::config::CoreConfig;
-pub use crate::core::{Command, ConnId, Core, Event, Role};
+pub use crate::core::{Command, ConnId, Core, Event, Role, SecureDial};
 pub use crate::deadline::Time;
+pub use crate::outside::Unresolved;

@@ -16,15 +16,17 @@ use crate::deadline::Time;
 use crate::hash::{self, FastMap};
 use crate::hop::node::{NodeIndex, Nodes};
 use crate::latency::Latencies;
+use crate::outside::Outside;
 use crate::queue::{Limit, Queue};
 use crate::random::Random;
 use crate::rate::RateLimit;
 use crate::reply::Reason;
 use crate::retry::{Budgets, Hedge, Hedges, Retries, Retry};
 use crate::route::{Pod, Route, pick};
-use crate::rules::{NotAllowed, Pick, Rule, Rules, overridden};
+use crate::rules::{HeaderEdit, NotAllowed, Pick, Rule, Rules, overridden};
 use crate::snapshot::{
     Backend, Edits, NodeEndpoints, PodSlot, PortEndpoints, Protocol, RuleBackends, ServiceName, Snapshot,
+    Times,
 };
 use crate::tally::{Direction, ServiceTally, Tally};
 
@@ -33,6 +35,12 @@ const PLANS_MAX: usize = 4096;
 /// For calls from a hop of which the route has not come here yet.
 const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(1);
 const REQUEUES_DEFAULT: u32 = 1;
+/// For a connection to a host outside the mesh, which may be far.
+const CONNECT_TIMEOUT_OUTSIDE: Duration = Duration::from_secs(5);
+/// Further addresses of such a host that are tried.
+const REQUEUES_OUTSIDE: u32 = 3;
+/// What all hosts outside the mesh count as; no Service has no namespace.
+pub(crate) const OUTSIDE: &str = "egress";
 
 /// Pods of one node behind one backend.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +49,8 @@ pub(crate) struct Share {
     pub(crate) pods: u32,
     /// What tells the node from others, on every proxy alike.
     pub(crate) place: u64,
+    /// As many as there are, whether calls from here are meant for them or not.
+    pub(crate) pods_in_all: u32,
     /// Whether it is the own node.
     pub(crate) is_own: bool,
     /// Whether these are pods that calls from here are meant for; the others are asked when none of those can be.
@@ -150,11 +160,15 @@ pub(crate) struct Plan {
     pub(crate) connect_timeout: Duration,
     /// None: no limit.
     pub(crate) request_timeout: Option<Duration>,
+    /// A call in which nothing comes for so long is over; None: no limit.
+    pub(crate) idle_timeout: Option<Duration>,
     pub(crate) requeues: u32,
     /// What is spoken is no HTTP.
     pub(crate) is_opaque: bool,
     /// Which calls go to the same pod.
     pub(crate) affinity: Option<Affinity>,
+    /// See [`Service::affinity_load_percent`](crate::snapshot::Service::affinity_load_percent).
+    pub(crate) affinity_load_percent: u32,
     pub(crate) retries: Option<Retries>,
     pub(crate) hedges: Option<Hedges>,
     /// The limit on calls a second, and the rule that it is of.
@@ -168,6 +182,8 @@ pub(crate) struct Plan {
     pub(crate) mirror: Option<Mirror>,
     /// The route's rules, and the plan of each.
     pub(crate) rules: Option<Box<RulePlans>>,
+    /// The host outside the mesh that is called; its choice has no pods.
+    pub(crate) outside: Option<Box<Outside>>,
 }
 
 /// Copies of so many of a hundred calls.
@@ -192,6 +208,30 @@ type Again<'a> = (Option<&'a Retry>, Option<Hedge>);
 type Known = (Box<[Box<str>]>, Rc<Plan>);
 
 impl Plan {
+    /// For one choice, and nothing of what a route may say.
+    fn plain(choice: Choice, tally: Arc<ServiceTally>) -> Plan {
+        Plan {
+            choices: vec![choice],
+            overrides: 0,
+            connect_timeout: CONNECT_TIMEOUT_DEFAULT,
+            request_timeout: None,
+            idle_timeout: None,
+            requeues: REQUEUES_DEFAULT,
+            is_opaque: false,
+            affinity: None,
+            affinity_load_percent: 0,
+            retries: None,
+            hedges: None,
+            rate: None,
+            tally,
+            rule: None,
+            edits_max: (0, 0),
+            mirror: None,
+            rules: None,
+            outside: None,
+        }
+    }
+
     /// The plan for a request, and the rule that it falls under.
     #[inline]
     pub(crate) fn of<'p>(
@@ -273,15 +313,18 @@ pub(crate) fn outbound(
         let own = rule.and_then(|rule| Some((rule.rate_limit.clone()?, rule.name.clone())));
         own.or_else(|| Some((service.rate_limit.clone()?, Box::default())))
     };
-    let mut plan = |backends: &[Backend], (connect_ns, request_ns), (retry, hedge): Again<'_>| Plan {
+    let limit = |ns: u64| (ns > 0).then(|| Duration::from_nanos(ns));
+    let mut plan = |backends: &[Backend], times: Times, (retry, hedge): Again<'_>| Plan {
         choices: backends.iter().chain(&port.overrides).map(|b| choice(snapshot, b, nodes)).collect(),
         overrides: port.overrides.len(),
         edits_max: edits_max(backends),
-        connect_timeout: Duration::from_nanos(connect_ns),
-        request_timeout: (request_ns > 0).then(|| Duration::from_nanos(request_ns)),
+        connect_timeout: Duration::from_nanos(times.connect_ns),
+        request_timeout: limit(times.request_ns),
+        idle_timeout: limit(times.idle_ns),
         requeues: service.requeues,
         is_opaque: port.protocol == Protocol::Opaque,
         affinity: service.affinity.clone(),
+        affinity_load_percent: service.affinity_load_percent,
         retries: retry.map(|policy| budgets.retries(&service.name, policy, now)),
         hedges: hedge.map(|policy| budgets.hedges(&service.name, policy, now)),
         rate: rate(None),
@@ -289,8 +332,9 @@ pub(crate) fn outbound(
         rule: None,
         mirror: None,
         rules: None,
+        outside: None,
     };
-    let times = (service.connect_timeout_ns, service.request_timeout_ns);
+    let times = service.times;
     if let Some(pod) = &route.pod {
         let plan = plan(&[], times, (service.retry.as_ref(), None));
         return of_pod(snapshot, route, (pod, nodes), plan);
@@ -299,7 +343,7 @@ pub(crate) fn outbound(
     if !service.rules.is_empty() {
         let of_rules = service.rules.list().iter().zip(&port.of_rules);
         let plans = of_rules.map(|(rule, RuleBackends { backends, mirror })| {
-            let times = (rule.connect_timeout_ns, rule.request_timeout_ns);
+            let times = rule.times;
             let mirror = mirror.as_ref().map(|backend| {
                 let plan = plan(std::slice::from_ref(backend), times, (None, None));
                 let tally = of_all.service(&backend.service, Direction::Outbound);
@@ -328,6 +372,40 @@ fn of_pod(snapshot: &Snapshot, route: &Route, (pod, nodes): (&Pod, &mut Nodes), 
     let node = pod.at.is_usable.then(|| nodes.index(&pod.at.node));
     let choice = choice(snapshot, &backend, nodes).only(pod.at.address, node);
     Plan { choices: vec![choice], overrides: 0, affinity: None, ..plan }
+}
+
+/// Addresses of pods, and of whoever called them, are nobody's business outside.
+fn addresses_removed() -> Edits {
+    let request = HeaderEdit { remove: vec!["x-forwarded-for".into()], ..HeaderEdit::default() };
+    Edits { request, ..Edits::default() }
+}
+
+/// The plan for calls to a host outside the mesh.
+pub(crate) fn outside(host: Outside, tally: &Tally) -> Plan {
+    let service = ServiceName { namespace: "".into(), name: OUTSIDE.into() };
+    let choice = Choice {
+        weight: 1,
+        key: 0,
+        service: service.clone(),
+        port: host.port,
+        port_name: "".into(),
+        pod: None,
+        protocol: Protocol::Http,
+        shares: Vec::new(),
+        cumulative: Vec::new(),
+        pods: Vec::new(),
+        algorithm: Algorithm::default(),
+        queue: Arc::default(),
+        limit: None,
+        breaker: None,
+        edits: Some(Arc::new(addresses_removed())),
+    };
+    Plan {
+        connect_timeout: CONNECT_TIMEOUT_OUTSIDE,
+        requeues: REQUEUES_OUTSIDE,
+        outside: Some(Box::new(host)),
+        ..Plan::plain(choice, tally.service(&service, Direction::Outbound))
+    }
 }
 
 /// The plan of L2 for a destination that a hop named. None when no slice names it, or no route of the mesh: what is outside the mesh is
@@ -360,23 +438,15 @@ pub(crate) fn inbound(
         None => choice,
     };
     let service = snapshot.service(to.namespace, to.service);
+    let tally = tally.service(&backend.service, Direction::Inbound);
+    let plan = Plan::plain(choice, tally);
+    let Some(service) = service else { return Some(plan) };
     Some(Plan {
-        edits_max: (0, 0),
-        connect_timeout: service
-            .map_or(CONNECT_TIMEOUT_DEFAULT, |s| Duration::from_nanos(s.connect_timeout_ns)),
-        request_timeout: None,
-        requeues: service.map_or(REQUEUES_DEFAULT, |s| s.requeues),
-        tally: tally.service(&backend.service, Direction::Inbound),
-        choices: vec![choice],
-        overrides: 0,
-        is_opaque: false,
-        affinity: service.and_then(|service| service.affinity.clone()),
-        retries: None,
-        hedges: None,
-        rate: None,
-        rule: None,
-        mirror: None,
-        rules: None,
+        connect_timeout: Duration::from_nanos(service.times.connect_ns),
+        requeues: service.requeues,
+        affinity: service.affinity.clone(),
+        affinity_load_percent: service.affinity_load_percent,
+        ..plan
     })
 }
 
@@ -415,6 +485,7 @@ fn choice(snapshot: &Snapshot, backend: &Backend, nodes: &mut Nodes) -> Choice {
     let shares = near.into_iter().chain(far).map(|n| Share {
         node: nodes.index(&n.node),
         pods: if n.near > 0 { n.near } else { n.pods },
+        pods_in_all: n.pods,
         place: hash::of_texts(&[&n.node]),
         is_own: n.node == snapshot.node,
         is_near: n.near > 0,

@@ -287,8 +287,8 @@ impl Core {
             return Found::Nothing(Reason::PodsEjected);
         }
         if queue.waiting() == 0 {
-            let probes = pods.iter().filter(|pod| standing(exchange, pod) == Standing::Probe);
-            for pod in probes.filter(|pod| pod.health.begin_probe()) {
+            let probes: Vec<_> = pods.iter().filter(|pod| exchange.may_probe(pod, choice, now)).collect();
+            for pod in probes.into_iter().filter(|pod| pod.health.begin_probe()) {
                 if pod.acquire_below(pod.limit(concurrency)) {
                     exchange.is_probe = true;
                     return Found::Slot(Arc::clone(pod));
@@ -355,7 +355,11 @@ impl Core {
         match () {
             () if exchange.is_reservation => self.give_up_reservation(id, Reset::Unprocessed),
             () if exchange.deadline <= self.now => self.fail(id, Reason::Timeout),
-            () if exchange.origin.is_caller() => self.requeue(id, Reason::QueueTimeout, true),
+            () if exchange.origin.is_caller() => {
+                // What was due until now was the end of the wait.
+                self.set_attempt_due(id);
+                self.requeue(id, Reason::QueueTimeout, true);
+            }
             () => self.fail(id, Reason::QueueTimeout),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -38,6 +39,15 @@ pub enum RateKey {
     Source,
     /// The calling pod's service account.
     ServiceAccount,
+}
+
+/// Which connections of other neighbourhoods share a limit.
+#[derive(Clone, Copy, Debug, Hash)]
+pub(crate) enum Shared {
+    /// Those from one address.
+    Source(IpAddr),
+    /// Those from addresses that are no nodes'.
+    Others,
 }
 
 /// The state of all limits of a node; it lives on through snapshots.
@@ -80,6 +90,11 @@ impl Buckets {
         Ok(())
     }
 
+    /// Whether a connection of another neighbourhood is within a limit.
+    pub(crate) fn take_connection(&self, shared: Shared, limit: &RateLimit, now: Time) -> bool {
+        self.take(self.hasher.hash_one(shared), limit, now).is_ok()
+    }
+
     fn part(&self, key: u64) -> MutexGuard<'_, HashMap<u64, u64>> {
         self.parts[key as usize % PARTS].lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -89,7 +104,7 @@ impl Buckets {
         &self,
         limit: &RateLimit,
         (service, rule): (&ServiceName, &str),
-        (head, peer, caller): (&RequestHead<'_>, std::net::IpAddr, &Caller),
+        (head, peer, caller): (&RequestHead<'_>, IpAddr, &Caller),
     ) -> u64 {
         let mut hasher = self.hasher.build_hasher();
         (service, rule).hash(&mut hasher);

@@ -44,15 +44,21 @@ reasons! {
     /// The caller is not of this neighbourhood.
     NotANeighbour = 403 "not-a-neighbour" "this proxy serves the pods of its own node only",
     /// The authority is not the name of a mesh Service.
-    NotInMesh = 403 "not-in-mesh" "the host is no Service of the mesh",
+    NotInMesh = 403 "not-in-mesh" "the host is no Service of the mesh, and spec.egress of the ServiceMesh does not allow to call it",
+    /// An address that nobody calls through the mesh.
+    NeverCalled = 403 "never-called" "the address is loopback, link-local, a node's, the API server's or the mesh's own: pods do not call it through the mesh",
     /// The call asks for another Service than it may.
     OverrideNotAllowed = 403 "override-not-allowed" "vicino-route asks for a Service that is not among spec.overrides of the MeshRoute",
+    /// Policies do not let the caller do so.
+    PolicyDenied = 403 "policy-denied" "no MeshPolicy allows this call, one denies it, or the Service takes only callers that prove who they are",
     /// There is no such Service.
     NoSuchService = 404 "no-such-service" "the mesh has no Service of this name",
     /// The Service has no such port.
     NoSuchPort = 404 "no-such-port" "the Service has no such port",
     /// No rule of the route is about such a request.
     NoMatchingRule = 404 "no-matching-rule" "no rule of the route matches the request",
+    /// A host outside the mesh is not there.
+    NoSuchHost = 404 "no-such-host" "DNS has no address for the host",
     /// The head did not come in time.
     HeadTimeout = 408 "head-timeout" "the request's head did not come in time",
     /// More calls than the route lets through in a second.
@@ -65,6 +71,8 @@ reasons! {
     NoTunnelInHttp2 = 501 "no-tunnel-in-http2" "a tunnel begins with CONNECT in HTTP/1.1",
     /// The application closed before its response was complete.
     UpstreamClosed = 502 "upstream-closed" "the application closed the connection before it answered",
+    /// DNS was of no help.
+    NameFailed = 502 "name-failed" "DNS did not say where the host is",
     /// The application's response was malformed.
     BadResponse = 502 "bad-response" "the application's response is not valid HTTP",
     /// The other neighbourhood's proxy was lost with the call.
@@ -79,6 +87,8 @@ reasons! {
     PodsEjected = 503 "pods-ejected" "every pod has failed too often and is left out for now",
     /// No endpoint took a connection.
     ConnectFailed = 503 "connect-failed" "no endpoint of the Service took a connection",
+    /// In a strict mesh a call goes under the name of its caller only.
+    NoIdentity = 503 "no-identity" "the mesh is strict, and this node has no certificate of the caller's service account",
     /// All pods are at their limit, and so is the line of those who wait.
     QueueFull = 503 "queue-full" "every pod has as many calls as it takes, and as many wait as may",
     /// No pod was free in time.
@@ -112,6 +122,7 @@ impl Reason {
             Reset::Unprocessed | Reset::ConnectFailed => Reason::ConnectFailed,
             Reset::NoEndpoint => Reason::NoEndpoint,
             Reset::Ejected => Reason::PodsEjected,
+            Reset::Denied => Reason::PolicyDenied,
             Reset::UpstreamClosed => Reason::UpstreamClosed,
             Reset::BadResponse => Reason::BadResponse,
             Reset::Timeout | Reset::DeadlineExpired => Reason::Timeout,
@@ -128,6 +139,7 @@ impl Reason {
         match self {
             Reason::NoEndpoint | Reason::NoSuchService | Reason::NoSuchPort => Reset::NoEndpoint,
             Reason::PodsEjected => Reset::Ejected,
+            Reason::PolicyDenied | Reason::NoIdentity => Reset::Denied,
             Reason::ConnectFailed => Reset::ConnectFailed,
             Reason::UpstreamClosed => Reset::UpstreamClosed,
             Reason::BadResponse => Reset::BadResponse,

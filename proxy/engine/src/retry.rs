@@ -175,15 +175,23 @@ pub(crate) struct Hedges {
 impl Exchange {
     /// The policy under which it may be repeated after this status, the budget and the time apart.
     fn repeatable(&self, status: u16) -> Option<&Retries> {
+        self.may_be_repeated_by().filter(|retries| retries.policy.codes.contains(&status))
+    }
+
+    /// Whether there is a status after which it may be repeated.
+    pub(crate) fn may_be_repeated(&self) -> bool {
+        self.may_be_repeated_by().is_some()
+    }
+
+    fn may_be_repeated_by(&self) -> Option<&Retries> {
         let retries = self.plan.retries.as_ref()?;
         let policy = &retries.policy;
-        let is_worth_it = policy.codes.contains(&status)
-            && self.retries < policy.attempts
+        let may = self.retries < policy.attempts
             && (policy.is_for_any_method || self.method != Method::Other)
             && self.kind == Kind::Http
             && self.origin.is_caller()
             && self.is_replayable();
-        is_worth_it.then_some(retries)
+        may.then_some(retries)
     }
 }
 
@@ -218,8 +226,7 @@ impl Core {
         exchange.may_try_again = true;
         exchange.wait = Some(Wait { until, abort: None });
         self.detach(id, Reset::Cancelled);
-        // Before the deadline, as was seen above.
-        self.exchanges.set_due(id, until);
+        self.set_exchange_due(id);
         true
     }
 
@@ -230,19 +237,18 @@ impl Core {
         let attempt = if attempt_ns == 0 { Time::NEVER } else { self.now + Duration::from_nanos(attempt_ns) };
         let due = attempt.min(exchange.deadline);
         let hedge_at = exchange.hedge_time(self.now);
-        self.exchanges.set_due(id, due.min(hedge_at));
         if let Some(exchange) = self.exchanges.get_mut(id) {
             (exchange.attempt_due, exchange.hedge_at) = (due, hedge_at);
         }
+        self.set_exchange_due(id);
     }
 
     /// The head of a response came: what is left of the call has the time of the call.
     pub(crate) fn attempt_is_answered(&mut self, id: ExchangeId) {
-        let is_timed =
-            |exchange: &&Exchange| exchange.plan.retries.is_some() || exchange.plan.hedges.is_some();
-        let timed = self.exchanges.get(id).filter(is_timed);
-        if let Some(deadline) = timed.map(|exchange| exchange.deadline) {
-            self.exchanges.set_due(id, deadline);
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        if exchange.plan.retries.is_some() || exchange.plan.hedges.is_some() {
+            exchange.attempt_due = exchange.deadline;
+            self.set_exchange_due(id);
         }
     }
 }

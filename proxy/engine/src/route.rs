@@ -13,7 +13,7 @@ use crate::snapshot::{Backend, NamedPod, Service, ServicePort, Snapshot};
 pub const PORT_DEFAULT: u16 = 80;
 
 /// Longest DNS name, in bytes, its final dot included.
-const NAME_BYTES_MAX: usize = 254;
+pub(crate) const NAME_BYTES_MAX: usize = 254;
 
 /// What an authority names.
 #[derive(Clone, Debug)]
@@ -70,7 +70,7 @@ pub(crate) fn pick(rules: &Rules, head: &RequestHead<'_>) -> Result<Option<Pick>
 }
 
 /// What `authority` names for a caller of `namespace`: `web`, `web.demo`, `web.demo.svc`, `web.demo.svc.<cluster domain>` (a final dot
-/// and the case do not matter), a pod of that Service by its own name before these (`web-0.web`, as DNS has it for a StatefulSet), or a cluster IP; port 80 unless it says another.
+/// and the case do not matter; a Service of type ExternalName is the one that it stands for), a pod of that Service by its own name before these (`web-0.web`, as DNS has it for a StatefulSet), or a cluster IP; port 80 unless it says another.
 pub fn route(snapshot: &Snapshot, namespace: &str, authority: &str) -> Result<Route, Reason> {
     let authority = Authority::parse(authority).ok_or(Reason::NotInMesh)?;
     let port = authority.port.unwrap_or(PORT_DEFAULT);
@@ -87,13 +87,15 @@ pub fn route(snapshot: &Snapshot, namespace: &str, authority: &str) -> Result<Ro
         let host = host.strip_suffix('.').unwrap_or(host);
         // The resolver of a pod looks into its own namespace first.
         if let Some((pod, rest)) = host.split_once('.')
-            && let Ok(service) = named(snapshot, namespace, rest)
+            && let Some((namespace, name)) = service_name(snapshot, namespace, rest)
+            && let Some(service) = snapshot.service(namespace, name)
             && let Some(pod) = of_pod(snapshot, service, (port, pod))
         {
             let port_index = index(service).ok_or(Reason::NoSuchPort)?;
             return Ok(Route { service: Arc::clone(service), port_index, pod: Some(pod) });
         }
-        named(snapshot, namespace, host)?
+        let (namespace, name) = service_name(snapshot, namespace, host).ok_or(Reason::NotInMesh)?;
+        snapshot.service_or_alias(namespace, name).ok_or(Reason::NoSuchService)?
     };
     let port_index = index(service).ok_or(Reason::NoSuchPort)?;
     Ok(Route { service: Arc::clone(service), port_index, pod: None })
@@ -112,8 +114,12 @@ fn of_pod(snapshot: &Snapshot, service: &Service, (port, pod): (u16, &str)) -> O
     Some(Pod { name: Arc::clone(name), port_name: Arc::clone(port_name), at: at.clone() })
 }
 
-/// The Service of a name in lower case.
-fn named<'s>(snapshot: &'s Snapshot, namespace: &str, host: &str) -> Result<&'s Arc<Service>, Reason> {
+/// Namespace and name of the Service that a host in lower case names for a caller of `namespace`; None when it is no name of the cluster's.
+pub fn service_name<'h>(
+    snapshot: &Snapshot,
+    namespace: &'h str,
+    host: &'h str,
+) -> Option<(&'h str, &'h str)> {
     let (name, rest) = host.split_once('.').unwrap_or((host, ""));
     let (namespace, rest) = match rest.split_once('.') {
         _ if rest.is_empty() => (namespace, ""),
@@ -125,10 +131,25 @@ fn named<'s>(snapshot: &'s Snapshot, namespace: &str, host: &str) -> Result<&'s 
         Some(("svc", domain)) => domain.eq_ignore_ascii_case(&snapshot.cluster_domain),
         _ => false,
     };
-    if !is_cluster_name {
-        return Err(Reason::NotInMesh);
+    is_cluster_name.then_some((namespace, name))
+}
+
+/// What follows the last dot of a name; nothing when there is none.
+pub(crate) fn last_label(name: &str) -> &str {
+    name.rsplit_once('.').map_or("", |(_, last)| last)
+}
+
+/// Whether the resolver of a pod would find a name in lower case, which is no Service of the mesh, below the cluster's domain only.
+pub fn is_of_cluster_alone(snapshot: &Snapshot, name: &str) -> bool {
+    let domain = snapshot.cluster_domain.to_ascii_lowercase();
+    let rest = name.strip_suffix(&domain).and_then(|rest| rest.strip_suffix('.'));
+    let is_in_full = !domain.is_empty() && rest.is_some_and(|rest| matches!(last_label(rest), "svc" | "pod"));
+    match name.matches('.').count() {
+        0 => true,
+        _ if last_label(name) == "svc" => true,
+        1 => false,
+        _ => is_in_full,
     }
-    snapshot.service(namespace, name).ok_or(Reason::NoSuchService)
 }
 
 #[cfg(test)]
@@ -146,6 +167,12 @@ mod tests {
             names.insert(Arc::clone(&name.name), Arc::new(service));
             snapshot.cluster_ips.insert("10.96.0.7".parse().unwrap(), name);
         }
+        for (name, (namespace, to)) in
+            [("alias", ("shop", "web")), ("twice", ("demo", "alias")), ("loop", ("demo", "loop"))]
+        {
+            let to = ServiceName { namespace: namespace.into(), name: to.into() };
+            snapshot.aliases.entry("demo".into()).or_default().insert(name.into(), to);
+        }
         snapshot
     }
 
@@ -161,6 +188,10 @@ mod tests {
             ("web.demo.svc.cluster.local", Ok("demo/web:80")),
             ("web.demo.svc.Cluster.Local.:8080", Ok("demo/web:8080")),
             ("web.", Ok("demo/web:80")),
+            ("alias:443", Ok("shop/web:443")),
+            ("Twice.demo.svc.cluster.local:81", Ok("shop/web:81")),
+            ("alias", Err(Reason::NoSuchPort)),
+            ("loop", Err(Reason::NoSuchService)),
             ("10.96.0.7:81", Ok("shop/web:81")),
             ("[::ffff:10.96.0.7]:81", Ok("shop/web:81")),
             ("web.shop", Err(Reason::NoSuchPort)),
@@ -208,6 +239,8 @@ mod tests {
             ("demo", "web-0.web:81", Err(Reason::NoSuchPort)),
             ("shop", "web-0.web", Ok("web/web-0:80")),
             ("demo", "web-2.web", Err(Reason::NoSuchService)),
+            // DNS has no names below an alias.
+            ("demo", "web-0.alias", Err(Reason::NoSuchService)),
             ("demo", "web-0.web.demo.svc.other.local", Err(Reason::NotInMesh)),
             ("demo", "web-0", Err(Reason::NoSuchService)),
         ] {

@@ -12,6 +12,7 @@ use vicino_wire::head::{Header, RequestHead};
 use crate::random::Random;
 use crate::rate::RateLimit;
 use crate::retry::{Hedge, Retry};
+use crate::snapshot::Times;
 
 mod cors;
 mod edit;
@@ -35,16 +36,16 @@ pub struct Rules {
 pub struct Rule {
     /// For people; empty when it has none.
     pub name: Box<str>,
-    /// Nanoseconds that a connection may take to open.
-    pub connect_timeout_ns: u64,
-    /// Nanoseconds from head to the end of the response; 0 is no limit.
-    pub request_timeout_ns: u64,
+    /// How long things may take.
+    pub times: Times,
     /// How many calls a second each node lets through; None: as many as the route says.
     pub rate_limit: Option<RateLimit>,
     /// Which calls are repeated; None: none.
     pub retry: Option<Retry>,
     /// Which calls are sent once more when their answer takes long; None: none.
     pub hedge: Option<Hedge>,
+    /// Statuses of answers that are failures of a pod, in place of those of its breaker; None: its breaker's.
+    pub failures: Option<Box<[u16]>>,
     /// Of a hundred calls so many are sent to the mirror, too.
     pub mirror_percent: u8,
     /// Changes to the request's fields.
@@ -138,7 +139,7 @@ impl PathTest {
         PathTest::Prefix(text.strip_suffix('/').unwrap_or(text).into())
     }
 
-    fn is_met(&self, path: &str) -> bool {
+    pub(crate) fn is_met(&self, path: &str) -> bool {
         match self {
             PathTest::Exact(text) => **text == *path,
             PathTest::Prefix(text) => path
@@ -168,7 +169,7 @@ pub enum ValueTest {
 }
 
 impl ValueTest {
-    fn is_met(&self, value: &[u8]) -> bool {
+    pub(crate) fn is_met(&self, value: &[u8]) -> bool {
         match self {
             ValueTest::Exact(text) => text.as_bytes() == value,
             ValueTest::Regex(pattern) => pattern.regex.is_match(value),

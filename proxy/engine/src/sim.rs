@@ -15,13 +15,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use self::caller::ClientSim;
-pub(crate) use self::cluster::{SnapshotSpec, caller_ip, node_ip, pod_address};
+pub(crate) use self::cluster::{SnapshotSpec, caller_ip, node_ip, node_name, pod_address};
 pub(crate) use self::mux::{Mux, Said, fields};
 use self::pipe::Pipe;
 pub(crate) use self::pod::{ILL_CALLS, PodConn, Seen};
 use crate::CoreConfig;
-use crate::core::{Command, ConnId, Core, Event, Role};
+use crate::account::Party;
+use crate::core::{Command, ConnId, Core, Event, Role, SecureDial};
 use crate::deadline::Time;
+use crate::outside::Unresolved;
 use crate::queue::Queue;
 use crate::random::Random;
 use crate::snapshot::{PodSlot, Protocol};
@@ -48,8 +50,26 @@ struct Link {
     pipes: [Pipe; 2],
     /// When the dialled end learns what came of it.
     connects_at: Option<Time>,
+    /// When the handshake is over, once the peer's proxy has taken part in it.
+    opens_at: Option<Time>,
     is_told_end: [bool; 2],
     address: SocketAddr,
+    /// With TLS, as whom.
+    secure: Option<SecureDial>,
+}
+
+/// When, to which node, for which names, what.
+type Answer = (Time, usize, Arc<[Box<str>]>, Result<(Vec<IpAddr>, Duration), Unresolved>);
+
+/// What DNS knows.
+#[derive(Debug, Default)]
+pub(crate) struct Dns {
+    /// Hosts outside, by name with a final dot.
+    pub(crate) hosts: BTreeMap<String, Vec<IpAddr>>,
+    /// It never answers.
+    pub(crate) is_silent: bool,
+    /// What it will have said, when and to which node.
+    answers: Vec<Answer>,
 }
 
 /// One neighbourhood.
@@ -96,6 +116,12 @@ pub(crate) struct World {
     pub(crate) listeners: BTreeMap<SocketAddr, Listener>,
     /// What pods saw.
     pub(crate) seen: Vec<Seen>,
+    pub(crate) dns: Dns,
+    /// Nodes that do not speak TLS, whatever is said of them.
+    pub(crate) without_tls: BTreeSet<usize>,
+    /// What diallers with TLS show instead of whom they dial for, and until when it is good.
+    pub(crate) claims: Option<Party>,
+    pub(crate) proved_until: Time,
     links: Vec<Link>,
     /// Grows when a caller or a pod sees something.
     news: u64,
@@ -121,6 +147,10 @@ impl World {
             pods: Vec::new(),
             listeners: BTreeMap::new(),
             seen: Vec::new(),
+            dns: Dns::default(),
+            without_tls: BTreeSet::new(),
+            claims: None,
+            proved_until: Time::NEVER,
             links: Vec::new(),
             news: 0,
             snapshot: SnapshotSpec {
@@ -132,16 +162,23 @@ impl World {
                 near: BTreeMap::new(),
                 protocols: BTreeMap::new(),
                 node_local: BTreeSet::new(),
+                pods: BTreeMap::new(),
+                policies: Arc::default(),
+                egress: Arc::default(),
+                is_strict: false,
+                secure: BTreeSet::new(),
                 not_ready: BTreeSet::new(),
                 twins: BTreeMap::new(),
                 l2_ports: BTreeMap::new(),
                 request_timeout: Duration::from_secs(30),
+                idle_timeout: Duration::ZERO,
                 connect_timeout: Duration::from_secs(1),
                 requeues: 2,
                 retry: None,
                 hedge: None,
                 concurrency: None,
                 affinity: None,
+                affinity_load_percent: 0,
                 edits: BTreeMap::new(),
                 mirrors: BTreeMap::new(),
                 overrides: Vec::new(),
@@ -214,7 +251,8 @@ impl World {
 
     fn next_time(&self) -> Option<Time> {
         let pipes = self.links.iter().flat_map(|link| link.pipes.iter().filter_map(|p| p.next(self.now)));
-        let connects = self.links.iter().filter_map(|link| link.connects_at);
+        let connects = self.links.iter().flat_map(|link| [link.connects_at, link.opens_at]).flatten();
+        let connects = connects.chain(self.dns.answers.iter().map(|(at, ..)| *at));
         let live = self.nodes.iter().filter(|node| !node.is_frozen);
         let deadlines = live.filter_map(|node| node.core.next_deadline());
         let pods = self.pods.iter().filter_map(PodConn::next);
@@ -230,7 +268,13 @@ impl World {
                     link.is_some_and(|link| self.links[link].pipes[self.side(link, i, **id)].has_room())
                 })
             });
+        // So may whoever reads again what has come meanwhile.
+        let readers = self
+            .clients
+            .iter()
+            .filter(|c| !c.is_closed && !c.is_stalled && self.links[c.link].pipes[1].readable() > 0);
         let writers = clients.map(|_| self.now).chain(blocked.map(|_| self.now));
+        let writers = writers.chain(readers.map(|_| self.now));
         let bells = self.nodes.iter().filter(|node| node.core.mailbox.has_mail()).map(|_| self.now);
         let pipes = pipes.chain(writers).chain(bells);
         pipes.chain(connects).chain(deadlines).chain(pods).min().map(|next| next.max(self.now))
@@ -250,6 +294,17 @@ impl World {
                 self.links[link].connects_at = None;
                 self.connect(link);
             }
+            if self.links[link].opens_at.is_some_and(|at| at <= now) {
+                self.links[link].opens_at = None;
+                if let End::Core(node, id) = self.links[link].ends[0] {
+                    let local = SocketAddr::new(self.nodes[node].ip, 50_000);
+                    self.nodes[node].core.connected(id, local, now);
+                }
+            }
+        }
+        let now = self.now;
+        for (_, node, names, found) in self.dns.answers.extract_if(.., |(at, ..)| *at <= now) {
+            self.nodes[node].core.resolved(&names, found, now);
         }
         for client in 0..self.clients.len() {
             self.client_turn(client);
@@ -315,12 +370,22 @@ impl World {
                 self.pods.push(PodConn::new(link, address));
                 self.nodes[node].core.connected(id, local, now);
             }
+            Listener::Core(to, _) if self.links[link].secure.is_some() && self.without_tls.contains(&to) => {
+                self.nodes[node].links.remove(&id);
+                self.links[link].ends[0] = End::Nobody;
+                self.nodes[node].core.connect_failed(id, ErrorKind::Unsupported, now);
+            }
             Listener::Core(to, role) => {
                 self.nodes[to].backlog.push((link, role));
+                // A kernel takes connections for a process that stands still; who that is only the process can prove.
+                let core = &mut self.nodes[node].core;
+                match self.links[link].secure {
+                    Some(_) => core.reached(id, now),
+                    None => core.connected(id, local, now),
+                }
                 if !self.nodes[to].is_frozen {
                     self.accept(to);
                 }
-                self.nodes[node].core.connected(id, local, now);
             }
         }
     }
@@ -335,6 +400,15 @@ impl World {
             let taken = self.nodes[node].core.accepted(role, peer, address, now).expect("below the limit");
             self.nodes[node].links.insert(taken, link);
             self.links[link].ends[1] = End::Core(node, taken);
+            if let Some(dial) = &self.links[link].secure {
+                let own = || Party::Node(node_name(from).into());
+                let party = self
+                    .claims
+                    .clone()
+                    .unwrap_or_else(|| dial.caller.clone().map_or_else(own, Party::Workload));
+                self.nodes[node].core.identified(taken, party, self.proved_until, now);
+                self.links[link].opens_at = Some(now + self.latency());
+            }
         }
     }
 
@@ -354,7 +428,7 @@ impl World {
             self.read(node, id);
         }
         if self.nodes[node].core.next_deadline().is_some_and(|due| due <= now) {
-            self.nodes[node].core.fire(now);
+            self.nodes[node].core.fire(now, now);
         }
         let mut blocked: Vec<ConnId> = std::mem::take(&mut self.nodes[node].unwritten).into_iter().collect();
         loop {
@@ -368,7 +442,7 @@ impl World {
                 break;
             }
             for command in commands {
-                self.obey(node, command);
+                self.obey(node, &command);
             }
             for id in resumed {
                 self.read(node, id);
@@ -386,7 +460,7 @@ impl World {
     pub(crate) fn thaw(&mut self, node: usize) {
         self.nodes[node].is_frozen = false;
         let now = self.now;
-        self.nodes[node].core.fire(now);
+        self.nodes[node].core.fire(now, now);
         self.turn(node);
     }
 
@@ -441,20 +515,31 @@ impl World {
         }
     }
 
-    fn obey(&mut self, node: usize, command: Command) {
+    fn obey(&mut self, node: usize, command: &Command) {
         let now = self.now;
         let latency = self.latency();
-        match command {
-            Command::Connect { id, address } => {
+        match command.clone() {
+            Command::Connect { id, address, secure } => {
                 self.nodes[node].links.insert(id, self.links.len());
                 let silent = matches!(self.listeners.get(&address), Some(Listener::Silent));
                 self.links.push(Link {
                     ends: [End::Core(node, id), End::Nobody],
                     pipes: Default::default(),
                     connects_at: (!silent).then(|| now + latency + latency),
+                    opens_at: None,
                     is_told_end: [false; 2],
                     address,
+                    secure,
                 });
+            }
+            Command::Resolve { .. } if self.dns.is_silent => {}
+            Command::Resolve { names } => {
+                let mut known = names.iter().map(|name| self.dns.hosts.get(&**name));
+                let found = match known.find_map(|found| found) {
+                    Some(addresses) => Ok((addresses.clone(), Duration::from_secs(30))),
+                    None => Err(Unresolved::NoSuchName),
+                };
+                self.dns.answers.push((now + latency + latency, node, names, found));
             }
             Command::ShutdownWrite { id } => {
                 let Some(link) = self.nodes[node].links.get(&id).copied() else { return };

@@ -9,11 +9,16 @@ use crate::adaptive::{Adaptive, AdaptiveLimit};
 use crate::affinity::Affinity;
 use crate::balance::Algorithm;
 use crate::breaker::{Breaker, Health};
+use crate::egress::Egress;
 use crate::latency::SharedLatency;
+use crate::policy::Policies;
 use crate::queue::Queue;
 use crate::rate::{Buckets, RateLimit};
 use crate::retry::{Hedge, Retry};
 use crate::rules::{HeaderEdit, Rules};
+
+/// A name that stands for one that stands for another, and so on, is followed so far, as resolvers of DNS do with CNAME.
+const ALIASES_MAX: usize = 8;
 
 /// Name of a Service with its namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,8 +40,14 @@ pub struct Snapshot {
     pub node_addresses: Vec<IpAddr>,
     /// DNS domain of the cluster, for example `cluster.local`.
     pub cluster_domain: Arc<str>,
+    /// Trust domain of the mesh's identities.
+    pub trust_domain: Arc<str>,
+    /// Hops without TLS are neither made nor taken.
+    pub is_strict: bool,
     /// Routes by namespace, then Service name (two levels, so that a lookup needs no allocation).
     pub services: HashMap<Arc<str>, HashMap<Arc<str>, Arc<Service>>>,
+    /// Services that others are another name for (type ExternalName), by namespace, then name.
+    pub aliases: HashMap<Arc<str>, HashMap<Arc<str>, ServiceName>>,
     /// Endpoints by namespace, then Service name.
     pub endpoints: HashMap<Arc<str>, HashMap<Arc<str>, Arc<EndpointSet>>>,
     /// The other neighbourhoods and the own one, by name.
@@ -47,6 +58,10 @@ pub struct Snapshot {
     pub foreign_addresses: HashMap<IpAddr, Arc<str>>,
     /// What limits have let through so far. The same object in all snapshots of a process.
     pub buckets: Arc<Buckets>,
+    /// Who may call what.
+    pub policies: Arc<Policies>,
+    /// What may be called outside the mesh.
+    pub egress: Arc<Egress>,
     /// Services by cluster IP, for calls that name one instead of a Service.
     pub cluster_ips: HashMap<IpAddr, ServiceName>,
 }
@@ -58,10 +73,8 @@ pub struct Service {
     pub name: ServiceName,
     /// Ports that may be called.
     pub ports: Vec<ServicePort>,
-    /// Nanoseconds that a connection may take to open.
-    pub connect_timeout_ns: u64,
-    /// Nanoseconds from head to the end of the response; 0 is no limit.
-    pub request_timeout_ns: u64,
+    /// How long things may take.
+    pub times: Times,
     /// How often a call of which nothing was sent to an application may be placed again.
     pub requeues: u32,
     /// Which calls are repeated; None: none.
@@ -70,6 +83,8 @@ pub struct Service {
     pub hedge: Option<Hedge>,
     /// Which calls go to the same pod; None: each goes where there is room.
     pub affinity: Option<Affinity>,
+    /// A pod that has more calls than this percentage of the average has no further ones by affinity; 0: whatever it has.
+    pub affinity_load_percent: u32,
     /// By what its nodes and pods are chosen.
     pub algorithm: Algorithm,
     /// How many calls its pods take at a time; None: as many as come.
@@ -80,6 +95,19 @@ pub struct Service {
     pub breaker: Option<Breaker>,
     /// What some of the calls get instead.
     pub rules: Rules,
+    /// Its pods take nothing over hops without TLS, whatever the mesh says.
+    pub is_strict: bool,
+}
+
+/// How long things may take, in nanoseconds; 0 is no limit, but for connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// For a connection to open.
+    pub connect_ns: u64,
+    /// From head to the end of the response.
+    pub request_ns: u64,
+    /// Without anything of the call from either side, also in tunnels and after a switch of protocols.
+    pub idle_ns: u64,
 }
 
 /// How many calls a pod takes at a time, and how the others wait, on the pod's node.
@@ -285,6 +313,8 @@ pub struct Node {
     pub zone: Arc<str>,
     /// Whether its proxy is ready.
     pub ready: bool,
+    /// Whether its L2 takes TLS.
+    pub secure: bool,
 }
 
 /// A pod of the own neighbourhood.
@@ -306,6 +336,24 @@ impl Snapshot {
         self.services.get(namespace)?.get(name)
     }
 
+    /// The route that calls to a name get: the Service's of that name, or of the one that it is another name for.
+    pub fn service_or_alias(&self, namespace: &str, name: &str) -> Option<&Arc<Service>> {
+        let (mut namespace, mut name) = (namespace, name);
+        for _ in 0..=ALIASES_MAX {
+            if let Some(service) = self.service(namespace, name) {
+                return Some(service);
+            }
+            let alias = self.alias(namespace, name)?;
+            (namespace, name) = (&alias.namespace, &alias.name);
+        }
+        None
+    }
+
+    /// The Service that one of this name is another name for.
+    pub fn alias(&self, namespace: &str, name: &str) -> Option<&ServiceName> {
+        self.aliases.get(namespace)?.get(name)
+    }
+
     /// Whether a Service has a route, or is a backend of one.
     pub fn carries(&self, namespace: &str, name: &str) -> bool {
         let is_it =
@@ -317,6 +365,20 @@ impl Snapshot {
         // Most are found at once; the others are looked for once under each snapshot.
         own.is_some_and(|services| services.contains_key(name) || names_it(services))
             || self.services.values().any(names_it)
+    }
+
+    /// The number of a Service's port of this name in EndpointSlices, as far as a route says it.
+    pub fn port_number(&self, namespace: &str, name: &str, port_name: &str) -> Option<u16> {
+        let is_it = |backend: &&Backend| {
+            *backend.service.name == *name
+                && *backend.service.namespace == *namespace
+                && *backend.port_name == *port_name
+        };
+        let of = |service: &Arc<Service>| {
+            service.ports.iter().flat_map(ServicePort::all_backends).find(is_it).map(|backend| backend.port)
+        };
+        let own = self.service(namespace, name).and_then(of);
+        own.or_else(|| self.services.values().flat_map(HashMap::values).find_map(of))
     }
 
     /// Usable endpoints of one port of a Service.

@@ -1,8 +1,11 @@
 //! Counters that one worker writes and any thread may read; no labels, no text: whoever publishes them names them.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::account::Party;
+use crate::policy::Policy;
 use crate::reply::Reason;
 use crate::snapshot::ServiceName;
 
@@ -27,6 +30,9 @@ pub const DURATION_BOUNDS_NS: [u64; 15] = [
 
 /// Most Services that one worker counts apart, for each direction; calls to further ones are counted under an empty name.
 pub const SERVICES_MAX: usize = 10_000;
+
+/// Most policies that one worker counts apart; calls that further ones refuse are counted under [`PolicyName::other`].
+pub const POLICIES_MAX: usize = 500;
 
 /// A number that one thread writes (no locked instruction) and any thread reads.
 #[derive(Debug, Default)]
@@ -68,6 +74,36 @@ pub struct ConnectionTally {
     pub bytes_out: Counter,
     /// Not taken because of a limit, or not connected.
     pub refused: Counter,
+}
+
+/// Why a connection of another neighbourhood was not taken, or not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A pod of the own neighbourhood dialled.
+    NotAProxy,
+    /// There are as many as there may be.
+    Connections,
+    /// Too many of that source, or of those that are no nodes, have not said who they are.
+    Strangers,
+    /// They come too often from there.
+    Rate,
+    /// It ended, or its time did, before it had said who it is.
+    Unknown,
+    /// It shows the certificate of another node.
+    AnotherNode,
+    /// It shows a certificate that has ended.
+    CertificateEnded,
+}
+
+impl Refusal {
+    /// The words of all, in their order.
+    pub const WORDS: [&str; 7] =
+        ["not-a-proxy", "connections", "strangers", "rate", "unknown", "another-node", "certificate-ended"];
+
+    /// A bounded word for metrics and logs.
+    pub fn word(self) -> &'static str {
+        Self::WORDS[self as usize]
+    }
 }
 
 /// Which side of a call a proxy was.
@@ -126,6 +162,38 @@ impl ServiceTally {
     }
 }
 
+/// By what a call was refused: a policy, or else, without a namespace, a word.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PolicyName {
+    /// Namespace of the policy; empty when it is none.
+    pub namespace: Arc<str>,
+    /// Its name, or the word.
+    pub name: Arc<str>,
+}
+
+impl PolicyName {
+    fn of(policy: Option<&Policy>) -> Self {
+        policy.map_or_else(
+            || PolicyName { namespace: "".into(), name: "default".into() },
+            |policy| PolicyName { namespace: policy.namespace.clone(), name: policy.name.clone() },
+        )
+    }
+
+    /// All policies that are not counted apart.
+    pub fn other() -> Self {
+        PolicyName { namespace: "".into(), name: "other".into() }
+    }
+}
+
+/// Calls that one policy, or the mesh's default, was against.
+#[derive(Debug, Default)]
+pub struct PolicyTally {
+    /// Refused.
+    pub denied: Counter,
+    /// Let pass, since it decides nothing.
+    pub audited: Counter,
+}
+
 /// Everything that one worker counts.
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -137,12 +205,18 @@ pub struct Tally {
     pub hops_dialed: ConnectionTally,
     /// Hops that were accepted.
     pub hops_accepted: ConnectionTally,
+    /// Of those, the ones that stood, by who is at the other end.
+    pub hops_by_party: [Counter; Party::WORDS.len()],
+    /// Of those that were accepted, the ones that were not taken or kept, in the order of [`Refusal::WORDS`].
+    pub hop_refusals: [Counter; Refusal::WORDS.len()],
     /// Streams open now, dialled and accepted.
     pub streams_open: Counter,
     /// Streams opened ever.
     pub streams: Counter,
     /// Calls placed again at another endpoint.
     pub requeues: Counter,
+    /// Calls that policies in audit would have decided otherwise.
+    pub policy_audits: Counter,
     /// Calls placed again because an idle connection had died.
     pub stale_retries: Counter,
     /// Calls repeated because an attempt failed.
@@ -168,10 +242,29 @@ pub struct Tally {
     /// Callers whose request waits for their being known.
     pub held: Counter,
     /// Own answers by reason, in the order of [`Reason::ALL`].
-    pub replies: [Counter; Reason::ALL.len()],
+    pub replies: ByReason,
     /// Bytes in buffers, looked at once a second at most, when something else is due.
     pub buffered: Counter,
     services: Mutex<Vec<Arc<ServiceTally>>>,
+    policies: Mutex<BTreeMap<PolicyName, Arc<PolicyTally>>>,
+}
+
+/// A counter for each reason.
+#[derive(Debug)]
+pub struct ByReason([Counter; Reason::ALL.len()]);
+
+impl Default for ByReason {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl std::ops::Deref for ByReason {
+    type Target = [Counter];
+
+    fn deref(&self) -> &[Counter] {
+        &self.0
+    }
 }
 
 impl Tally {
@@ -202,6 +295,23 @@ impl Tally {
         block
     }
 
+    /// Every policy that was against a call so far.
+    pub fn policies(&self) -> BTreeMap<PolicyName, Arc<PolicyTally>> {
+        self.policies.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counts a call that a policy, or the mesh's default, is against. Takes a lock that only readers of the counters share.
+    pub(crate) fn policy(&self, policy: Option<&Policy>, is_audit: bool) {
+        let mut policies = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut name = PolicyName::of(policy);
+        if policies.len() >= POLICIES_MAX && !policies.contains_key(&name) {
+            name = PolicyName::other();
+        }
+        let tally = policies.entry(name).or_default();
+        let counter = if is_audit { &tally.audited } else { &tally.denied };
+        counter.add(1);
+    }
+
     pub(crate) fn reply(&self, reason: Reason) {
         self.replies[reason as usize].add(1);
     }
@@ -210,6 +320,29 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn policies_beyond_the_bound_are_counted_together() {
+        let tally = Tally::default();
+        let policy = |i: usize| Policy {
+            namespace: "demo".into(),
+            name: format!("p{i}").into(),
+            is_audit: false,
+            target: crate::policy::Target::Namespace,
+            rules: Vec::new(),
+        };
+        tally.policy(None, false);
+        for i in 0..POLICIES_MAX + 9 {
+            tally.policy(Some(&policy(i)), false);
+            tally.policy(Some(&policy(i)), true);
+        }
+        let all = tally.policies();
+        let counts = |name: &PolicyName| (all[name].denied.get(), all[name].audited.get());
+        assert_eq!(all.len(), POLICIES_MAX + 1);
+        assert_eq!(counts(&PolicyName::of(Some(&policy(0)))), (1, 1));
+        assert_eq!(counts(&PolicyName::of(None)), (1, 0));
+        assert_eq!(counts(&PolicyName::other()), (10, 10));
+    }
 
     #[test]
     fn a_finished_call_is_in_one_class_and_one_bucket() {

@@ -64,6 +64,12 @@ struct Pool {
     sessions: Vec<ConnId>,
 }
 
+impl Pool {
+    fn of(slot: &Arc<PodSlot>) -> Pool {
+        Pool { _slot: Arc::clone(slot), idle: Vec::new(), sessions: Vec::new() }
+    }
+}
+
 /// Connections to pods that the snapshot no longer has.
 #[derive(Debug, Default)]
 pub(crate) struct Gone {
@@ -76,17 +82,21 @@ fn key(slot: &Arc<PodSlot>) -> usize {
 }
 
 impl Pools {
-    /// Takes over the pods of a snapshot. Returns the connections of those that went which no call has to itself.
-    pub(crate) fn update(&mut self, snapshot: &Snapshot) -> Gone {
+    /// Takes over the pods of a snapshot, and hosts outside the mesh. Returns the connections of those that went which no call has to itself.
+    pub(crate) fn update<'a>(
+        &mut self,
+        snapshot: &'a Snapshot,
+        outside: impl Iterator<Item = &'a Arc<PodSlot>>,
+    ) -> Gone {
         let mut by_slot: FastMap<usize, Pool> = FastMap::default();
         let sets = snapshot.endpoints.values().flat_map(|services| services.values());
-        for slot in sets.flat_map(|set| set.ports.values()).flat_map(|port| &port.local) {
+        let pods = sets.flat_map(|set| set.ports.values()).flat_map(|port| &port.local);
+        for slot in pods.chain(outside) {
             let key = key(slot);
             if by_slot.contains_key(&key) {
                 continue;
             }
-            let new = || Pool { _slot: Arc::clone(slot), idle: Vec::new(), sessions: Vec::new() };
-            let pool = self.by_slot.remove(&key).unwrap_or_else(new);
+            let pool = self.by_slot.remove(&key).unwrap_or_else(|| Pool::of(slot));
             by_slot.insert(key, pool);
         }
         let mut gone = Gone::default();
@@ -95,6 +105,21 @@ impl Pools {
             gone.sessions.extend(pool.sessions);
         }
         gone
+    }
+
+    /// Keeps connections to a host outside the mesh.
+    pub(crate) fn keep(&mut self, slot: &Arc<PodSlot>) {
+        self.by_slot.entry(key(slot)).or_insert_with(|| Pool::of(slot));
+    }
+
+    /// Keeps none any more when none is kept. Whether that is so.
+    pub(crate) fn let_go(&mut self, slot: &Arc<PodSlot>) -> bool {
+        let is_unused = |pool: &Pool| pool.idle.is_empty() && pool.sessions.is_empty();
+        let is_let_go = self.by_slot.get(&key(slot)).is_none_or(is_unused);
+        if is_let_go {
+            self.by_slot.remove(&key(slot));
+        }
+        is_let_go
     }
 
     /// The connections to a pod that speak HTTP/2.
@@ -106,6 +131,11 @@ impl Pools {
     pub(crate) fn add_session(&mut self, slot: &Arc<PodSlot>, id: ConnId) -> bool {
         let pool = self.by_slot.get_mut(&key(slot));
         pool.map(|pool| pool.sessions.push(id)).is_some()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_slot.values().all(|pool| pool.idle.is_empty() && pool.sessions.is_empty())
     }
 
     pub(crate) fn remove(&mut self, slot: &Arc<PodSlot>, id: ConnId) {
@@ -323,27 +353,27 @@ impl Core {
     fn pod_body(&mut self, id: ConnId, buf: &[u8]) -> usize {
         let Some(exchange) = self.net.pod(id).and_then(|pod| pod.exchange) else { return buf.len() };
         let allowance = self.response_allowance(exchange);
-        if allowance == 0 {
-            self.net.pause(id);
-            return 0;
-        }
         let Some(pod) = self.net.pod(id) else { return buf.len() };
         let step = decode_body(&mut pod.decoder, buf, allowance);
         let is_end = pod.decoder.is_ended();
         match step {
-            Ok((Body::Data(data), used)) => {
+            Ok(None) => {
+                self.net.pause(id);
+                0
+            }
+            Ok(Some((Body::Data(data), used))) => {
                 self.respond_data(exchange, data, is_end);
                 used
             }
-            Ok((Body::Trailers(trailers), used)) => {
+            Ok(Some((Body::Trailers(trailers), used))) => {
                 self.respond_end(exchange, trailers);
                 used
             }
-            Ok((Body::End, used)) => {
+            Ok(Some((Body::End, used))) => {
                 self.respond_end(exchange, Headers::default());
                 used
             }
-            Ok((Body::More, used)) => used,
+            Ok(Some((Body::More, used))) => used,
             Err(_) => {
                 self.fail(exchange, Reason::BadResponse);
                 buf.len()

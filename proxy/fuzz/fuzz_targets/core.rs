@@ -9,17 +9,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
+use vicino_engine::egress::Egress;
 use vicino_engine::snapshot::{
     Backend, EndpointSet, Neighbour, Node, NodeEndpoints, PodSlot, PortEndpoints, Service, ServiceName,
-    ServicePort, Snapshot,
+    ServicePort, Snapshot, Times,
 };
 use vicino_engine::{Command, ConnId, Core, CoreConfig, Role, Time};
 
 const CALLER: [u8; 4] = [10, 2, 0, 1];
 const OTHER_NODE: [u8; 4] = [10, 0, 0, 2];
+const OUTSIDE: [u8; 4] = [198, 51, 100, 7];
 const POD: ([u8; 4], u16) = ([10, 1, 0, 1], 8080);
 
-/// `web` has a pod here and one on another node.
+/// `web` has a pod here and one on another node; everything outside may be called.
 fn snapshot() -> Snapshot {
     let name = ServiceName { namespace: "demo".into(), name: "web".into() };
     let backend = Backend {
@@ -33,8 +35,7 @@ fn snapshot() -> Snapshot {
     let service = Service {
         name: name.clone(),
         ports: vec![ServicePort { port: 80, backends: vec![backend], ..ServicePort::default() }],
-        connect_timeout_ns: 1_000_000_000,
-        request_timeout_ns: 5_000_000_000,
+        times: Times { connect_ns: 1_000_000_000, request_ns: 5_000_000_000, idle_ns: 2_000_000_000 },
         requeues: 1,
         ..Service::default()
     };
@@ -50,6 +51,7 @@ fn snapshot() -> Snapshot {
         addresses: vec![SocketAddr::from((OTHER_NODE, 4141))],
         zone: "".into(),
         ready: true,
+        secure: false,
     };
     let neighbour = Neighbour {
         uid: "".into(),
@@ -59,6 +61,7 @@ fn snapshot() -> Snapshot {
     };
     let set = EndpointSet { ports: BTreeMap::from([("http".into(), port)]) };
     Snapshot {
+        egress: Arc::new(Egress { is_open: true, ..Egress::default() }),
         version: 1,
         node: "here".into(),
         node_addresses: vec![IpAddr::from([10, 0, 0, 1])],
@@ -109,6 +112,10 @@ impl World {
                         self.core.connected(id, SocketAddr::from(([10, 0, 0, 1], 40_001)), self.now);
                     }
                     Command::Close { id, .. } => self.open.retain(|one| *one != id),
+                    Command::Resolve { names } => {
+                        let found = vec![IpAddr::from(OUTSIDE)];
+                        self.core.resolved(&names, Ok((found, Duration::from_secs(5))), self.now);
+                    }
                     Command::ShutdownWrite { .. } => {}
                 }
             }
@@ -130,7 +137,7 @@ fuzz_target!(|bytes: &[u8]| {
             (1, _) => world.accept(Role::L2),
             (2, _) => {
                 world.now = world.now + Duration::from_millis(1 << (which % 16));
-                world.core.fire(world.now);
+                world.core.fire(world.now, world.now);
             }
             (3, Some(id)) => world.core.ended(id, world.now),
             (4, Some(id)) => {

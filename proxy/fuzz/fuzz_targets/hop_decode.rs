@@ -37,6 +37,11 @@ fuzz_target!(|bytes: &[u8]| {
             Frame::Cancel { stream } => hop::encode_cancel(&mut again, stream),
             Frame::Wait { stream } => hop::encode_wait(&mut again, stream),
             Frame::Started { stream } => hop::encode_started(&mut again, stream),
+            Frame::Failures { stream, codes } => {
+                let codes: Vec<_> = codes.iter().collect();
+                hop::encode_failures(&mut again, stream, &codes).expect("it fitted");
+            }
+            Frame::Ejected { stream, count } => hop::encode_ejected(&mut again, stream, count),
             Frame::Ping(number) => hop::encode_ping(&mut again, number),
             Frame::Pong(number) => hop::encode_pong(&mut again, number),
             Frame::Drain => hop::encode_drain(&mut again),

@@ -32,6 +32,7 @@ pub(super) fn snapshot(snapshot: &Snapshot) -> Value {
         "node": &*snapshot.node,
         "nodeAddresses": snapshot.node_addresses,
         "clusterDomain": &*snapshot.cluster_domain,
+        "trustDomain": &*snapshot.trust_domain,
         "services": services.collect::<BTreeMap<_, _>>(),
         "endpoints": endpoints.collect::<BTreeMap<_, _>>(),
         "nodes": nodes.collect::<BTreeMap<_, _>>(),
@@ -54,8 +55,9 @@ fn service(service: &Service) -> Value {
     });
     json!({
         "ports": ports.collect::<Vec<_>>(),
-        "connectTimeoutMilliseconds": service.connect_timeout_ns / 1_000_000,
-        "requestTimeoutMilliseconds": service.request_timeout_ns / 1_000_000,
+        "connectTimeoutMilliseconds": service.times.connect_ns / 1_000_000,
+        "idleTimeoutMilliseconds": service.times.idle_ns / 1_000_000,
+        "requestTimeoutMilliseconds": service.times.request_ns / 1_000_000,
         "requeues": service.requeues,
         "leavesOutAfter": service.breaker.as_ref().map(|breaker| breaker.consecutive_failures),
         "perPod": service.concurrency.map(|concurrency| concurrency.per_pod),

@@ -1,18 +1,25 @@
 //! Inputs → snapshot, pure; parts of the previous snapshot that would come out the same are taken over as they are.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use vicino_crds::contract::{CompiledNode, CompiledRoute};
-use vicino_engine::snapshot::{EndpointSet, Neighbour, PodSlot, Service, Snapshot};
+use vicino_crds::contract::{
+    Bootstrap, CompiledAlias, CompiledEgress, CompiledNode, CompiledPolicy, CompiledRoute,
+};
+use vicino_engine::snapshot::{EndpointSet, Neighbour, PodSlot, Service, ServiceName, Snapshot};
 
 use super::bundle::Documents;
 use super::document::Good;
 use super::inputs::{Inputs, ServiceKey, ServiceSlices};
 
+mod egress;
 mod endpoints;
+mod policy;
 mod route;
+
+pub use policy::selector;
 
 /// A snapshot, and what it was made of, so that the next one costs only what changed.
 #[derive(Debug, Default)]
@@ -26,6 +33,7 @@ pub struct Built {
     services: HashMap<ServiceKey, (Arc<Good<CompiledRoute>>, Arc<Service>)>,
     endpoints: HashMap<ServiceKey, MadeEndpoints>,
     slots: HashMap<(SocketAddr, Arc<str>), Arc<PodSlot>>,
+    policies: policy::Made,
 }
 
 #[derive(Debug)]
@@ -39,13 +47,14 @@ struct MadeEndpoints {
 /// of pods that live on.
 pub fn build(inputs: &Inputs, previous: &Built) -> Built {
     let identity = inputs.identity();
+    let bootstrap = inputs.bootstrap().map(|good| &good.value);
     let mut built = Built { slots: previous.slots.clone(), ..Built::default() };
     let mut snapshot = Snapshot {
         version: previous.snapshot.version + 1,
         node: identity.node.clone(),
-        cluster_domain: inputs
-            .bootstrap()
-            .map_or_else(|| Arc::from(""), |b| Arc::from(&*b.value.cluster_domain)),
+        cluster_domain: bootstrap.map_or_else(|| Arc::from(""), |b| Arc::from(&*b.cluster_domain)),
+        trust_domain: bootstrap.map_or_else(|| Arc::from(""), |b| Arc::from(trust_domain(b))),
+        is_strict: bootstrap.and_then(|b| b.identity.as_ref()).is_some_and(|identity| identity.strict),
         buckets: Arc::clone(&previous.snapshot.buckets),
         ..Snapshot::default()
     };
@@ -54,6 +63,9 @@ pub fn build(inputs: &Inputs, previous: &Built) -> Built {
     endpoints(inputs, previous, &mut built, &mut snapshot);
     nodes(inputs, &documents.nodes, previous, &mut snapshot);
     neighbours(inputs, previous, &mut snapshot);
+    built.policies = policy::policies(inputs, &documents.policies, &previous.policies);
+    snapshot.policies = built.policies.all.clone();
+    snapshot.egress = egress::egress(inputs, &documents, &previous.snapshot.egress);
     // A counter that no snapshot and no call holds any more reads 0, so nobody can tell a new one from it.
     built.slots.retain(|key, slot| {
         let in_tables = 1 + usize::from(previous.slots.contains_key(key));
@@ -63,15 +75,28 @@ pub fn build(inputs: &Inputs, previous: &Built) -> Built {
     built
 }
 
+/// The routes in force.
+pub fn routes(inputs: &Inputs) -> impl Iterator<Item = &CompiledRoute> {
+    newest(inputs).routes.into_values().map(|good| &good.value)
+}
+
+/// An operator that says none means the cluster's.
+fn trust_domain(bootstrap: &Bootstrap) -> &str {
+    bootstrap.identity.as_ref().map_or(&bootstrap.cluster_domain, |identity| &identity.trust_domain)
+}
+
 struct Newest<'a> {
     routes: BTreeMap<(&'a str, &'a str), &'a Arc<Good<CompiledRoute>>>,
+    policies: BTreeMap<(&'a str, &'a str), &'a Arc<Good<CompiledPolicy>>>,
+    egress: Option<&'a Arc<Good<CompiledEgress>>>,
     nodes: BTreeMap<&'a str, &'a Arc<Good<CompiledNode>>>,
 }
 
-/// One document per Service and node. While the operator moves one to another ConfigMap both have it: the higher generation
+/// One document per Service, policy and node. While the operator moves one to another ConfigMap both have it: the higher generation
 /// wins, then the later name.
 fn newest(inputs: &Inputs) -> Newest<'_> {
-    let mut all = Newest { routes: BTreeMap::new(), nodes: BTreeMap::new() };
+    let mut all =
+        Newest { routes: BTreeMap::new(), policies: BTreeMap::new(), egress: None, nodes: BTreeMap::new() };
     for bundle in inputs.bundles().values() {
         match &bundle.documents {
             Documents::Routes(slots) => {
@@ -83,6 +108,20 @@ fn newest(inputs: &Inputs) -> Newest<'_> {
                         all.routes.insert(key, good);
                     }
                 }
+            }
+            Documents::Policies(slots) => {
+                for good in slots.values().filter_map(|slot| slot.good()) {
+                    let key = (&*good.value.namespace, &*good.value.name);
+                    let older =
+                        all.policies.get(&key).is_some_and(|o| o.value.generation > good.value.generation);
+                    if !older {
+                        all.policies.insert(key, good);
+                    }
+                }
+            }
+            Documents::Egress(slots) => {
+                let mut goods = slots.values().filter_map(|slot| slot.good());
+                all.egress = goods.next_back().or(all.egress);
             }
             Documents::Nodes(slots) => {
                 let goods = slots.values().filter_map(|slot| slot.good());
@@ -100,6 +139,12 @@ fn services(
     snapshot: &mut Snapshot,
 ) {
     for ((namespace, name), good) in routes {
+        if let Some(CompiledAlias { namespace: of, service }) = &good.value.alias {
+            let to = ServiceName { namespace: Arc::from(&**of), name: Arc::from(&**service) };
+            let of_namespace = snapshot.aliases.entry(Arc::from(*namespace)).or_default();
+            of_namespace.insert(Arc::from(*name), to);
+            continue;
+        }
         let key: ServiceKey = ((*namespace).into(), (*name).into());
         let service = match previous.services.get(&key) {
             Some((from, service)) if Arc::ptr_eq(from, good) => service.clone(),
@@ -188,7 +233,11 @@ fn nodes(
 
 fn neighbours(inputs: &Inputs, previous: &Built, snapshot: &mut Snapshot) {
     let Some(mesh_node) = inputs.mesh_node() else { return };
-    for pod in &mesh_node.spec.pods {
+    let mut doubtful = BTreeSet::new();
+    // The one whose network is younger comes later, and so do, of two that don't say, those that sort last; the order in which they are listed does not matter.
+    let mut pods: Vec<_> = mesh_node.spec.pods.iter().collect();
+    pods.sort_by_key(|pod| (&pod.network_since, &pod.uid));
+    for pod in pods {
         let ips = addresses(&pod.ips);
         let neighbour = Neighbour {
             uid: Arc::from(&*pod.uid),
@@ -201,15 +250,26 @@ fn neighbours(inputs: &Inputs, previous: &Built, snapshot: &mut Snapshot) {
             Some(before) if **before == neighbour => before.clone(),
             _ => Arc::new(neighbour),
         };
-        // Two pods with one address (one has ended, the operator has not heard yet): the one that sorts last, so that
-        // the order in which they are listed does not matter.
         for ip in ips {
-            let other = snapshot.neighbours.get(&ip);
-            if other.is_none_or(|other| other.uid < neighbour.uid) {
-                snapshot.neighbours.insert(ip, neighbour.clone());
+            // Two pods with one address: one has ended, and the operator has not heard yet.
+            match snapshot.neighbours.entry(ip) {
+                Entry::Vacant(entry) => {
+                    entry.insert(neighbour.clone());
+                }
+                Entry::Occupied(mut entry) => {
+                    let is_same = |other: &Neighbour| {
+                        (&other.namespace, &other.service_account)
+                            == (&neighbour.namespace, &neighbour.service_account)
+                    };
+                    doubtful.extend((!is_same(entry.get())).then_some(ip));
+                    entry.insert(neighbour.clone());
+                }
             }
         }
     }
+    // Whose it is will be known soon; until then it is nobody's, rather than that of the pod that had it. And no pod has its node's.
+    let Snapshot { neighbours, node_addresses, .. } = snapshot;
+    neighbours.retain(|ip, _| !doubtful.contains(ip) && !node_addresses.contains(ip));
 }
 
 fn addresses(texts: &[String]) -> Vec<IpAddr> {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use vicino_crds::contract::{CompiledNode, CompiledRoute, Document, digest};
+use vicino_crds::contract::{CompiledEgress, CompiledNode, CompiledPolicy, CompiledRoute, Document, digest};
+use vicino_crds::names::EGRESS_KEY;
 
 use super::document::{Offer, Slot};
 use super::inputs::{Notice, Place};
@@ -30,6 +31,13 @@ pub enum BundleKind {
         /// That namespace.
         namespace: Arc<str>,
     },
+    /// Compiled policies of one namespace.
+    Policies {
+        /// That namespace.
+        namespace: Arc<str>,
+    },
+    /// What may be called outside the mesh.
+    Egress,
     /// Neighbourhoods.
     Nodes,
 }
@@ -50,6 +58,10 @@ pub struct Bundle {
 pub enum Documents {
     /// Of a [`BundleKind::Routes`].
     Routes(BTreeMap<Arc<str>, Slot<CompiledRoute>>),
+    /// Of a [`BundleKind::Policies`].
+    Policies(BTreeMap<Arc<str>, Slot<CompiledPolicy>>),
+    /// Of a [`BundleKind::Egress`].
+    Egress(BTreeMap<Arc<str>, Slot<CompiledEgress>>),
     /// Of a [`BundleKind::Nodes`].
     Nodes(BTreeMap<Arc<str>, Slot<CompiledNode>>),
 }
@@ -59,15 +71,18 @@ impl Bundle {
     pub fn new(kind: BundleKind) -> Self {
         let documents = match kind {
             BundleKind::Routes { .. } => Documents::Routes(BTreeMap::new()),
+            BundleKind::Policies { .. } => Documents::Policies(BTreeMap::new()),
+            BundleKind::Egress => Documents::Egress(BTreeMap::new()),
             BundleKind::Nodes => Documents::Nodes(BTreeMap::new()),
         };
         Self { kind, digest: String::new(), documents }
     }
 
-    /// Takes in new data; says whether anything that is in force changed.
+    /// Takes in new data of the own mesh; says whether anything that is in force changed.
     pub fn take(
         &mut self,
         name: &Arc<str>,
+        mesh: &str,
         data: &BTreeMap<String, String>,
         notices: &mut Vec<Notice>,
     ) -> bool {
@@ -83,10 +98,26 @@ impl Bundle {
                     is("namespace", namespace, &route.namespace)
                 })
             }
+            (Documents::Policies(slots), BundleKind::Policies { namespace }) => {
+                take(slots, name, data, notices, |key, policy: &CompiledPolicy| {
+                    belongs("name", key, &policy.name)?;
+                    is("namespace", namespace, &policy.namespace)
+                })
+            }
+            (Documents::Egress(slots), _) => {
+                take(slots, name, data, notices, |key, egress: &CompiledEgress| {
+                    if key != EGRESS_KEY {
+                        return Err(format!("key must be {EGRESS_KEY}, not {key}"));
+                    }
+                    is("mesh", mesh, &egress.mesh)
+                })
+            }
             (Documents::Nodes(slots), _) => {
                 take(slots, name, data, notices, |key, node: &CompiledNode| belongs("name", key, &node.name))
             }
-            (Documents::Routes(_), BundleKind::Nodes) => unreachable!("new() pairs kind and documents"),
+            (Documents::Routes(_) | Documents::Policies(_), _) => {
+                unreachable!("new() pairs kind and documents")
+            }
         }
     }
 
@@ -94,6 +125,8 @@ impl Bundle {
     pub fn refused(&self) -> Vec<(&str, &str)> {
         match &self.documents {
             Documents::Routes(slots) => refused(slots),
+            Documents::Policies(slots) => refused(slots),
+            Documents::Egress(slots) => refused(slots),
             Documents::Nodes(slots) => refused(slots),
         }
     }
@@ -102,6 +135,8 @@ impl Bundle {
     pub fn good_texts(&self) -> BTreeMap<Arc<str>, Arc<str>> {
         match &self.documents {
             Documents::Routes(slots) => good_texts(slots),
+            Documents::Policies(slots) => good_texts(slots),
+            Documents::Egress(slots) => good_texts(slots),
             Documents::Nodes(slots) => good_texts(slots),
         }
     }

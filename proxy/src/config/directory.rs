@@ -50,6 +50,8 @@ pub enum DirectoryError {
 enum Unit {
     Bootstrap,
     Routes(Arc<str>),
+    Policies(Arc<str>),
+    Egress,
     Nodes,
     Slices,
     MeshNode,
@@ -150,6 +152,10 @@ impl Reader {
         for namespace in names(&self.root.join("routes"), Kind::Directory)? {
             bundles.extend(self.bundle(&Unit::Routes(Arc::from(&*namespace)))?);
         }
+        for namespace in names(&self.root.join("policies"), Kind::Directory)? {
+            bundles.extend(self.bundle(&Unit::Policies(Arc::from(&*namespace)))?);
+        }
+        bundles.extend(self.bundle(&Unit::Egress)?);
         bundles.extend(self.bundle(&Unit::Nodes)?);
         all.push(Change::AllBundles(bundles));
         all.extend(self.endpoint_slices()?);
@@ -167,10 +173,12 @@ impl Reader {
                 Unit::Bootstrap => all.extend(self.bootstrap()?),
                 Unit::Slices => all.extend(self.endpoint_slices()?),
                 Unit::MeshNode => all.extend(self.mesh_node()?),
-                Unit::Routes(_) | Unit::Nodes => all.push(match self.bundle(&unit)? {
-                    Some(bundle) => Change::Bundle(bundle),
-                    None => Change::BundleGone(bundle_name(&unit)),
-                }),
+                Unit::Routes(_) | Unit::Policies(_) | Unit::Egress | Unit::Nodes => {
+                    all.push(match self.bundle(&unit)? {
+                        Some(bundle) => Change::Bundle(bundle),
+                        None => Change::BundleGone(bundle_name(&unit)),
+                    });
+                }
             }
         }
         Ok(all)
@@ -186,6 +194,8 @@ impl Reader {
         let name = bundle_name(unit);
         let kind = match unit {
             Unit::Routes(namespace) => BundleKind::Routes { namespace: namespace.clone() },
+            Unit::Policies(namespace) => BundleKind::Policies { namespace: namespace.clone() },
+            Unit::Egress => BundleKind::Egress,
             _ => BundleKind::Nodes,
         };
         let directory = self.root.join(&*name);
@@ -257,6 +267,8 @@ fn manifest<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
 fn bundle_name(unit: &Unit) -> Arc<str> {
     match unit {
         Unit::Routes(namespace) => Arc::from(format!("routes/{namespace}")),
+        Unit::Policies(namespace) => Arc::from(format!("policies/{namespace}")),
+        Unit::Egress => Arc::from("egress"),
         _ => Arc::from("nodes"),
     }
 }
@@ -270,9 +282,11 @@ fn unit(path: &Path) -> Option<Unit> {
     match (parts.next()?, parts.next()) {
         ("bootstrap.yaml", None) => Some(Unit::Bootstrap),
         ("meshnode.yaml", None) => Some(Unit::MeshNode),
+        ("egress", _) => Some(Unit::Egress),
         ("nodes", _) => Some(Unit::Nodes),
         ("endpointslices", _) => Some(Unit::Slices),
         ("routes", Some(namespace)) => Some(Unit::Routes(Arc::from(namespace))),
+        ("policies", Some(namespace)) => Some(Unit::Policies(Arc::from(namespace))),
         _ => None,
     }
 }

@@ -48,6 +48,12 @@ impl Freshness {
         });
     }
 
+    /// Whether every part has been heard of in this process.
+    pub fn is_heard(&self) -> bool {
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        !parts.iter().any(|state| matches!(state, State::Since(_)))
+    }
+
     /// How long the oldest part may have been behind; zero while all are in step.
     pub fn age(&self, now: Instant) -> Duration {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -82,8 +88,10 @@ mod tests {
         let freshness = Freshness::new(start);
         assert_eq!(freshness.age(at(7)), Duration::from_secs(7), "nothing heard yet");
         for part in Part::ALL {
+            assert!(!freshness.is_heard());
             freshness.heard(part);
         }
+        assert!(freshness.is_heard());
         assert_eq!(freshness.age(at(8)), Duration::ZERO);
         freshness.failed(Part::Slices, at(10));
         freshness.failed(Part::Slices, at(20));

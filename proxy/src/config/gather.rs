@@ -8,11 +8,14 @@ use tokio::time::{Instant, timeout_at};
 use vicino_crds::contract::Bootstrap;
 use vicino_engine::snapshot::Snapshot;
 
-use super::build::{Built, build};
+use super::build::{Built, build, routes};
 use super::document::Good;
 use super::inputs::{Inputs, Notice, Part, Place};
 use super::{Change, bundle};
+use crate::guard::plan::{LocalPorts, Plan, plan};
 use crate::store::Saved;
+use crate::witness::bindings::Tenants;
+use crate::witness::tenants;
 
 /// After the first change, more are waited for at most this long.
 const COALESCE: Duration = Duration::from_millis(20);
@@ -44,6 +47,10 @@ pub struct Edition {
     pub refusals: u64,
     /// Unknown fields met since the start.
     pub unknown_fields: u64,
+    /// What becomes of connections around the mesh. The same object while it says the same.
+    pub guard: Arc<Plan>,
+    /// Which pod is at which address, as the own MeshNode has it.
+    pub tenants: Tenants,
 }
 
 /// A bundle in force.
@@ -62,6 +69,8 @@ pub struct BundleState {
 pub struct Gatherer {
     inputs: Inputs,
     built: Built,
+    local_ports: LocalPorts,
+    guard: Arc<Plan>,
     refusals: u64,
     unknown_fields: u64,
     unsaved: bool,
@@ -74,6 +83,8 @@ impl Gatherer {
         Self {
             inputs,
             built: Built::default(),
+            local_ports: LocalPorts::default(),
+            guard: Arc::default(),
             refusals: 0,
             unknown_fields: 0,
             unsaved: false,
@@ -164,6 +175,10 @@ impl Gatherer {
 
     fn edition(&mut self) -> Edition {
         self.built = build(&self.inputs, &self.built);
+        let guard = plan(&self.inputs, routes(&self.inputs), &mut self.local_ports);
+        if *self.guard != guard {
+            self.guard = Arc::new(guard);
+        }
         Edition {
             snapshot: self.built.snapshot.clone(),
             missing: self.inputs.missing(),
@@ -174,6 +189,8 @@ impl Gatherer {
             without_node: self.built.without_node,
             refusals: self.refusals,
             unknown_fields: self.unknown_fields,
+            guard: self.guard.clone(),
+            tenants: tenants(&self.inputs, &self.built.snapshot),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use vicino_crds::contract::Bootstrap;
@@ -84,6 +85,7 @@ pub type ServiceKey = (Box<str>, Box<str>);
 #[derive(Debug)]
 pub struct Inputs {
     identity: Identity,
+    never_called: Vec<IpAddr>,
     bootstrap: Slot<Bootstrap>,
     bundles: BTreeMap<Arc<str>, Bundle>,
     services: BTreeMap<ServiceKey, ServiceSlices>,
@@ -100,7 +102,7 @@ pub struct Inputs {
 pub enum Part {
     /// The bootstrap.
     Bootstrap,
-    /// Routes and nodes.
+    /// Routes, policies and nodes.
     Bundles,
     /// EndpointSlices.
     Slices,
@@ -128,6 +130,7 @@ impl Inputs {
     pub fn new(identity: Identity) -> Self {
         Self {
             identity,
+            never_called: Vec::new(),
             bootstrap: Slot::default(),
             bundles: BTreeMap::new(),
             services: BTreeMap::new(),
@@ -138,6 +141,12 @@ impl Inputs {
             complete: BTreeSet::new(),
             unknown_seen: HashSet::new(),
         }
+    }
+
+    /// With addresses that the process itself knows to be none for pods to call: that of the API server.
+    #[must_use]
+    pub fn never_calling(self, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        Self { never_called: addresses.into_iter().collect(), ..self }
     }
 
     /// Takes a change in; says whether anything changed that a snapshot or a report is made of.
@@ -199,7 +208,7 @@ impl Inputs {
         }
         let new = !self.bundles.contains_key(&name);
         let bundle = self.bundles.entry(name.clone()).or_insert_with(|| Bundle::new(kind));
-        bundle.take(&name, &data, notices) || new
+        bundle.take(&name, &self.identity.mesh, &data, notices) || new
     }
 
     fn take_all_bundles(&mut self, all: Vec<RawBundle>, notices: &mut Vec<Notice>) -> bool {
@@ -304,6 +313,11 @@ impl Inputs {
     /// Who this proxy is.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// See [`Self::never_calling`].
+    pub fn never_called(&self) -> &[IpAddr] {
+        &self.never_called
     }
 
     /// The bootstrap in force.

@@ -69,14 +69,16 @@ pub async fn client() -> Result<Client, kube::Error> {
     Client::try_from(config)
 }
 
-/// Follows routes and nodes until the gatherer is gone.
+/// Follows routes, policies, egress and nodes until the gatherer is gone.
 pub async fn follow_config_maps(client: Client, source: Source) {
     let mesh = &source.identity.mesh;
     let selector = format!(
-        "{}={mesh},{} in ({},{})",
+        "{}={mesh},{} in ({},{},{},{})",
         names::LABEL_MESH,
         names::LABEL_CONFIG,
         names::CONFIG_ROUTES,
+        names::CONFIG_POLICIES,
+        names::CONFIG_EGRESS,
         names::CONFIG_NODES
     );
     let api = Api::<ConfigMap>::namespaced(client, &source.namespace);
@@ -150,8 +152,13 @@ fn understood(map: ConfigMap, name: &Arc<str>) -> Option<RawBundle> {
     let labels = map.metadata.labels.unwrap_or_default();
     let kind = match labels.get(names::LABEL_CONFIG).map(String::as_str) {
         Some(names::CONFIG_NODES) => BundleKind::Nodes,
+        Some(names::CONFIG_EGRESS) => BundleKind::Egress,
         Some(names::CONFIG_ROUTES) => {
             BundleKind::Routes { namespace: Arc::from(labels.get(names::LABEL_ROUTES_NAMESPACE)?.as_str()) }
+        }
+        Some(names::CONFIG_POLICIES) => {
+            let namespace = labels.get(names::LABEL_POLICIES_NAMESPACE)?;
+            BundleKind::Policies { namespace: Arc::from(namespace.as_str()) }
         }
         _ => return None,
     };

@@ -11,6 +11,11 @@ const ROUTE: &str = "version: 1\nnamespace: demo\nservice: web\ngeneration: 3\np
      connectTimeoutMilliseconds: 500\nrequestTimeoutMilliseconds: 0\nrequeues: 1\n...\n";
 const BOOTSTRAP: &str = "version: 1\nmesh: default\nclusterDomain: cluster.local\nworkers: 1\nlogLevel: info\ndrainSeconds: 5\n...\n";
 
+const POLICY: &str =
+    "version: 4\nnamespace: demo\nname: closed\ngeneration: 1\nmode: Enforce\nrules: [{action: Deny}]\n...\n";
+
+const EGRESS: &str = "version: 4\nmesh: default\nmode: Allow\n...\n";
+
 fn identity() -> Identity {
     Identity { node: "n1".into(), mesh: "default".into(), mesh_uid: "u1".into() }
 }
@@ -43,6 +48,16 @@ fn filled() -> Inputs {
         Change::Bootstrap(BOOTSTRAP.into()),
         Change::AllBundles(vec![raw(ROUTE)]),
         Change::Bundle(raw("half")),
+        Change::Bundle(RawBundle {
+            name: "p".into(),
+            kind: BundleKind::Policies { namespace: "demo".into() },
+            data: [("closed.yaml".to_owned(), POLICY.to_owned())].into(),
+        }),
+        Change::Bundle(RawBundle {
+            name: "egress".into(),
+            kind: BundleKind::Egress,
+            data: [("egress.yaml".to_owned(), EGRESS.to_owned())].into(),
+        }),
         Change::AllSlices(vec![slice]),
         Change::MeshNode(OwnNode { generation: 7, spec }),
     ] {
@@ -72,6 +87,19 @@ fn what_was_saved_serves_again_and_only_the_good_documents_were() {
     assert_eq!(before.service("demo", "web"), after.service("demo", "web"));
     assert!(after.service("demo", "web").is_some());
     assert_eq!(before.cluster_domain, after.cluster_domain);
+    assert_eq!((before.policies.len(), &before.policies), (1, &after.policies));
+    assert!(before.egress.is_open);
+    assert_eq!(before.egress, after.egress);
+}
+
+#[test]
+fn what_a_proxy_without_policies_and_egress_saved_is_read() {
+    let mut saved = serde_json::to_value(Saved::of(&filled())).unwrap();
+    for newer in ["policies", "egress"] {
+        saved.as_object_mut().unwrap().remove(newer).unwrap();
+    }
+    let saved: Saved = serde_json::from_value(saved).unwrap();
+    assert_eq!(saved.into_changes().len(), 4);
 }
 
 #[test]

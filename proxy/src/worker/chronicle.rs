@@ -1,6 +1,7 @@
 //! Writes down what workers tell, at a bounded rate, on control's thread: a worker never waits for a log line.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -19,6 +20,13 @@ const WINDOW: Duration = Duration::from_secs(1);
 pub enum News {
     /// From its engine.
     Engine(Event),
+    /// It is not known who is at the other end of a connection that was to be a hop.
+    Stranger {
+        /// Its address.
+        peer: SocketAddr,
+        /// Why not.
+        error: String,
+    },
     /// Connections wait to be accepted, but descriptors or memory are used up.
     Exhausted(io::Error),
     /// It has ended.
@@ -61,7 +69,22 @@ fn line(news: &News) {
         News::Engine(Event::Refused { peer, status, reason }) => {
             tracing::info!(%peer, status, reason, "request answered by the proxy itself");
         }
+        News::Engine(Event::PolicyDecision { caller, source, to, port, is_allowed, by, is_audit }) => {
+            let (namespace, service) = (&to.namespace, &to.name);
+            let by = by.as_deref().unwrap_or("the mesh's default");
+            let what = match (is_audit, is_allowed) {
+                (false, _) => "call refused by policy",
+                (true, false) => "call that policies in audit would refuse",
+                (true, true) => "call that policies in audit would allow",
+            };
+            let source = source.map(tracing::field::display);
+            tracing::info!(caller, source, %namespace, %service, port, by, "{what}");
+        }
+        News::Engine(Event::EgressRefused { caller, host, port, reason, named }) => {
+            tracing::info!(caller, host, port, reason, named, "call out of the mesh refused");
+        }
         News::Engine(Event::Limited { peer, reason }) => tracing::warn!(%peer, reason, "connection refused"),
+        News::Stranger { peer, error } => tracing::warn!(%peer, error, "no hop: the other end is not known"),
         News::Exhausted(e) => {
             tracing::error!(error = %e, "connections wait: descriptors or memory are used up");
         }

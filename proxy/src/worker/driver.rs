@@ -3,29 +3,41 @@
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::pin::Pin;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use k8s_openapi::jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::runtime::LocalRuntime;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
+use vicino_engine::identify::Doubts;
 use vicino_engine::snapshot::Snapshot;
 use vicino_engine::tally::Tally;
-use vicino_engine::{Command, ConnId, Core, CoreConfig, Event, Role, Time};
+use vicino_engine::told::Told;
+use vicino_engine::{Command, ConnId, Core, CoreConfig, Event, Role, SecureDial, Time};
 
+use super::Control;
 use super::chronicle::News;
 use super::listen::{BACKLOG, is_exhausted, plain};
 use super::post::Desk;
 use super::ready::{ReadyList, Token};
-use super::socket::Stream;
+use super::resolve::Question;
+use super::socket::{Stage, Stream};
 use super::table::{Entry, Table};
+use crate::log::chain;
+use crate::secure::Hops;
 
 /// When the engine's time begins, for all workers alike: what they share of pods is told in it.
 static START: OnceLock<Instant> = OnceLock::new();
+
+/// The engine's time now; its beginning while there was no worker.
+pub(super) fn time() -> Time {
+    Time::default() + START.get().map_or(Duration::ZERO, Instant::elapsed)
+}
 
 /// One buffer for all reads of a worker, in bytes.
 const SCRATCH_BYTES: usize = 64 * 1024;
@@ -48,10 +60,12 @@ pub(super) struct Setting {
     pub(super) worker: u32,
     pub(super) core: CoreConfig,
     pub(super) snapshot: Arc<Snapshot>,
+    pub(super) doubts: Arc<Doubts>,
+    pub(super) hops: Option<Arc<Hops>>,
     pub(super) l1: std::net::TcpListener,
     pub(super) l2: std::net::TcpListener,
     pub(super) desk: Desk,
-    pub(super) news: mpsc::Sender<News>,
+    pub(super) control: Control,
 }
 
 #[derive(Debug)]
@@ -71,11 +85,16 @@ struct Driver {
     table: Table,
     listening: Vec<Listening>,
     desk: Desk,
+    /// What hops are made with; None: without TLS.
+    hops: Option<Arc<Hops>>,
     bell: Arc<Token>,
     ready: ReadyList,
-    news: mpsc::Sender<News>,
+    control: Control,
+    told: Told,
     start: Instant,
     now: Instant,
+    /// What had come by then is served.
+    looked: Instant,
     timer: Pin<Box<Sleep>>,
     draining: bool,
     scratch: Box<[u8]>,
@@ -109,7 +128,7 @@ pub(super) fn run(runtime: &LocalRuntime, setting: Setting, tell: &SyncSender<io
 
 impl Driver {
     fn new(setting: Setting) -> io::Result<Self> {
-        let Setting { worker, core, snapshot, l1, l2, desk, news } = setting;
+        let Setting { worker, core, snapshot, doubts, hops, l1, l2, desk, control } = setting;
         let mut core = Core::new(core, RandomState::new().hash_one(worker));
         let ready = ReadyList::default();
         let mut listening = Vec::new();
@@ -135,11 +154,14 @@ impl Driver {
             table: Table::new(ready.clone()),
             listening,
             desk,
+            hops: None,
             bell,
             ready,
-            news,
+            control,
+            told: Told::default(),
             start: *START.get_or_init(|| now),
             now,
+            looked: now,
             timer: Box::pin(tokio::time::sleep_until(now)),
             draining: false,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
@@ -149,6 +171,10 @@ impl Driver {
             commands: Vec::new(),
             events: Vec::new(),
         };
+        if let Some(hops) = hops {
+            driver.secure(hops);
+        }
+        driver.core.doubt(doubts, driver.time());
         driver.serve(snapshot);
         Ok(driver)
     }
@@ -172,8 +198,19 @@ impl Driver {
         self.bell.taken();
         self.core.granted(self.time());
         let orders = self.desk.take();
+        if let Some(hops) = orders.secure {
+            self.secure(hops);
+        }
+        // Before the snapshot, in which they may still be.
+        if let Some(doubts) = orders.doubt {
+            self.core.doubt(doubts, self.time());
+        }
         if let Some(snapshot) = orders.serve {
             self.serve(snapshot);
+        }
+        // By the newest snapshot.
+        for (names, found) in orders.resolved {
+            self.core.resolved(&names, found, self.time());
         }
         if let Some(number) = orders.answer {
             self.desk.say(|state| state.answered = number);
@@ -226,7 +263,11 @@ impl Driver {
             Poll::Ready(Err(_)) => return true,
         };
         let local = tcp.local_addr();
-        if let (Ok(local), Ok(stream)) = (local, Stream::accepted(tcp))
+        let stream = match &self.hops {
+            Some(hops) if listening.role == Role::L2 => Stream::accepted_hop(tcp, hops.clone()),
+            _ => Stream::accepted(tcp),
+        };
+        if let (Ok(local), Ok(stream)) = (local, stream)
             && let Some(id) = self.core.accepted(listening.role, plain(peer), plain(local), self.time())
         {
             self.table.put(id, stream);
@@ -238,15 +279,19 @@ impl Driver {
     fn serve_ready(&mut self, number: u32) {
         let Some(entry) = self.table.taken(number) else { return };
         let id = entry.id;
-        if entry.stream.connecting {
-            match entry.stream.poll_connected(entry.waker) {
+        let stage = entry.stream.stage;
+        if stage != Stage::Open {
+            match entry.stream.poll_connected(&mut self.scratch, entry.waker) {
+                Poll::Pending if entry.stream.stage != stage => return self.core.reached(id, self.time()),
                 Poll::Pending => return,
                 Poll::Ready(Ok(local)) => {
                     self.core.connected(id, plain(local), self.time());
                     self.dirty.push(id);
                 }
                 Poll::Ready(Err(e)) => {
+                    let stranger = entry.stream.stranger();
                     self.table.close(id);
+                    self.tell_of_stranger(stranger, &e);
                     return self.core.connect_failed(id, e.kind(), self.time());
                 }
             }
@@ -263,17 +308,26 @@ impl Driver {
                 return;
             }
             let Some(Entry { stream, waker, .. }) = self.table.get(id) else { return };
-            if stream.ended || stream.connecting {
+            if stream.ended || stream.stage != Stage::Open {
                 return;
             }
-            match stream.poll_read(&mut self.scratch, waker) {
+            let read = stream.poll_read(&mut self.scratch, waker);
+            if let Some((party, until)) = stream.take_party() {
+                let left = until.duration_since(Timestamp::now().into()).unwrap_or_default();
+                self.core.identified(id, party, now + left, now);
+            }
+            match read {
                 Poll::Pending => return,
                 Poll::Ready(Ok(0)) => {
                     stream.ended = true;
                     return self.core.ended(id, now);
                 }
                 Poll::Ready(Ok(n)) => self.core.received(id, &self.scratch[..n], now),
-                Poll::Ready(Err(e)) => return self.fail(id, &e),
+                Poll::Ready(Err(e)) => {
+                    let stranger = stream.stranger();
+                    self.tell_of_stranger(stranger, &e);
+                    return self.fail(id, &e);
+                }
             }
         }
         // It may have more: after the others.
@@ -287,8 +341,15 @@ impl Driver {
             let Some(Entry { stream, waker, .. }) = self.table.get(id) else { return };
             let bytes = self.core.output(id);
             let all = bytes.len();
-            if all == 0 || stream.connecting {
+            if all == 0 || stream.stage != Stage::Open {
                 stream.blocked = false;
+                if stream.stage == Stage::Open {
+                    match stream.poll_flush(waker) {
+                        Poll::Pending => stream.blocked = true,
+                        Poll::Ready(Ok(())) => {}
+                        Poll::Ready(Err(e)) => self.fail(id, &e),
+                    }
+                }
                 return;
             }
             match stream.poll_write(bytes, waker) {
@@ -298,6 +359,8 @@ impl Driver {
                 }
                 Poll::Ready(Ok(n)) => {
                     stream.blocked = false;
+                    let is_flushed = stream.poll_flush(waker);
+                    stream.blocked = is_flushed.is_pending();
                     self.core.wrote(id, n, self.time());
                     if n == all {
                         return;
@@ -313,9 +376,31 @@ impl Driver {
         self.core.failed(id, error.kind(), self.time());
     }
 
+    /// A hop does not come about since it is not known who is at its other end.
+    fn tell_of_stranger(&mut self, stranger: Option<SocketAddr>, error: &io::Error) {
+        let now = self.time();
+        if let Some(peer) = stranger.filter(|peer| self.told.is_news(peer.ip(), "stranger", now)) {
+            self.tell(News::Stranger { peer, error: chain(error) });
+        }
+    }
+
+    /// With TLS, when that is meant.
+    fn connect(&self, address: SocketAddr, secure: Option<&SecureDial>) -> io::Result<Stream> {
+        let dial = |to| {
+            let hops = self.hops.as_ref().ok_or_else(|| io::Error::other("there are no certificates"))?;
+            hops.dial(to).map_err(io::Error::other)
+        };
+        Stream::connect(address, secure.map(dial).transpose()?)
+    }
+
+    fn secure(&mut self, hops: Arc<Hops>) {
+        self.core.certify(Arc::new(hops.numbers()), self.time());
+        self.hops = Some(hops);
+    }
+
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Connect { id, address } => match Stream::connect(address) {
+            Command::Connect { id, address, secure } => match self.connect(address, secure.as_ref()) {
                 Ok(stream) => {
                     self.table.put(id, stream);
                     self.serve_ready(id.slot);
@@ -329,6 +414,10 @@ impl Driver {
                 }
             }
             Command::Close { id } => self.table.close(id),
+            Command::Resolve { names } => {
+                // One that finds no room has failed, and tells so itself.
+                let _told = self.control.questions.try_send(Question::new(names, self.desk.post()));
+            }
         }
     }
 
@@ -358,7 +447,7 @@ impl Driver {
 
     fn tell(&self, news: News) {
         // A full queue loses log lines, never time.
-        let _lost = self.news.try_send(news);
+        let _lost = self.control.news.try_send(news);
     }
 
     fn tell_events(&mut self) {
@@ -384,10 +473,12 @@ impl Driver {
         }
     }
 
+    /// Does what was due when the sockets were last looked at. This thread may have stood still since, for want of processor time, and a caller
+    /// that has spoken meanwhile is not to be taken for an idle one.
     fn fire(&mut self) {
-        let now = self.time();
-        if self.core.next_deadline().is_some_and(|due| due <= now) {
-            self.core.fire(now);
+        let (until, now) = (self.at(self.looked), self.time());
+        if self.core.next_deadline().is_some_and(|due| due <= until) {
+            self.core.fire(until, now);
         }
         for index in 0..self.listening.len() {
             if self.listening[index].paused_until.is_some_and(|until| until <= self.now) {
@@ -422,8 +513,13 @@ impl Future for Driver {
         if driver.draining && driver.core.is_idle() {
             return Poll::Ready(());
         }
-        if !settled || driver.set_timer(cx).is_none() {
+        if !settled {
             cx.waker().wake_by_ref();
+        }
+        if driver.set_timer(cx).is_none() {
+            driver.looked = driver.now;
+            // The next turn comes when the runtime has asked for what came at sockets.
+            let _next_turn = pin!(tokio::task::yield_now()).poll(cx);
         }
         Poll::Pending
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::process::eventually;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Client {
     stream: BufReader<TcpStream>,
@@ -36,10 +36,24 @@ pub(crate) fn get(address: SocketAddr, host: &str, path: &str) -> io::Result<Ans
 
 /// POST without a body.
 pub(crate) fn post(address: SocketAddr, host: &str, path: &str) -> io::Result<Answer> {
+    post_with(address, (host, path), "")
+}
+
+/// POST with a body.
+pub(crate) fn post_with(address: SocketAddr, (host, path): (&str, &str), body: &str) -> io::Result<Answer> {
     let mut client = Client::connect(address)?;
-    let head = format!("POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: 0\r\n\r\n");
+    let length = body.len();
+    let head = format!("POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {length}\r\n\r\n{body}");
     client.stream.get_mut().write_all(head.as_bytes())?;
     client.receive()
+}
+
+/// Asks for a tunnel.
+pub(crate) fn tunnel(address: SocketAddr, authority: &str) -> io::Result<Answer> {
+    let mut client = Client::connect(address)?;
+    let head = format!("CONNECT {authority} HTTP/1.1\r\nhost: {authority}\r\n\r\n");
+    client.stream.get_mut().write_all(head.as_bytes())?;
+    client.head()
 }
 
 impl Client {

@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use tempfile::TempDir;
 use vicino_crds::contract::{
-    self, Bootstrap, CompiledBackend, CompiledConcurrency, CompiledNode, CompiledPort, CompiledProtocol,
-    CompiledRoute, CompiledRule, CompiledRulePort,
+    self, Bootstrap, CompiledBackend, CompiledConcurrency, CompiledNode, CompiledPort, CompiledRoute,
+    CompiledRule, CompiledRulePort,
 };
+use vicino_crds::policy::PolicyAction;
+use vicino_crds::route::PortProtocol;
 use vicino_crds::rule::RouteRule;
 
 /// Each world has addresses of its own below 127, so that tests may run at the same time.
@@ -68,11 +70,18 @@ impl Configuration {
             workers: 2,
             log_level: level.into(),
             drain_seconds: 20,
+            identity: None,
+            default_action: PolicyAction::Allow,
         };
         self.write("bootstrap.yaml", &contract::write(&bootstrap));
     }
 
     pub(crate) fn nodes(&self, nodes: &[&str]) {
+        self.nodes_with(nodes, false);
+    }
+
+    /// With TLS or without.
+    pub(crate) fn nodes_with(&self, nodes: &[&str], secure: bool) {
         for node in nodes {
             let document = CompiledNode {
                 version: 1,
@@ -81,6 +90,8 @@ impl Configuration {
                 port: L2_PORT,
                 zone: String::new(),
                 ready: true,
+                secure,
+                pod_cidrs: vec!["10.244.0.0/16".into()],
             };
             self.write(&format!("nodes/{node}.yaml"), &contract::write(&document));
         }
@@ -92,17 +103,23 @@ impl Configuration {
 
     /// With a limit for each pod.
     pub(crate) fn route_limited(&self, service: &str, generation: i64, per_pod: u32) {
-        self.route(service, generation);
-        let path = self.path().join(format!("routes/default/{service}.yaml"));
-        let text = std::fs::read_to_string(path).unwrap();
-        let mut document = contract::read::<CompiledRoute>(text.as_bytes()).unwrap().document;
-        document.concurrency = Some(CompiledConcurrency {
+        let concurrency = CompiledConcurrency {
             per_pod,
             queue_length: 1000,
             queue_timeout_milliseconds: 20_000,
             queue_standing_timeout_milliseconds: 0,
             adaptive: None,
-        });
+        };
+        self.route(service, generation);
+        self.edit_route(service, |document| document.concurrency = Some(concurrency));
+    }
+
+    /// As it is, but for something.
+    pub(crate) fn edit_route(&self, service: &str, edit: impl FnOnce(&mut CompiledRoute)) {
+        let path = self.path().join(format!("routes/default/{service}.yaml"));
+        let text = std::fs::read_to_string(path).unwrap();
+        let mut document = contract::read::<CompiledRoute>(text.as_bytes()).unwrap().document;
+        edit(&mut document);
         self.write(&format!("routes/default/{service}.yaml"), &contract::write(&document));
     }
 
@@ -123,6 +140,7 @@ impl Configuration {
                 rule,
                 connect_timeout_milliseconds: 1000,
                 request_timeout_milliseconds: 0,
+                idle_timeout_milliseconds: 0,
                 retry: None,
                 hedge: None,
             }
@@ -133,15 +151,17 @@ impl Configuration {
             namespace: "default".into(),
             service: service.into(),
             generation,
+            alias: None,
             cluster_ips: vec![],
             ports: vec![CompiledPort {
                 port: 80,
-                protocol: CompiledProtocol::Http,
+                protocol: PortProtocol::Http,
                 backends: vec![backend],
                 overrides: Vec::new(),
             }],
             connect_timeout_milliseconds: 1000,
             request_timeout_milliseconds: 0,
+            idle_timeout_milliseconds: 0,
             requeues: 1,
             affinity: None,
             load_balancer: None,
@@ -151,8 +171,14 @@ impl Configuration {
             retry: None,
             hedge: None,
             rules,
+            inbound: None,
         };
         self.write(&format!("routes/default/{service}.yaml"), &contract::write(&document));
+    }
+
+    /// What may be called outside the mesh: the document after its mesh.
+    pub(crate) fn egress(&self, text: &str) {
+        self.write("egress/egress.yaml", &format!("version: 4\nmesh: default\n{text}...\n"));
     }
 
     /// In place, as a writer that died half-way leaves it.

@@ -6,15 +6,24 @@
 mod backend;
 mod client;
 mod configuration;
+mod dns;
+mod egress;
+mod parsers;
 mod process;
+mod secure;
 
 use std::time::Duration;
 
 use backend::Backend;
-use client::{Client, get, post};
+use client::{Client, get, post, post_with};
 use configuration::Configuration;
 use process::{Proxy, eventually};
 use rustix::process::Signal;
+use vicino_crds::contract::CompiledBreaker;
+use vicino_proxy::explain::{Explanation, Here};
+
+/// How soon a proxy ends that does not wait until a drain is over, which takes 20 seconds.
+const SOONER_THAN_A_DRAIN: Duration = Duration::from_secs(15);
 
 /// Two neighbourhoods, `a` and `b`, and a Service `web` with a pod on each that is named; a pod says its node's name.
 struct World {
@@ -140,9 +149,8 @@ fn workers_wake_each_other_for_a_pod_with_a_limit() {
     for configuration in &world.configurations {
         configuration.route_limited("web", 2, 1);
     }
-    // Only then does a second call wait.
-    let route = || get(world.b.admin(), "admin", "/snapshot").map(|a| a.body).unwrap_or_default();
-    eventually("the limit is in force", || route().contains("\"perPod\": 1"));
+    // Only when all workers serve by it does a second call wait.
+    eventually("the limit is in force", || here(&world.b, "web").waiting_max.is_some());
     let l1 = world.a.l1();
     let mut held = Client::connect(l1).unwrap();
     held.send("web.default", "/hold");
@@ -163,6 +171,67 @@ fn workers_wake_each_other_for_a_pod_with_a_limit() {
     }
     let metrics = get(world.b.metrics(), "m", "/metrics").unwrap().body;
     assert!(metrics.contains("vicino_proxy_queued 0"), "{metrics}");
+}
+
+/// Where a proxy would deliver a call on its own node, as it says when it is asked.
+fn here(proxy: &Proxy, service: &str) -> Here {
+    let call = format!(r#"{{"host": "{service}.default", "from": "default"}}"#);
+    let answer = post_with(proxy.admin(), ("admin", "/explain"), &call).unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let explanation: Explanation = serde_json::from_str(&answer.body).unwrap();
+    explanation.node.unwrap().backends.remove(0)
+}
+
+#[test]
+fn a_proxy_that_is_asked_tells_how_its_pods_are() {
+    let world = World::start(&["b"]);
+    for configuration in &world.configurations {
+        configuration.route_limited("web", 2, 1);
+    }
+    eventually("the limit is in force", || here(&world.b, "web").waiting_max.is_some());
+    let mut held = Client::connect(world.a.l1()).unwrap();
+    held.send("web.default", "/hold");
+    eventually("a call is held", || world.pods[1].holds_one());
+    let mut waiting = Client::connect(world.b.l1()).unwrap();
+    waiting.send("web.default", "/");
+    eventually("another waits", || here(&world.b, "web").waiting == 1);
+    let busy = here(&world.b, "web");
+    assert_eq!((busy.pods.len(), busy.pods[0].in_flight, busy.pods[0].limit), (1, 1, Some(1)));
+    assert_eq!(here(&world.a, "web").pods, [], "each node knows its own");
+    world.pods[1].let_go();
+    assert_eq!((held.receive().unwrap().status, waiting.receive().unwrap().status), (200, 200));
+    eventually("nothing waits and nothing is under way", || {
+        let idle = here(&world.b, "web");
+        (idle.waiting, idle.pods[0].in_flight) == (0, 0)
+    });
+}
+
+#[test]
+fn a_pod_that_is_left_out_is_told_with_the_time_that_is_left() {
+    const LEFT_OUT_MILLISECONDS: u32 = 60_000;
+    let world = World::start(&["a", "b"]);
+    let [configuration, _] = &world.configurations;
+    let nobody = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = nobody.local_addr().unwrap();
+    drop(nobody);
+    configuration.endpoints("broken", &[("a", address)]);
+    configuration.route("broken", 1);
+    let breaker = CompiledBreaker {
+        codes: vec![503],
+        consecutive_failures: 1,
+        failure_percent: 0,
+        minimum_calls: 1,
+        ejection_milliseconds: LEFT_OUT_MILLISECONDS,
+        max_ejection_milliseconds: LEFT_OUT_MILLISECONDS,
+        max_ejected_percent: 100,
+    };
+    configuration.edit_route("broken", |document| document.circuit_breaker = Some(breaker));
+    let route = || get(world.a.admin(), "admin", "/snapshot").map(|a| a.body).unwrap_or_default();
+    eventually("the breaker is in force", || route().contains("\"leavesOutAfter\": 1"));
+    assert_eq!(here(&world.a, "broken").pods[0].left_out_milliseconds, None);
+    assert_eq!(get(world.a.l1(), "broken.default", "/").unwrap().status, 503);
+    let left = here(&world.a, "broken").pods[0].left_out_milliseconds;
+    assert!(left.is_some_and(|left| 0 < left && left <= LEFT_OUT_MILLISECONDS.into()), "{left:?}");
 }
 
 #[test]
@@ -231,7 +300,7 @@ fn a_drain_finishes_what_is_open_and_takes_nothing_new() {
     let answer = client.receive().unwrap();
     assert_eq!((answer.status, answer.body.as_str()), (200, "a says /hold"));
     assert_eq!(answer.header("connection"), Some("close"));
-    assert_eq!(world.a.exit_code(Duration::from_secs(10)), Some(0), "{}", world.a.log());
+    assert_eq!(world.a.exit_code(SOONER_THAN_A_DRAIN), Some(0), "{}", world.a.log());
 }
 
 #[test]
@@ -246,7 +315,7 @@ fn the_bootstraps_log_level_is_in_force_from_the_first_line_on() {
     let level = || get(proxy.admin(), "admin", "/log-level").map(|answer| answer.body).unwrap_or_default();
     eventually("it is followed", || level().contains("info"));
     proxy.terminate();
-    assert_eq!(proxy.exit_code(Duration::from_secs(10)), Some(0));
+    assert_eq!(proxy.exit_code(SOONER_THAN_A_DRAIN), Some(0));
     assert!(proxy.log().contains(" INFO "), "what is written is told by its level: {}", proxy.log());
 }
 
@@ -259,7 +328,7 @@ fn a_second_signal_ends_a_drain() {
     world.a.terminate();
     eventually("it drains", || Client::connect(world.a.l1()).is_err());
     world.a.terminate();
-    assert_eq!(world.a.exit_code(Duration::from_secs(5)), Some(0));
+    assert_eq!(world.a.exit_code(SOONER_THAN_A_DRAIN), Some(0));
     assert!(client.receive().is_err(), "the call was cut");
 }
 
@@ -295,7 +364,7 @@ fn a_successor_takes_over_without_a_failed_call() {
     calls.makes(50);
     world.a.terminate();
     calls.makes(50);
-    assert_eq!(world.a.exit_code(Duration::from_secs(10)), Some(0), "{}", world.a.log());
+    assert_eq!(world.a.exit_code(SOONER_THAN_A_DRAIN), Some(0), "{}", world.a.log());
     calls.makes(50);
     let failed = calls.stop();
     assert_eq!(failed, Vec::<String>::new());

@@ -1,8 +1,10 @@
 //! A running proxy: started with flags, ended with the test, its log kept for the message of a failure.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -26,6 +28,17 @@ pub(crate) fn eventually(what: &str, mut reached: impl FnMut() -> bool) {
     panic!("not within 30 s: {what}");
 }
 
+/// A port of 127.0.0.1 that is free, and that no other proxy of these tests is about to bind.
+fn free_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        if GIVEN.lock().unwrap().insert(port) {
+            return port;
+        }
+    }
+}
+
 pub(crate) struct Proxy {
     child: Child,
     address: String,
@@ -39,9 +52,7 @@ impl Proxy {
         let directory = tempfile::tempdir().unwrap();
         let log = std::fs::File::create(directory.path().join("log")).unwrap();
         // Loopback addresses are the tests' own, but the admin interface is always on 127.0.0.1.
-        let free = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let admin_port = free.local_addr().unwrap().port();
-        drop(free);
+        let admin_port = free_port();
         let child = Command::new(BINARY)
             .args(["--node", configuration.node, "--listen-ip", &address, "--log-format", "text"])
             .args(["--config-dir".into(), configuration.path().into_os_string()])

@@ -22,11 +22,14 @@ pub const METHOD_BYTES_MAX: usize = 32;
 /// On the wires of HTTP/1.1 it is `Upgrade`, with `Connection`.
 pub const UPGRADE_FIELD: &str = "vicino-upgrade";
 
+/// The field that asks, by the value `path`, each proxy for its part of the way that a call takes. Applications do not get it.
+pub const DEBUG_FIELD: &str = "vicino-debug";
+
 /// A request head without anything that belongs to one connection only.
 ///
 /// `headers` are end to end: `Connection` and what it nominates, `Keep-Alive`, `Proxy-Connection`, `TE`, `Transfer-Encoding`, `Upgrade`,
 /// `HTTP2-Settings`, `Content-Length`, `Host`, `Proxy-Authorization`, `Proxy-Authenticate` are taken out, and so are `vicino-*` (but for
-/// `vicino-route`) and `X-Forwarded-Client-Cert`, which a caller may not say. `Expect` stays.
+/// `vicino-route`), `Forwarded` and `X-Forwarded-Client-Cert`, which a caller may not say. `Expect` stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestHead<'a> {
     /// A token of at most [`METHOD_BYTES_MAX`] bytes, as the caller wrote it (methods are case-sensitive).

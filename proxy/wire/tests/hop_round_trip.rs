@@ -132,9 +132,18 @@ proptest! {
         check(&|out| hop::encode_trailers(out, stream, trailers).unwrap(), Frame::Trailers { stream, headers: trailers });
         check(&|out| hop::encode_reset(out, stream, reason), Frame::Reset { stream, reason });
         check(&|out| hop::encode_window(out, stream, credit), Frame::Window { stream, credit });
+        check(&|out| hop::encode_ejected(out, stream, credit), Frame::Ejected { stream, count: credit });
         check(&|out| hop::encode_ping(out, number), Frame::Ping(number));
         check(&|out| hop::encode_pong(out, number), Frame::Pong(number));
         check(&|out| hop::encode_drain(out), Frame::Drain);
+        let codes = [500, 503, 599];
+        for codes in [&codes[..], &[]] {
+            let mut wire = Vec::new();
+            hop::encode_failures(&mut wire, stream, codes).unwrap();
+            let Frame::Failures { stream: of, codes: read } = only_frame(&wire) else { panic!("another frame") };
+            prop_assert_eq!((of, read.iter().collect::<Vec<_>>()), (stream, codes.to_vec()));
+        }
+        prop_assert_eq!(hop::encode_failures(&mut Vec::new(), stream, &[500; 17]), Err(hop::HopError::TooLong));
         let to = Destination { namespace: "demo", service: "web", port: 80, port_name: "http", pod: None };
         let is_last_resort = number % 2 == 0;
         check(

@@ -100,7 +100,13 @@ fn frames() {
         check(&frame(kind, 0, 0, b""), HopError::BadStream, &frame(kind, 0, 1, b""));
         check(&frame(kind, 0, 1, b"?"), HopError::BadLength, &frame(kind, 0, 1, b""));
     }
-    assert_eq!(decode(&frame(0x95, 0, 3, b"later")), Ok(Some((Frame::Skipped { kind: 0x95 }, 13))));
+    for codes in [&[1; 3][..], &[1; 34]] {
+        check(&frame(0x95, 0, 1, codes), HopError::BadLength, &frame(0x95, 0, 1, &[1; 32]));
+    }
+    check(&frame(0x95, 0, 0, b""), HopError::BadStream, &frame(0x95, 0, 1, b""));
+    check(&frame(0x96, 0, 0, &[0; 4]), HopError::BadStream, &frame(0x96, 0, 1, &[0; 4]));
+    check(&frame(0x96, 0, 1, &[0; 5]), HopError::BadLength, &frame(0x96, 0, 1, &[0; 4]));
+    assert_eq!(decode(&frame(0x97, 0, 3, b"later")), Ok(Some((Frame::Skipped { kind: 0x97 }, 13))));
 }
 
 #[test]
@@ -210,7 +216,12 @@ fn fields_of_a_head() {
         (("TRANSFER-ENCODING", b"chunked"), HopError::ForbiddenHeader, ("x-transfer-encoding", b"chunked")),
         (("host", b"a"), HopError::ForbiddenHeader, ("hosts", b"a")),
         (("Connection", b"close"), HopError::ForbiddenHeader, ("Connections", b"close")),
-        (("upgrade", b"h2c"), HopError::ForbiddenHeader, ("vicino-a", b"proxies may")),
+        (("upgrade", b"h2c"), HopError::ForbiddenHeader, ("upgraded", b"h2c")),
+        (("vicino-a", b"me"), HopError::ForbiddenHeader, ("vicino-debug", b"path")),
+        (("vicino_debug", b"path"), HopError::ForbiddenHeader, ("vicino-route", b"a=b")),
+        (("Forwarded", b"for=me"), HopError::ForbiddenHeader, ("Forwarded-To", b"me")),
+        (("X-Forwarded-Client-Cert", b"me"), HopError::ForbiddenHeader, ("X-Forwarded-For", b"me")),
+        (("x_real_ip", b"me"), HopError::ForbiddenHeader, ("x-real-ip", b"me")),
     ] {
         let (refused, accepted) = (with(bad.0, bad.1), with(near.0, near.1));
         check_stream(&refused.0, fault, &accepted.0);

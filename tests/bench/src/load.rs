@@ -1,8 +1,9 @@
-//! Load generators: wrk for the closed loop, h2load for the one of HTTP/2, our own for the fixed rate and for idle connections; no process is started here.
+//! Load generators: wrk for the closed loop, h2load for the one of HTTP/2, our own for the fixed rate, for idle connections and for hops; no process is started here.
 
 pub mod closed;
 pub mod exchange;
 pub mod fixed_rate;
+pub mod hops;
 pub mod http2;
 pub mod idle;
 

@@ -6,15 +6,18 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::certificates::Certificates;
 use crate::clock;
 use crate::load::{Load, LoadError, closed, http2};
 use crate::net::Nodes;
 use crate::options::{RunOptions, Target};
-use crate::peers::{self, Leg, Peer, PeerError, Role};
+use crate::peers::{self, Leg, Mode, Peer, PeerError, Role};
 use crate::prepare::Tools;
 use crate::process::{CommandLine, Conversation, ProcessError, Running, output};
 use crate::procfs::{self, Cpu, MachineStat};
 use crate::syscalls::{Calls, Counting, SyscallError};
+
+mod hops;
 
 /// Seconds of load before anything is counted.
 const WARM_UP_SECONDS: u64 = 1;
@@ -97,6 +100,8 @@ pub enum MeasureError {
 pub struct Bench<'a> {
     /// The namespaces.
     pub nodes: &'a Nodes,
+    /// What the proxies know each other by.
+    pub certificates: &'a Certificates,
     /// The programs.
     pub tools: &'a Tools,
     /// Lengths and rates.
@@ -107,11 +112,11 @@ pub struct Bench<'a> {
 
 impl Bench<'_> {
     /// Measures `peer` once; its files go to a folder that is removed afterwards.
-    pub fn measure(&self, peer: Peer, count_calls: bool) -> Result<Figures, MeasureError> {
+    pub fn measure(&self, peer: Peer, mode: Mode, count_calls: bool) -> Result<Figures, MeasureError> {
         let folder = self.nodes.folder.join(peer.name());
         // A backend that cannot write its files says so itself.
         let _ = std::fs::create_dir_all(&folder);
-        let mut standing = self.start(peer, &folder)?;
+        let mut standing = self.start(peer, mode, &folder)?;
         let mut figures = self.figures(peer, &standing);
         if let (true, Ok(figures)) = (count_calls, &mut figures) {
             figures.calls = self.calls(peer, &standing, &folder)?;
@@ -126,27 +131,42 @@ impl Bench<'_> {
         }
     }
 
-    fn start(&self, peer: Peer, folder: &Path) -> Result<Standing, MeasureError> {
-        let start = |line: &CommandLine, role: Role, label: &'static str| {
-            let namespace = self.namespace(role);
-            Running::start(line, namespace, folder, label).map_err(|e| MeasureError::Run(label, e))
-        };
+    fn start(&self, peer: Peer, mode: Mode, folder: &Path) -> Result<Standing, MeasureError> {
         let nginx = self.tools.nginx.clone().map_err(PeerError::Missing);
         let backend = nginx.and_then(|nginx| peers::backend(&nginx, folder));
         let backend = backend.map_err(|e| MeasureError::Configure("the backend", e))?;
-        let mut standing =
-            Standing { all: vec![("backend", start(&backend, Role::L2, "backend")?)], proxies: Vec::new() };
+        let backend = Running::start(&backend, self.namespace(Role::L2), folder, "backend");
+        let backend = backend.map_err(|e| MeasureError::Run("the backend", e))?;
+        let mut standing = Standing { all: vec![("backend", backend)], proxies: Vec::new() };
         self.probe(&Peer::Direct.target(), &mut standing)?;
-        for leg in [Leg::l2(), Leg::l1()] {
-            let line = peer.proxy(&leg, self.tools, folder);
-            if let Some(line) = line.map_err(|e| MeasureError::Configure(leg.label(), e))? {
-                let proxy = start(&line, leg.role, leg.label())?;
-                standing.proxies.push(proxy.pid());
-                standing.all.push((leg.label(), proxy));
-            }
+        let certificates = self.certificates(mode);
+        for leg in [Leg::l2(certificates), Leg::l1(certificates)] {
+            self.start_proxy(peer, &leg, folder, &mut standing)?;
         }
         self.probe(&peer.target(), &mut standing)?;
         Ok(standing)
+    }
+
+    /// None in the clear.
+    fn certificates(&self, mode: Mode) -> Option<&Certificates> {
+        (mode == Mode::Mtls).then_some(self.certificates)
+    }
+
+    fn start_proxy(
+        &self,
+        peer: Peer,
+        leg: &Leg<'_>,
+        folder: &Path,
+        standing: &mut Standing,
+    ) -> Result<(), MeasureError> {
+        let line = peer.proxy(leg, self.tools, folder);
+        if let Some(line) = line.map_err(|e| MeasureError::Configure(leg.label(), e))? {
+            let proxy = Running::start(&line, self.namespace(leg.role), folder, leg.label());
+            let proxy = proxy.map_err(|e| MeasureError::Run(leg.label(), e))?;
+            standing.proxies.push(proxy.pid());
+            standing.all.push((leg.label(), proxy));
+        }
+        Ok(())
     }
 
     fn figures(&self, peer: Peer, standing: &Standing) -> Result<Figures, MeasureError> {

@@ -4,10 +4,13 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::figures::{DISTURBED_CORES, Sample, Spread, Summary, Verdict, ratios};
+use crate::figures::hops::{HopSample, HopSummary};
+use crate::figures::{Callers, DISTURBED_CORES, Sample, Spread, Summary, Verdict, haproxy_cpu100k, ratios};
+use crate::load::hops::Handshake;
 use crate::machine::Machine;
 use crate::measure::Measured;
 use crate::options::RunOptions;
+use crate::peers::Mode;
 use crate::syscalls::Calls;
 
 /// A line for whoever waits.
@@ -25,7 +28,7 @@ pub fn say(line: &str) {
 /// What was measured, on what.
 pub fn heading(machine: &Machine, options: &RunOptions) {
     say(&format!(
-        "Two-hop meshes in the clear: {} cores {}, {} MiB, Linux {}",
+        "Two-hop meshes: {} cores {}, {} MiB, Linux {}",
         machine.cores, machine.cpu, machine.memory_mib, machine.kernel
     ));
     for (program, version) in &machine.versions {
@@ -39,7 +42,8 @@ pub fn heading(machine: &Machine, options: &RunOptions) {
 
 /// One measurement, as progress.
 pub fn sample_line(sample: &Sample, of: u32, seconds: f64) -> String {
-    let head = format!("[{}/{of}] {:<11} {seconds:>4.0} s ", sample.repetition, sample.peer);
+    let head =
+        format!("[{}/{of}] {:<5} {:<11} {seconds:>4.0} s ", sample.repetition, sample.mode, sample.peer);
     let Some(figures) = sample.figures else {
         return head + "failed: " + sample.failed.as_deref().unwrap_or("no reason");
     };
@@ -55,15 +59,43 @@ pub fn sample_line(sample: &Sample, of: u32, seconds: f64) -> String {
     format!("{head}{cpu} {:.0}/s {latency}{disturbed}", closed.load.per_second)
 }
 
-/// The tables of all peers.
-pub fn tables(summaries: &[Summary], options: &RunOptions) {
-    say("\nMedian (least) over the repetitions; cpu100k: CPU seconds of both proxies per 100,000 requests\n");
-    say("closed loop    cpu100k          user %     requests/s  p50 us           p99 us           errors");
-    for s in summaries {
+/// The opening of a peer's hops, as progress.
+pub fn hop_line(sample: &HopSample, of: u32, seconds: f64) -> String {
+    let head =
+        format!("[{}/{of}] {:<5} {:<11} {seconds:>4.0} s  hops", sample.repetition, sample.mode, sample.peer);
+    let Some(opened) = &sample.opened else {
+        return head + " failed: " + sample.failed.as_deref().unwrap_or("no reason");
+    };
+    let ways = opened.openings.iter().map(|o| format!(" {} {:.0}/s", way(o.handshake), o.per_second));
+    head + &ways.collect::<Vec<_>>().join(",")
+}
+
+fn way(handshake: Handshake) -> &'static str {
+    match handshake {
+        Handshake::None => "clear",
+        Handshake::Full => "full",
+        Handshake::Resumed => "resumed",
+    }
+}
+
+/// The tables of all peers in one mode.
+pub fn tables(mode: Mode, all: &[Summary], options: &RunOptions) {
+    let summaries: Vec<&Summary> = all.iter().filter(|s| s.mode == mode).collect();
+    let haproxy = haproxy_cpu100k(all, (mode, Callers::Http1));
+    say(&format!("\n== {} between the proxies ==", mode.phrase()));
+    say(
+        "Median (least) over the repetitions; cpu100k: CPU seconds of both proxies per 100,000 requests; ratio: to HAProxy's\nbetter wire here\n",
+    );
+    say(
+        "closed loop    cpu100k          ratio  user %  requests/s  p50 us           p99 us           errors",
+    );
+    for s in &summaries {
+        let ratio =
+            s.cpu100k.zip(haproxy).map_or_else(dash, |(x, haproxy)| format!("{:.2}", x.median / haproxy));
         let per_second = s.per_second.map_or_else(dash, |x| format!("{:.0}", x.median));
         let user = s.user_share.map_or_else(dash, |x| format!("{:.0}", x.median * 100.0));
         say(format!(
-            "{:<14} {:<16} {user:<10} {per_second:<11} {:<16} {:<16} {}",
+            "{:<14} {:<16} {ratio:<6} {user:<7} {per_second:<11} {:<16} {:<16} {}",
             s.peer,
             cell(s.cpu100k, 2),
             cell(s.p50_us, 0),
@@ -76,7 +108,7 @@ pub fn tables(summaries: &[Summary], options: &RunOptions) {
         "\n{:<14} p50 us           p99 us           cpu100k          not sent",
         format!("at {}/s", options.rate)
     ));
-    for s in summaries {
+    for s in &summaries {
         let cells = [cell(s.rate_p50_us, 0), cell(s.rate_p99_us, 0), cell(s.rate_cpu100k, 2)];
         say(&format!("{:<14} {:<16} {:<16} {:<16} {}", s.peer, cells[0], cells[1], cells[2], s.unsent));
     }
@@ -86,7 +118,7 @@ pub fn tables(summaries: &[Summary], options: &RunOptions) {
         say(&format!("{:<14} {:<16} {per_second}", s.peer, cell(s.http2_cpu100k, 2)));
     }
     say(&format!("\nmemory, MiB    start       +{} idle  KiB a connection", options.idle));
-    for s in summaries {
+    for s in &summaries {
         let (Some(start), Some(idle)) = (s.start_kib, s.idle_kib) else { continue };
         let each = (idle.median - start.median) / f64::from(options.idle);
         say(&format!(
@@ -98,9 +130,32 @@ pub fn tables(summaries: &[Summary], options: &RunOptions) {
     }
 }
 
-/// The table of system calls, if they were counted.
-pub fn calls_table(summaries: &[Summary]) {
-    let counted: Vec<_> = summaries.iter().filter_map(|s| Some((s.peer, s.calls?))).collect();
+/// The table of the opening of hops, if it was measured.
+pub fn hops_table(summaries: &[HopSummary]) {
+    if summaries.is_empty() {
+        return;
+    }
+    say("\n== opening hops to L2 ==");
+    say(
+        "By a dialler of this program, the same for all, until L2 has spoken; s/1,000: CPU seconds per 1,000 hops opened and\nclosed again; KiB a hop: resident memory of L2\n",
+    );
+    say("hops           TLS      opened/s   L2 s/1,000       dialler s/1,000  KiB a hop");
+    for s in summaries {
+        let kib = s.kib.map_or_else(dash, |x| format!("{:.1}", x.median));
+        let (listener, dialler) = (cell(s.listener_cpu, 3), cell(s.dialler_cpu, 3));
+        let per_second = s.per_second.map_or_else(dash, |x| format!("{:.0}", x.median));
+        say(&format!(
+            "{:<14} {:<8} {per_second:<10} {listener:<16} {dialler:<16} {kib}",
+            s.peer,
+            way(s.handshake)
+        ));
+    }
+}
+
+/// The table of system calls in one mode, if they were counted.
+pub fn calls_table(mode: Mode, summaries: &[Summary]) {
+    let summaries = summaries.iter().filter(|s| s.mode == mode);
+    let counted: Vec<_> = summaries.filter_map(|s| Some((s.peer, s.calls?))).collect();
     if counted.is_empty() {
         return;
     }
@@ -114,7 +169,8 @@ pub fn calls_table(summaries: &[Summary]) {
 }
 
 /// What a reader of the figures has to know besides.
-pub fn remarks(summaries: &[Summary], samples: &[Sample], skipped: &[(String, String)]) {
+pub fn remarks(results: &Results<'_>) {
+    let Results { samples, summaries, hop_samples, skipped, .. } = *results;
     say("");
     for (peer, reason) in skipped {
         say(&format!("skipped {peer}: {reason}"));
@@ -122,15 +178,29 @@ pub fn remarks(summaries: &[Summary], samples: &[Sample], skipped: &[(String, St
     for s in summaries {
         if let Some(reason) = &s.failed {
             say(&format!(
-                "failed {} in {} of {} repetitions: {reason}",
+                "failed {} {} in {} of {} repetitions: {reason}",
                 s.peer,
+                s.mode.phrase(),
                 samples_of(s, samples) - s.runs,
                 samples_of(s, samples)
             ));
         }
     }
-    let mut disturbed: Vec<String> =
-        samples.iter().filter(|s| s.disturbed()).map(|s| format!("{} {}", s.repetition, s.peer)).collect();
+    for s in hop_samples {
+        if let Some(reason) = &s.failed {
+            say(&format!(
+                "failed hops of {} {} in repetition {}: {reason}",
+                s.peer,
+                s.mode.phrase(),
+                s.repetition
+            ));
+        }
+    }
+    let mut disturbed: Vec<String> = samples
+        .iter()
+        .filter(|s| s.disturbed())
+        .map(|s| format!("{} {} {}", s.repetition, s.mode, s.peer))
+        .collect();
     if !disturbed.is_empty() {
         if disturbed.len() == samples.len() {
             disturbed = vec!["all".to_owned()];
@@ -140,14 +210,18 @@ pub fn remarks(summaries: &[Summary], samples: &[Sample], skipped: &[(String, St
             disturbed.join(", ")
         ));
     }
-    let each: Vec<String> = ratios(samples).iter().map(|r| format!("{r:.2}")).collect();
-    if !each.is_empty() {
-        say(&format!("vicino/haproxy per repetition: {}", each.join(" ")));
+    for verdict in results.verdicts {
+        let each = ratios((verdict.mode, verdict.callers), samples);
+        let each: Vec<String> = each.iter().map(|r| format!("{r:.2}")).collect();
+        if !each.is_empty() {
+            let (mode, callers) = (verdict.mode.phrase(), verdict.callers.phrase());
+            say(&format!("vicino/haproxy {mode}, {callers}, per repetition: {}", each.join(" ")));
+        }
     }
 }
 
 fn samples_of(summary: &Summary, samples: &[Sample]) -> usize {
-    samples.iter().filter(|s| s.peer == summary.peer).count()
+    samples.iter().filter(|s| s.peer == summary.peer && s.mode == summary.mode).count()
 }
 
 fn cell(spread: Option<Spread>, digits: usize) -> String {
@@ -171,14 +245,26 @@ pub struct Report<'a> {
     pub rate: u32,
     /// Idle connections of the memory figures.
     pub idle: u32,
+    /// What came out.
+    #[serde(flatten)]
+    pub results: Results<'a>,
+}
+
+/// What came out of a run.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Results<'a> {
     /// Every measurement.
     pub samples: &'a [Sample],
     /// Medians and minima.
     pub summaries: &'a [Summary],
+    /// Every measurement of hops.
+    pub hop_samples: &'a [HopSample],
+    /// Their medians and minima.
+    pub hop_summaries: &'a [HopSummary],
     /// Peers that could not be had, and why.
     pub skipped: &'a [(String, String)],
-    /// The gate.
-    pub verdict: Verdict,
+    /// The gates, two of each mode.
+    pub verdicts: &'a [Verdict],
 }
 
 impl Report<'_> {

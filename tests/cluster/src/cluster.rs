@@ -154,6 +154,11 @@ impl Cluster {
         self.layout().node_list().into_iter().map(node).collect()
     }
 
+    /// An address that is outside of the cluster, which its nodes and pods reach: the machine's own, for servers of tests.
+    pub fn outside(&self) -> Ipv4Addr {
+        self.layout().outside()
+    }
+
     /// A command that runs `program` in the network namespace of a node, to be added to.
     pub fn node_command(&self, node: &str, program: &str) -> Result<Command> {
         let node = self.layout().node(node)?;

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 
 use crate::cluster::Cluster;
 use crate::layout::{NodeLayout, dir_of};
-use crate::role::Role;
+use crate::role::{Role, Supervised};
 use crate::state::{self, Store};
 use crate::{cgroup, down, health, network, node, process, wait};
 
@@ -248,10 +248,9 @@ impl<'a> Reported<'a> {
         };
         let name = &self.node.name;
         let what = format!("{name} to report and be Ready");
+        let mut programs = Supervised::new(self.node);
         let ready = wait::until(&what, NODE_BOUND, async || {
-            for role in Role::of_node(self.node) {
-                role.check(store)?;
-            }
+            programs.check(store)?;
             let state = health::node_ready(client, name).await;
             Ok(state.is_some_and(|state| state.ready && state.renewed > self.renewed))
         });

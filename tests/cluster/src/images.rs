@@ -92,6 +92,22 @@ fn product_dir() -> Result<PathBuf> {
     Ok(target.map_or_else(|| workspace().map(|root| root.join("target")), Ok)?.join("images"))
 }
 
+/// The program of this name that was built last for the product's images.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let mut found = Vec::new();
+    for target in fs::read_dir(product_dir()?).context("look for the product's programs")? {
+        for profile in ["release", "debug"] {
+            let file = target.as_ref().map(|target| target.path().join(profile).join(name));
+            let file = file.map_err(|error| anyhow::anyhow!("look for {name}: {error}"))?;
+            if let Ok(changed) = fs::metadata(&file).and_then(|data| data.modified()) {
+                found.push((changed, file));
+            }
+        }
+    }
+    let newest = found.into_iter().max().map(|(_, file)| file);
+    newest.with_context(|| format!("{name} was not built: `vicino-cluster images` builds it"))
+}
+
 /// Builds the product's programs, statically linked, and their images; the archives' paths, in the order of the targets.
 /// `targets` restricts it to some of `operator`, `proxy` and `sample`; empty is all.
 pub async fn build_product(

@@ -128,6 +128,11 @@ impl Layout {
         Ipv4Addr::new(10, self.octet(), 0, 1)
     }
 
+    /// Another address of the machine there, for servers that are outside of the cluster.
+    pub fn outside(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, self.octet(), 0, 250)
+    }
+
     /// The ClusterIP of the Service `default/kubernetes`.
     pub fn kubernetes_ip(&self) -> Ipv4Addr {
         Ipv4Addr::new(10, self.octet() + 2, 0, 1)

@@ -31,11 +31,12 @@ pub(crate) async fn make(layout: &Layout) -> Result<()> {
 /// `ip` commands for the machine's own namespace.
 fn machine_side(layout: &Layout) -> String {
     let bridge = layout.bridge();
-    let gateway = layout.gateway();
+    let (gateway, outside) = (layout.gateway(), layout.outside());
     let prefix = layout.node_range().prefix;
     let mut text = format!(
         "link add {bridge} type bridge forward_delay 0
 address add {gateway}/{prefix} dev {bridge}
+address add {outside}/32 dev {bridge}
 link set {bridge} up
 route add blackhole {services}
 ",

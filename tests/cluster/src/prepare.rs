@@ -24,16 +24,19 @@ const KUBERNETES_PROGRAMS: [&str; 6] =
     ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "kubectl"];
 
 /// Debian packages, each with a file that shows that it is there.
-const PACKAGES: [(&str, &str); 13] = [
+const PACKAGES: [(&str, &str); 16] = [
     ("buildah", "buildah"),
     ("busybox-static", "busybox"),
     ("containerd", "containerd"),
     ("containernetworking-plugins", "/usr/lib/cni/ptp"),
+    ("curl", "curl"),
     ("dropbear-bin", "dbclient"),
     ("etcd-server", "etcd"),
     ("iproute2", "ip"),
     ("nftables", "nft"),
     ("nghttp2-client", "h2load"),
+    ("nodejs", "node"),
+    ("openssl", "openssl"),
     ("redis-server", "redis-server"),
     ("runc", "runc"),
     ("socat", "socat"),

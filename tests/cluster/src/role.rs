@@ -14,6 +14,9 @@ use crate::{control_plane, node};
 /// How long a program may take to end before it is killed. The API server waits for its watches to close.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// How often a kubelet that ends while its node comes up is started again.
+const KUBELET_RESTARTS: u32 = 3;
+
 /// A program's part in the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -118,5 +121,32 @@ impl Role {
     pub(crate) fn check(&self, store: &Store) -> Result<()> {
         let log = store.state().layout.log(&self.to_string());
         self.running(store).map(drop).with_context(|| format!("{self} ended; {}", crate::process::tail(&log)))
+    }
+}
+
+/// A node's programs while the node comes up. A kubelet that ends is started again, as an init system would: all kubelets of
+/// the machine clear and listen in the one folder for device plugins, which is not configurable, and one that meets another
+/// there ends. Whatever else ends, and a kubelet that goes on ending, is an error.
+pub(crate) struct Supervised {
+    roles: [Role; 3],
+    restarts_left: u32,
+}
+
+impl Supervised {
+    pub(crate) fn new(node: &NodeLayout) -> Self {
+        Self { roles: Role::of_node(node), restarts_left: KUBELET_RESTARTS }
+    }
+
+    /// An error with the end of the log when a program is gone for good.
+    pub(crate) fn check(&mut self, store: &Store) -> Result<()> {
+        for role in &self.roles {
+            let may_start = matches!(role, Role::Kubelet(_)) && self.restarts_left > 0;
+            if may_start && role.running(store).is_none() {
+                self.restarts_left -= 1;
+                role.start(store)?;
+            }
+            role.check(store)?;
+        }
+        Ok(())
     }
 }

@@ -17,7 +17,7 @@ use crate::images::COREDNS_IMAGE;
 use crate::layout::{Layout, NodeLayout, dir_of};
 use crate::process::tail;
 use crate::progress::Progress;
-use crate::role::Role;
+use crate::role::{Role, Supervised};
 use crate::state::{State, Store};
 use crate::{cgroup, control_plane, down, health, images, network, node, pki, prepare, wait};
 
@@ -184,10 +184,9 @@ async fn ready(cluster: &Cluster, client: &Client, progress: &Progress) -> Resul
     let layout = cluster.layout();
     for node in layout.node_list() {
         let what = format!("{} to be Ready", node.name);
+        let mut programs = Supervised::new(&node);
         let ready = wait::until(&what, NODES_BOUND, async || {
-            for role in Role::of_node(&node) {
-                role.check(&cluster.store)?;
-            }
+            programs.check(&cluster.store)?;
             Ok(health::node_ready(client, &node.name).await.is_some_and(|state| state.ready))
         });
         ready.await.with_context(|| tail(&layout.log(&node.role("kubelet"))))?;

@@ -28,8 +28,8 @@ pub fn show_progress() {
 }
 
 /// Finds the cluster `name` or boots it, loads the images, and has pods of the mesh that run an older build replaced.
-/// With `build` the images are built first, else they must have been.
-pub async fn cluster(name: &str, nodes: u8, build: Option<Profile>) -> Result<Cluster> {
+/// With `build` the images are built first, else they must have been. With `audit` its API server writes down who has asked for what.
+pub async fn cluster(name: &str, (nodes, audit): (u8, bool), build: Option<Profile>) -> Result<Cluster> {
     let progress = Progress::new();
     let tools = prepare::prepare(&progress).await.context("prepare this machine")?;
     if let Some(profile) = build {
@@ -37,7 +37,7 @@ pub async fn cluster(name: &str, nodes: u8, build: Option<Profile>) -> Result<Cl
     }
     let archives: Vec<PathBuf> =
         IMAGES.iter().map(|image| images::find(image, &tools)).collect::<Result<_>>()?;
-    let bare = Options { name: name.to_owned(), nodes, images: Vec::new(), audit: false };
+    let bare = Options { name: name.to_owned(), nodes, images: Vec::new(), audit };
     let cluster = Cluster::up(bare).await?;
     let note = cluster.log_dir().join(STAMP);
     let (before, now) = (fs::read_to_string(&note).ok(), stamp(&archives));

@@ -1,10 +1,12 @@
 //! Calls as an application does, from the network namespace of one pod: with the sample application's client, with curl,
 //! or byte by byte.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -25,8 +27,10 @@ use vicino_sample::client::{CallError, Client};
 
 use crate::netns;
 
+/// One call takes no longer.
+const CALL_SECONDS_MAX: Duration = Duration::from_mins(1);
 /// One exchange, byte by byte, takes no longer.
-const RAW_SECONDS_MAX: Duration = Duration::from_secs(10);
+const RAW_SECONDS_MAX: Duration = Duration::from_mins(1);
 /// One run of curl, h2load or gRPC's client takes no longer.
 const PROGRAM_SECONDS_MAX: Duration = Duration::from_mins(2);
 /// Pause between two calls of a wait.
@@ -103,6 +107,12 @@ impl Caller {
         Self { proxy: SocketAddr::new(proxy, PORT_L1), ..self.clone() }
     }
 
+    /// This caller, but asking at another address.
+    #[must_use]
+    pub fn at(&self, proxy: SocketAddr) -> Self {
+        Self { proxy, ..self.clone() }
+    }
+
     /// One GET through L1, as an application with `http_proxy` makes it.
     pub async fn get(&self, url: &str) -> Result<Response<Bytes>> {
         self.get_with(url, &[]).await
@@ -121,7 +131,7 @@ impl Caller {
 
     /// The sample application's client; its sockets belong to the namespace of the thread that uses it first.
     pub fn client(&self) -> Client {
-        Client::new(Some(&format!("http://{}", self.proxy)))
+        Client::new(Some(&format!("http://{}", self.proxy))).within(CALL_SECONDS_MAX)
     }
 
     /// Calls again and again until an answer is `as_wished`, or errors with the last answer.
@@ -153,6 +163,25 @@ impl Caller {
     /// Waits until a call is answered with 2xx.
     pub async fn reaches(&self, url: &str, bound: Duration) -> Result<()> {
         self.calls_until(url, bound, |answer| answer.as_ref().is_ok_and(|a| a.status().is_success())).await
+    }
+
+    /// Waits until calls are answered by `count` different pods.
+    pub async fn reaches_all(&self, url: &str, count: usize, bound: Duration) -> Result<()> {
+        let seen = Mutex::new(BTreeSet::new());
+        let (what, one_more) =
+            (format!("{count} pods"), move |answer: &Result<Response<Bytes>, CallError>| {
+                let pod = answer.as_ref().ok().and_then(|answer| answer.headers().get("x-pod"));
+                let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                seen.extend(pod.map(|pod| pod.as_bytes().to_owned()));
+                seen.len() >= count
+            });
+        self.calls_until(url, bound, one_more).await.context(what)
+    }
+
+    /// Waits until the proxy knows who calls: it looks the name up, which is nobody's, only for those.
+    pub async fn is_known(&self, bound: Duration) -> Result<()> {
+        self.calls_until("http://nobody/", bound, |answer| answer.as_ref().is_ok_and(|a| a.status() == 404))
+            .await
     }
 
     /// Runs Debian's curl in this pod's network namespace.
@@ -207,18 +236,17 @@ impl Caller {
         answered.and_then(|number| number.parse().ok()).with_context(|| format!("h2load said {said}"))
     }
 
-    /// Sends `bytes` to L1 on a connection of their own and reads until it closes, or until nothing more came for
-    /// `quiet`.
-    pub async fn raw(&self, bytes: &[u8], quiet: Duration) -> Result<String> {
+    /// Sends `bytes` to L1 on a connection of their own and reads until it closes, or until what came `is_enough`.
+    pub async fn raw(&self, bytes: &[u8], is_enough: fn(&str) -> bool) -> Result<String> {
         let (proxy, bytes) = (self.proxy, bytes.to_vec());
         let exchange = netns::inside(&self.netns, async move || {
             timeout(RAW_SECONDS_MAX, async {
                 let mut stream = TcpStream::connect(proxy).await?;
                 stream.write_all(&bytes).await?;
                 let mut answer = Vec::new();
-                while let Ok(read) = timeout(quiet, stream.read_buf(&mut answer)).await {
-                    // A reset after the answer is how a peer refuses what it does not want to read.
-                    if read.unwrap_or(0) == 0 {
+                // A reset after the answer is how a peer refuses what it does not want to read.
+                while stream.read_buf(&mut answer).await.unwrap_or(0) > 0 {
+                    if is_enough(&String::from_utf8_lossy(&answer)) {
                         break;
                     }
                 }

@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 use vicino_cluster::Cluster;
 use vicino_cluster::images::Profile;
 use vicino_cluster::progress::Progress;
+use vicino_crds::names;
 
 use crate::kubectl::Kubectl;
 use crate::{boot, install};
@@ -24,6 +25,8 @@ const NODES: u8 = 3;
 /// The demo's namespace and its services, as config/demo has them.
 const NAMESPACE: &str = "demo";
 const SERVICES: [&str; 4] = ["authors", "quotes", "ratings", "web"];
+/// Nothing is taken that does not come by mutual TLS.
+const STRICT: &str = r#"{"spec":{"identity":{"mode":"Strict"}}}"#;
 /// Calls that are made.
 const CALLS: &str = "500";
 
@@ -86,7 +89,7 @@ pub async fn run(options: Options) -> Result<ExitCode> {
 
 async fn own(options: &Options) -> Result<Kubectl> {
     let profile = if options.dev { Profile::Dev } else { Profile::Release };
-    let cluster = boot::cluster(&options.name, NODES, Some(profile)).await?;
+    let cluster = boot::cluster(&options.name, (NODES, false), Some(profile)).await?;
     Ok(Kubectl { program: cluster.kubectl_path(), kubeconfig: Some(cluster.kubeconfig_path()) })
 }
 
@@ -135,16 +138,43 @@ async fn tour(kubectl: &Kubectl) -> Result<()> {
     let (busy, others) = tokio::try_join!(busy, others)?;
     say(&format!("{others}beside\n{busy}"))?;
     let gone = ["delete", "-k", &install::config("tour"), "--wait=false"];
-    kubectl.run(gone).await.context("delete config/tour").map(drop)
+    kubectl.run(gone).await.context("delete config/tour")?;
+    policy(kubectl).await
+}
+
+/// Who may call what; the policy is there while it lasts.
+async fn policy(kubectl: &Kubectl) -> Result<()> {
+    let sample = install::config("samples/meshpolicy.yaml");
+    kubectl.run(["apply", "-f", &sample]).await.context("apply the policy")?;
+    let seconds = format!("--timeout={}s", ROUTES_MAX.as_secs());
+    let wait = ["wait", "-n", NAMESPACE, "--for=condition=Programmed", "meshpolicy/quotes", &seconds];
+    kubectl.run(wait).await.context("wait for the policy")?;
+    say(
+        "Then `kubectl apply -f config/samples/meshpolicy.yaml`: of demo alone, to read, and nothing below /admin.",
+    )?;
+    for url in ["http://quotes/", "http://quotes/x/../admin"] {
+        say(&format!("{url}:"))?;
+        say(&call(kubectl, &[url]).await?)?;
+    }
+    let selector = format!("{}={}", names::LABEL_MESH, crate::fixture::MESH);
+    let logs = ["logs", "-n", names::PROXY_NAMESPACE, "-l", &selector, "--since=1m", "--tail=-1"];
+    let logs = kubectl.run(logs).await.context("read the proxies' logs")?;
+    let refusal = logs.lines().rfind(|line| line.contains("call refused by policy"));
+    let refusal = refusal.context("no proxy has logged that a policy refused a call")?;
+    say(&format!("and in the log of the proxy that refused it, who called, and the rule:\n{refusal}\n"))?;
+    kubectl.run(["delete", "-f", &sample]).await.context("delete the policy").map(drop)
 }
 
 async fn install(kubectl: &Kubectl, progress: &Progress) -> Result<()> {
     install::operator(kubectl).await?;
     progress.say("operator available: kubectl apply -k config/default");
     install::mesh(kubectl).await?;
+    let strict = ["patch", "servicemesh", crate::fixture::MESH, "--type=merge", "--patch", STRICT];
+    kubectl.run(strict).await.context("make the mesh strict")?;
     kubectl.run(["apply", "-k", &install::config("demo")]).await.context("apply config/demo")?;
     install::mesh_ready(kubectl, crate::fixture::MESH, MESH_READY_MAX).await?;
     progress.say("mesh Ready: kubectl apply -f config/samples/servicemesh.yaml");
+    progress.say(format!("and strict: kubectl patch servicemesh default --type=merge --patch '{STRICT}'"));
     for service in SERVICES {
         let deployment = format!("deployment/{service}");
         let rollout = ["rollout", "status", &deployment, "-n", NAMESPACE, ROLLOUT_SECONDS_MAX];

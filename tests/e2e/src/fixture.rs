@@ -25,7 +25,7 @@ pub const NODES: u8 = 3;
 /// The mesh of the sample manifest, which scenarios use.
 pub const MESH: &str = "default";
 /// How long the mesh may take to be Ready; the figure itself is printed, not judged here.
-pub const MESH_READY_MAX: Duration = Duration::from_secs(90);
+pub const MESH_READY_MAX: Duration = Duration::from_mins(3);
 
 /// What a scenario acts on.
 pub struct Fixture {
@@ -68,7 +68,7 @@ impl Fixture {
             Cluster::attach(&name)?
         } else {
             boot::show_progress();
-            boot::cluster(&name, NODES, build()).await?
+            boot::cluster(&name, (NODES, true), build()).await?
         };
         let kubectl =
             Kubectl { program: cluster.kubectl_path(), kubeconfig: Some(cluster.kubeconfig_path()) };
@@ -113,12 +113,20 @@ impl Fixture {
     where
         F: AsyncFnMut() -> Result<bool>,
     {
+        self.until_some(what, bound, async || Ok(holds().await?.then_some(()))).await
+    }
+
+    /// As [`Fixture::until`], until there is a value.
+    pub async fn until_some<T, F>(&self, what: &str, bound: Duration, mut ask: F) -> Result<T>
+    where
+        F: AsyncFnMut() -> Result<Option<T>>,
+    {
         let mut last = None;
-        let waited = wait::until(what, bound, async || match holds().await {
+        let waited = wait::until_some(what, bound, async || match ask().await {
             Ok(answer) => Ok(answer),
             Err(error) => {
                 last = Some(error);
-                Ok(false)
+                Ok(None)
             }
         });
         let waited = waited.await;

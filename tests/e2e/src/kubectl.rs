@@ -34,12 +34,12 @@ impl Kubectl {
 
     /// Runs it to its end, whatever it answers.
     pub async fn output<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Result<Output> {
-        self.feed(arguments, "").await
+        self.output_with(arguments, "").await
     }
 
     /// Its standard output; an error with its standard error when it fails.
     pub async fn run<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Result<String> {
-        succeeded(&self.feed(arguments, "").await?)
+        succeeded(&self.output_with(arguments, "").await?)
     }
 
     /// As [`Kubectl::run`], with `input` on standard input.
@@ -48,7 +48,7 @@ impl Kubectl {
         arguments: impl IntoIterator<Item = A>,
         input: &str,
     ) -> Result<String> {
-        succeeded(&self.feed(arguments, input).await?)
+        succeeded(&self.output_with(arguments, input).await?)
     }
 
     /// Applies manifests from memory, as `kubectl apply -f` does.
@@ -58,12 +58,13 @@ impl Kubectl {
 
     /// Applies manifests that must be refused; what kubectl says.
     pub async fn apply_refused(&self, manifests: &str) -> Result<String> {
-        let output = self.feed(["apply", "-f", "-"], manifests).await?;
+        let output = self.output_with(["apply", "-f", "-"], manifests).await?;
         ensure!(!output.status.success(), "taken although it is invalid:\n{manifests}");
         Ok(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
-    async fn feed<A: AsRef<OsStr>>(
+    /// As [`Kubectl::output`], with `input` on standard input.
+    pub async fn output_with<A: AsRef<OsStr>>(
         &self,
         arguments: impl IntoIterator<Item = A>,
         input: &str,

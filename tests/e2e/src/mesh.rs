@@ -8,9 +8,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::Api;
 use vicino_crds::condition::kind;
 use vicino_crds::{MeshNode, MeshRoute, ServiceMesh};
+use vicino_wire::hop::{Hello, encode_hello};
 
 use crate::fixture::Fixture;
-use crate::workload::{EFFECT_MAX, is_ready};
+use crate::workload::{EFFECT_MAX, PODS_READY_MAX, is_ready};
 
 /// One MeshRoute.
 pub async fn route(fixture: &Fixture, namespace: &str, name: &str) -> Result<MeshRoute> {
@@ -45,6 +46,16 @@ pub fn is_programmed(route: &MeshRoute) -> bool {
 /// Waits until a MeshRoute is there and Programmed at its current generation.
 pub async fn programmed(fixture: &Fixture, namespace: &str, name: &str) -> Result<()> {
     programmed_within(fixture, namespace, name, EFFECT_MAX).await
+}
+
+/// Waits until so many endpoints of a Service are ready by its MeshRoute: pods are ready some time before they are endpoints.
+pub async fn endpoints(fixture: &Fixture, namespace: &str, name: &str, count: u32) -> Result<()> {
+    let what = format!("{count} endpoints of {namespace}/{name}");
+    let count = i32::try_from(count).context("a count of pods")?;
+    let ready = |route: MeshRoute| route.status?.endpoints.map(|tally| tally.ready);
+    fixture
+        .until(&what, EFFECT_MAX, async || Ok(ready(route(fixture, namespace, name).await?) == Some(count)))
+        .await
 }
 
 /// As [`programmed`], with another bound.
@@ -114,9 +125,35 @@ pub async fn proxies_ready(fixture: &Fixture, count: usize, bound: Duration) -> 
         .await
 }
 
-/// The ready proxy on a node.
+/// The ready proxy on a node, once there is one.
 pub async fn proxy_on(fixture: &Fixture, node: &str) -> Result<Pod> {
-    let mut pods = proxies(fixture).await?;
-    pods.retain(|pod| is_ready(pod) && pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node));
-    pods.into_iter().next().with_context(|| format!("no ready proxy on {node}"))
+    fixture
+        .until_some(&format!("a ready proxy on {node}"), PODS_READY_MAX, async || {
+            let mut pods = proxies(fixture).await?.into_iter();
+            let is_there = |pod: &Pod| pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node);
+            Ok(pods.find(|pod| is_ready(pod) && is_there(pod)))
+        })
+        .await
+}
+
+/// What a node's proxy says to scrapers.
+pub async fn metrics(fixture: &Fixture, node: &str) -> Result<String> {
+    let arguments = ["--silent", "--fail", "--max-time", "30", "http://127.0.0.1:9991/metrics"];
+    let output = fixture.cluster.in_node(node, "curl", arguments).await?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// One of these: `name` with its labels.
+pub async fn metric(fixture: &Fixture, node: &str, name: &str) -> Result<f64> {
+    let text = metrics(fixture, node).await?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+    value.with_context(|| format!("{node} has no metric {name}: {text}"))
+}
+
+/// With what somebody who speaks the hop's protocol begins.
+pub fn hello() -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let own = Hello { max_streams: 1, initial_window: 65_535, max_frame: 1024, binds_late: false, node: "a" };
+    encode_hello(&mut bytes, &own)?;
+    Ok(bytes)
 }

@@ -19,9 +19,17 @@ pub const LABEL: &str = "vicino-e2e.test/space";
 /// The sample application's image.
 pub const IMAGE: &str = "localhost/vicino-sample:dev";
 /// How long pods may take to be ready on a busy machine.
-pub const PODS_READY_MAX: Duration = Duration::from_mins(2);
-/// How long the mesh may take to serve what changed; the figure is measured in a scenario of its own.
-pub const EFFECT_MAX: Duration = Duration::from_mins(1);
+pub const PODS_READY_MAX: Duration = Duration::from_mins(3);
+/// How long the mesh may take to serve what changed on a busy machine; the figure is measured in a scenario of its own.
+pub const EFFECT_MAX: Duration = Duration::from_mins(2);
+/// How late an answer may be that is not taken for a failure: what stands still with the machine is not the mesh alone.
+pub const ANSWER_MAX: Duration = Duration::from_secs(20);
+/// The same as [`EFFECT_MAX`] for `kubectl wait`.
+pub const EFFECT_SECONDS_MAX: &str = "--timeout=120s";
+/// A probe of the kubelet fails after so many seconds, and a pod is out after so many probes: what a pause of the machine
+/// makes late is well.
+const PROBE_SECONDS_MAX: u32 = 5;
+const PROBE_FAILURES_MAX: u32 = 6;
 
 /// One Service and the Deployment behind it.
 #[derive(Clone, Debug)]
@@ -98,7 +106,10 @@ pub fn grpc(name: &str, node: &str) -> [Value; 2] {
             "nodeSelector": { "kubernetes.io/hostname": node },
             "containers": [{
                 "name": "app", "image": GRPC_IMAGE, "imagePullPolicy": "Never", "args": ["--port=8080"],
-                "readinessProbe": { "tcpSocket": { "port": 8080 }, "periodSeconds": 1 },
+                "readinessProbe": {
+                    "tcpSocket": { "port": 8080 }, "periodSeconds": 1,
+                    "timeoutSeconds": PROBE_SECONDS_MAX, "failureThreshold": PROBE_FAILURES_MAX,
+                },
                 "resources": { "requests": { "cpu": "50m", "memory": "16Mi" } },
             }],
         },
@@ -119,7 +130,10 @@ fn pod_spec(role: &str, shutdown_delay_seconds: u32) -> Value {
                 { "name": "NODE_IP", "valueFrom": field("status.hostIP") },
                 { "name": "http_proxy", "value": "http://$(NODE_IP):4140" },
             ],
-            "readinessProbe": { "httpGet": { "path": "/healthz", "port": 8080 }, "periodSeconds": 1 },
+            "readinessProbe": {
+                "httpGet": { "path": "/healthz", "port": 8080 }, "periodSeconds": 1,
+                "timeoutSeconds": PROBE_SECONDS_MAX, "failureThreshold": PROBE_FAILURES_MAX,
+            },
             "resources": { "requests": { "cpu": "50m", "memory": "16Mi" } },
         }],
     })
@@ -154,9 +168,19 @@ pub struct Space<'a> {
 }
 
 impl<'a> Space<'a> {
-    /// A new namespace in the mesh, with `apps` and a caller on every node; returns when each caller reaches each app.
+    /// A new namespace in the mesh, with `apps` and a caller on every node; returns when each caller is known and reaches each pod of each app.
     pub async fn new(fixture: &'a Fixture, what: &str, apps: &[App]) -> Result<Self> {
         let name = create(fixture, what, Some(MESH)).await?;
+        Self::of(fixture, name, apps).await
+    }
+
+    /// The same beside this one, which stays.
+    pub async fn beside(&self, what: &str, apps: &[App]) -> Result<Self> {
+        let name = create_beside(self.fixture, what, Some(MESH)).await?;
+        Self::of(self.fixture, name, apps).await
+    }
+
+    async fn of(fixture: &'a Fixture, name: String, apps: &[App]) -> Result<Self> {
         let mut space = Self { fixture, name, callers: Vec::new() };
         let manifests: Vec<_> = apps.iter().flat_map(App::manifests).chain([callers()]).collect();
         space.apply(&list(&manifests)).await?;
@@ -164,9 +188,13 @@ impl<'a> Space<'a> {
             space.pods_ready(&app.name, app.replicas as usize).await?;
         }
         space.find_callers().await?;
+        for caller in &space.callers {
+            caller.is_known(EFFECT_MAX).await?;
+        }
         for app in apps {
             mesh::programmed(fixture, &space.name, &app.name).await?;
-            space.reachable(&app.name).await?;
+            mesh::endpoints(fixture, &space.name, &app.name, app.replicas).await?;
+            space.all_reachable(&app.name, app.replicas as usize).await?;
         }
         Ok(space)
     }
@@ -176,8 +204,12 @@ impl<'a> Space<'a> {
     pub async fn find_callers(&mut self) -> Result<()> {
         let nodes = self.fixture.nodes();
         self.pods_ready("caller", nodes.len()).await?;
-        let pods = self.fixture.pods(&self.name, "app=caller").await?;
-        self.callers = pods.iter().map(Caller::of).collect::<Result<_>>()?;
+        // Of a container that has gone meanwhile the API still says the number.
+        let callers = self.fixture.until_some("processes of the callers", PODS_READY_MAX, async || {
+            let pods = self.fixture.pods(&self.name, "app=caller").await?;
+            pods.iter().map(Caller::of).collect::<Result<Vec<_>>>().map(Some)
+        });
+        self.callers = callers.await?;
         self.callers.sort_by(|a, b| a.node.cmp(&b.node));
         ensure!(self.callers.iter().map(|c| &c.node).eq(&nodes), "a caller on every node");
         Ok(())
@@ -218,6 +250,23 @@ impl<'a> Space<'a> {
         Ok(())
     }
 
+    /// Waits until each caller was answered by each of the `count` pods of a Service: proxies learn of pods by themselves,
+    /// which no status tells.
+    pub async fn all_reachable(&self, service: &str, count: usize) -> Result<()> {
+        for caller in &self.callers {
+            caller.reaches_all(&format!("http://{service}/healthz"), count, EFFECT_MAX).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing of other scenarios is left.
+    pub async fn alone(&self) -> Result<()> {
+        let names = ["get", "namespaces", "--selector", LABEL, "--output", "name"];
+        let own = format!("namespace/{}", self.name);
+        let is_own = async || Ok(self.fixture.kubectl.run(names).await?.trim() == own);
+        self.fixture.until("namespaces of earlier scenarios to be gone", PODS_READY_MAX, is_own).await
+    }
+
     /// Has the namespace deleted, without waiting for it: the next scenario has one of its own.
     pub async fn leave(self) -> Result<()> {
         self.fixture.kubectl.run(["delete", "namespace", &self.name, "--wait=false"]).await.map(drop)
@@ -247,6 +296,11 @@ pub fn is_ready(pod: &Pod) -> bool {
 pub async fn create(fixture: &Fixture, what: &str, mesh: Option<&str>) -> Result<String> {
     let left = ["delete", "namespaces", "--wait=false", "--ignore-not-found", "--selector", LABEL];
     fixture.kubectl.run(left).await?;
+    create_beside(fixture, what, mesh).await
+}
+
+/// The same, and what earlier scenarios left stays.
+async fn create_beside(fixture: &Fixture, what: &str, mesh: Option<&str>) -> Result<String> {
     let mut labels = json!({ LABEL: what });
     if let Some(mesh) = mesh {
         labels[vicino_crds::names::LABEL_MESH] = json!(mesh);

@@ -1,16 +1,11 @@
 //! Calls as applications make them, over the whole way: pod, L1, L2, pod.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
 use vicino_e2e::caller::{Caller, CurlAnswer};
 use vicino_e2e::scenario;
 use vicino_e2e::workload::{App, Space, service};
-
-/// Silence after which an answer byte by byte is taken for complete.
-const QUIET: Duration = Duration::from_millis(700);
 
 fn here_and_there(fixture: &vicino_e2e::Fixture) -> (String, String) {
     let mut nodes = fixture.nodes().into_iter();
@@ -183,7 +178,7 @@ async fn trailers_come_back(caller: &Caller, name: &str) -> Result<()> {
         "POST http://{name}/echo HTTP/1.1\r\nHost: {name}\r\nTE: trailers\r\nConnection: TE, close\r\nTrailer: x-sum\r\n\
          Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 5\r\n\r\n"
     );
-    let answer = caller.raw(request.as_bytes(), Duration::from_secs(5)).await?;
+    let answer = caller.raw(request.as_bytes(), |_| false).await?;
     ensure!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("5\r\nhello\r\n"), "{answer}");
     ensure!(answer.to_lowercase().contains("0\r\nx-sum: 5\r\n"), "the trailer is lost: {answer}");
     Ok(())
@@ -260,7 +255,7 @@ async fn what_smuggles_is_refused(caller: &Caller) -> Result<()> {
     ];
     for (what, bytes) in cases {
         let followed = [bytes, b"GET /smuggled HTTP/1.1\r\nHost: far\r\n\r\n"].concat();
-        let answer = caller.raw(&followed, QUIET).await?;
+        let answer = caller.raw(&followed, |_| false).await.context(what)?;
         let answers = answer.matches("HTTP/1.1 ").count();
         ensure!(answer.starts_with("HTTP/1.1 400 ") && answers == 1, "{what}: {answer}");
         ensure!(answer.to_lowercase().contains("\r\nvicino-error: "), "{what}: no reason: {answer}");

@@ -15,7 +15,7 @@ use vicino_crds::condition::kind;
 use vicino_crds::names::routes_config_map;
 use vicino_e2e::caller::Caller;
 use vicino_e2e::fixture::{MESH, NODES};
-use vicino_e2e::workload::{App, EFFECT_MAX, Space, container, process, service};
+use vicino_e2e::workload::{ANSWER_MAX, App, EFFECT_MAX, Space, container, process, service};
 use vicino_e2e::{Fixture, figures, mesh, scenario};
 
 const OPERATOR: [&str; 4] = ["deployment/vicino-operator", "-n", "vicino-system", "--timeout=120s"];
@@ -32,10 +32,8 @@ const STALL: Duration = Duration::from_secs(3);
 
 /// A load of `seconds` from one caller.
 async fn load(caller: &Caller, url: &str, seconds: u64) -> Result<Report> {
-    let duration = Duration::from_secs(seconds);
-    let load =
-        Load { target: url.to_owned(), via: Some(caller.proxy), rate: 50, duration, ..Load::default() };
-    caller.load(load).await
+    let (target, via, duration) = (url.to_owned(), Some(caller.proxy), Duration::from_secs(seconds));
+    caller.load(Load { target, via, rate: 50, duration, timeout: ANSWER_MAX, ..Load::default() }).await
 }
 
 /// Prints what came of a load.
@@ -150,7 +148,6 @@ async fn frozen(fixture: &Fixture, space: &Space<'_>) -> Result<()> {
     mesh::programmed(fixture, &space.name, "fresher").await
 }
 
-/// The container of a proxy's pod.
 #[test]
 fn calls_to_other_nodes_go_on_when_a_node_is_cut_off() {
     scenario("node-cut", async |fixture| {
@@ -346,9 +343,8 @@ async fn culprit_is_named(
     });
     let named = named.await;
     named.with_context(|| format!("with {part:?}: {seen}"))?;
-    let refused = refused_metric(fixture, node).await?;
-    ensure!(refused >= 1.0, "{node}: the metric says {refused}");
-    Ok(())
+    let metric = async || Ok(refused_metric(fixture, node).await? >= 1.0);
+    fixture.until(&format!("the metric of {node} to say so"), EFFECT_MAX, metric).await
 }
 
 async fn nothing_refused(fixture: &Fixture, node: &str) -> Result<()> {
@@ -362,9 +358,7 @@ async fn nothing_refused(fixture: &Fixture, node: &str) -> Result<()> {
 
 /// The sum of the proxy's gauge of refused configs.
 async fn refused_metric(fixture: &Fixture, node: &str) -> Result<f64> {
-    let arguments = ["--silent", "--fail", "--max-time", "5", "http://127.0.0.1:9991/metrics"];
-    let output = fixture.cluster.in_node(node, "curl", arguments).await?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = mesh::metrics(fixture, node).await?;
     let lines = text.lines().filter(|line| line.starts_with("vicino_proxy_config_documents_refused"));
     let values: Vec<f64> = lines.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
     ensure!(!values.is_empty(), "{node} has no metric vicino_proxy_config_documents_refused: {text}");
@@ -375,6 +369,8 @@ async fn refused_metric(fixture: &Fixture, node: &str) -> Result<f64> {
 fn a_restarted_kubelet_and_containerd_and_api_server_change_nothing() {
     scenario("restarts", async |fixture| {
         let space = Space::new(fixture, "restarts", &[App::new("quotes", 3)]).await?;
+        let uids = |pods: Vec<Pod>| pods.iter().filter_map(ResourceExt::uid).collect::<Vec<_>>();
+        let before = uids(mesh::proxies(fixture).await?);
         let node = space.callers[1].node.clone();
         for fault in [
             Fault::RestartKubelet { node: node.clone() },
@@ -391,9 +387,9 @@ fn a_restarted_kubelet_and_containerd_and_api_server_change_nothing() {
             let report = report?;
             ensure!(report.failed_total() == 0, "{what}: {report}");
         }
-        let uids = mesh::proxies(fixture).await?.iter().filter_map(ResourceExt::uid).count();
-        ensure!(uids == usize::from(NODES), "{uids} proxies");
         mesh::proxies_ready(fixture, usize::from(NODES), Duration::from_mins(2)).await?;
+        let after = uids(mesh::proxies(fixture).await?);
+        ensure!(after == before, "proxies {before:?} were replaced by {after:?}");
         space.leave().await
     });
 }

@@ -1,20 +1,22 @@
 //! What kubectl shows, and what is refused, as people and tools see it.
 
-use std::time::Duration;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use vicino_e2e::Fixture;
+use serde_json::{Value, json};
+use vicino_cluster::images;
+use vicino_e2e::caller::Caller;
+use vicino_e2e::kubectl::Kubectl;
 use vicino_e2e::mesh::{self, mesh_says, route_says};
-use vicino_e2e::scenario;
-use vicino_e2e::workload::{self, App, Space, list, service};
+use vicino_e2e::workload::{App, EFFECT_MAX, EFFECT_SECONDS_MAX, Space, list, service};
+use vicino_e2e::{Fixture, fixture, scenario};
 
 #[test]
 fn kubectl_shows_what_is_going_on() {
     scenario("columns", async |fixture| {
         let space = Space::new(fixture, "columns", &[App::new("quotes", 4)]).await?;
-        let until = Duration::from_secs(30);
         fixture
-            .until("4/4 endpoints and 3/3 nodes", until, async || {
+            .until("4/4 endpoints and 3/3 nodes", EFFECT_MAX, async || {
                 let table = space.kubectl(&["get", "meshroutes"]).await?;
                 Ok(row(&table, "quotes").starts_with(
                     &["quotes", "default", "HTTP", "quotes:80", "4/4", "3/3"].map(str::to_owned),
@@ -26,7 +28,7 @@ fn kubectl_shows_what_is_going_on() {
         ensure!(row(&table, "quotes").len() == 7, "no empty cell: {table}");
         let wide = space.kubectl(&["get", "mroute", "-o", "wide"]).await?;
         ensure!(
-            head(&wide) == "NAME MESH PROTOCOL BACKENDS ENDPOINTS PROGRAMMED ACCEPTED REASON AGE",
+            head(&wide) == "NAME MESH PROTOCOL BACKENDS ENDPOINTS PROGRAMMED ACCEPTED REASON PLAIN AGE",
             "{wide}"
         );
         ensure!(row(&wide, "quotes")[6] == "True", "{wide}");
@@ -47,17 +49,135 @@ fn kubectl_shows_what_is_going_on() {
     });
 }
 
-async fn meshes_and_nodes(fixture: &Fixture) -> Result<()> {
-    let meshes = fixture.kubectl.run(["get", "mesh"]).await?;
-    ensure!(head(&meshes) == "NAME READY PROXIES SERVICES PROGRAMMED AGE", "{meshes}");
-    ensure!(row(&meshes, "default")[1..3] == ["True", "3/3"], "{meshes}");
-    let nodes = fixture.kubectl.run(["get", "mnode"]).await?;
-    ensure!(head(&nodes) == "NAME MESH PROXY VERSION ROUTES REJECTED AGE", "{nodes}");
-    for node in fixture.nodes() {
-        let row = row(&nodes, &node);
-        ensure!(row.len() == 7 && row[1..3] == ["default", "Ready"] && row[5] == "0", "{nodes}");
+const CANARY: &str = "
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {name: quotes}
+spec:
+  concurrency: {perPod: 5}
+  rules: [{name: canary, backends: [{name: quotes-v2}]}]
+---
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {name: quotes-v2}
+spec: {concurrency: {perPod: 5}}
+";
+
+#[test]
+fn a_node_explains_a_call_by_what_it_serves() {
+    scenario("explain", async |fixture| {
+        let nodes = fixture.nodes();
+        let (here, there) = (&nodes[0], &nodes[1]);
+        let apps = [App::new("quotes", 1).on(there), App::new("quotes-v2", 1).on(here)];
+        let space = Space::new(fixture, "explain", &apps).await?;
+        let vicino = vicino(fixture.cluster.kubeconfig_path())?;
+        let caller = space.caller(here);
+        let from = format!("{}/{}", space.name, caller.pod);
+        let asked = async |node: &str| -> Result<Value> {
+            let call =
+                ["explain", "--node", node, "--from", &from, "http://quotes/slow?ms=3000", "-o", "json"];
+            serde_json::from_str(&vicino.run(call).await?).context("what `vicino explain` prints")
+        };
+        let before = asked(here).await?;
+        ensure!(before["rule"].is_null() && before["backends"][0]["service"] == "quotes", "{before}");
+        let told = before["node"]["caller"].as_str().unwrap_or_default();
+        ensure!(told.contains(&format!("the pod {from} at {}", caller.ip)), "{before}");
+        space.apply(CANARY).await?;
+        for name in ["quotes", "quotes-v2"] {
+            mesh::programmed(fixture, &space.name, name).await?;
+        }
+        let after = asked(here).await?;
+        ensure!(
+            after["rule"]["name"] == "canary" && after["backends"][0]["service"] == "quotes-v2",
+            "{after}"
+        );
+        let in_flight = |explained: &Value| explained["node"]["backends"][0]["pods"][0]["inFlight"].as_u64();
+        ensure!(in_flight(&after) == Some(0), "{after}");
+        let elsewhere = asked(there).await?;
+        ensure!(elsewhere["node"]["backends"][0]["pods"] == json!([]), "the pod is not there: {elsewhere}");
+        let busy = fixture
+            .until("a call in flight", EFFECT_MAX, async || Ok(in_flight(&asked(here).await?) == Some(1)));
+        tokio::select! {
+            seen = busy => seen?,
+            failed = slow_calls(caller) => failed?,
+        }
+        fixture
+            .until("no call in flight", EFFECT_MAX, async || Ok(in_flight(&asked(here).await?) == Some(0)))
+            .await?;
+        who_may_not_is_told_what_to_ask_for(&space, (&vicino, here)).await?;
+        space.leave().await
+    });
+}
+
+/// One after the other, without end.
+async fn slow_calls(caller: &Caller) -> Result<()> {
+    loop {
+        let answer = caller.get("http://quotes/slow?ms=3000").await?;
+        ensure!(answer.status() == 200, "{answer:?}");
     }
-    Ok(())
+}
+
+/// Without a right, with it, and of a node that is not there.
+async fn who_may_not_is_told_what_to_ask_for(
+    space: &Space<'_>,
+    (vicino, node): (&Kubectl, &str),
+) -> Result<()> {
+    let fixture = space.fixture;
+    let account = format!("{}:reader", space.name);
+    space.kubectl(&["create", "serviceaccount", "reader"]).await?;
+    let binding =
+        ["create", "clusterrolebinding", &space.name, "--clusterrole=view", "--serviceaccount", &account];
+    fixture.kubectl.run(binding).await?;
+    let token = space.kubectl(&["create", "token", "reader"]).await?;
+    let config = fixture.kubectl.run(["config", "view", "--raw", "--minify", "-o", "json"]).await?;
+    let mut config: Value = serde_json::from_str(&config)?;
+    config["users"][0]["user"] = json!({ "token": token.trim() });
+    let path = fixture::output_dir().join("reader.kubeconfig");
+    std::fs::write(&path, config.to_string())?;
+    let reader = self::vicino(path.clone())?;
+    let call = ["explain", "--node", node, "http://quotes/"];
+    // Until the API server knows of the first binding, it is other things that the reader may not.
+    let told = fixture.until("the reader to be told what to ask for", EFFECT_MAX, async || {
+        let refused = reader.output(call).await?;
+        let said = String::from_utf8_lossy(&refused.stderr);
+        ensure!(refused.status.code() == Some(2) && said.contains("vicino:ask-proxies"), "{said}");
+        Ok(true)
+    });
+    told.await?;
+    let role =
+        ["-n", "vicino-proxy", "create", "rolebinding", &space.name, "--clusterrole=vicino:ask-proxies"];
+    fixture.kubectl.run(role.into_iter().chain(["--serviceaccount", &account])).await?;
+    fixture
+        .until("the reader may ask", EFFECT_MAX, async || Ok(reader.output(call).await?.status.success()))
+        .await?;
+    let nowhere = vicino.output(["explain", "--node", "nowhere", "http://quotes/"]).await?;
+    let said = String::from_utf8_lossy(&nowhere.stderr);
+    ensure!(nowhere.status.code() == Some(2) && said.contains("there is no node \"nowhere\""), "{said}");
+    fixture.kubectl.run(["delete", "clusterrolebinding", &space.name]).await?;
+    fixture.kubectl.run(["-n", "vicino-proxy", "delete", "rolebinding", &space.name]).await?;
+    std::fs::remove_file(path).context("remove the reader's kubeconfig")
+}
+
+/// The command line, of the same build as the images.
+fn vicino(kubeconfig: PathBuf) -> Result<Kubectl> {
+    Ok(Kubectl { program: images::program("vicino")?, kubeconfig: Some(kubeconfig) })
+}
+
+async fn meshes_and_nodes(fixture: &Fixture) -> Result<()> {
+    let shown = fixture.until("a mesh and nodes that are well", EFFECT_MAX, async || {
+        let meshes = fixture.kubectl.run(["get", "mesh"]).await?;
+        ensure!(head(&meshes) == "NAME READY PROXIES SERVICES PROGRAMMED AGE", "{meshes}");
+        let mesh = row(&meshes, "default");
+        ensure!(mesh.get(1..3) == Some(&["True", "3/3"].map(str::to_owned)), "{meshes}");
+        let nodes = fixture.kubectl.run(["get", "mnode"]).await?;
+        ensure!(head(&nodes) == "NAME MESH PROXY VERSION ROUTES REJECTED AGE", "{nodes}");
+        for node in fixture.nodes() {
+            let row = row(&nodes, &node);
+            ensure!(row.len() == 7 && row[1..3] == ["default", "Ready"] && row[5] == "0", "{nodes}");
+        }
+        Ok(true)
+    });
+    shown.await
 }
 
 /// No field of a spec without a sentence about it.
@@ -171,7 +291,7 @@ fn what_only_the_cluster_can_tell_is_a_condition_and_the_rest_goes_on() {
         mesh::programmed(fixture, &namespace, "quotes").await?;
         for caller in &space.callers {
             let from_authors = |answer: &Result<hyper::Response<_>, _>| from(answer, "authors");
-            caller.calls_until("http://quotes/", workload::EFFECT_MAX, from_authors).await?;
+            caller.calls_until("http://quotes/", EFFECT_MAX, from_authors).await?;
         }
         two_meshes_that_select_one_node(fixture, &space).await?;
         space.leave().await
@@ -203,5 +323,5 @@ async fn two_meshes_that_select_one_node(fixture: &Fixture, space: &Space<'_>) -
     mesh_says(fixture, "default", "Ready", "True", "").await?;
     let answer = space.callers[0].get("http://authors/").await?;
     ensure!(answer.status() == 200, "{answer:?}");
-    fixture.kubectl.run(["delete", "servicemesh", "second", "--timeout=60s"]).await.map(drop)
+    fixture.kubectl.run(["delete", "servicemesh", "second", EFFECT_SECONDS_MAX]).await.map(drop)
 }

@@ -90,10 +90,17 @@ impl Application {
             },
             "/flaky" => match number(query("every"), SIZE_BYTES_MAX) {
                 // The first call is well.
-                Ok(every) if (self.flaky.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(every) => {
-                    plain(StatusCode::SERVICE_UNAVAILABLE, "not this time\n")
+                Ok(every) => {
+                    let number = self.flaky.fetch_add(1, Ordering::Relaxed) + 1;
+                    let (status, text) = if number.is_multiple_of(every) {
+                        (StatusCode::SERVICE_UNAVAILABLE, "not this time\n")
+                    } else {
+                        (StatusCode::OK, "this time\n")
+                    };
+                    let mut response = plain(status, text);
+                    response.headers_mut().insert("x-call", HeaderValue::from(number));
+                    response
                 }
-                Ok(_) => plain(StatusCode::OK, "this time\n"),
                 Err(problem) => plain(StatusCode::BAD_REQUEST, format!("every: {problem}\n")),
             },
             "/ws" => crate::websocket::echo(request, &self.sockets)

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 const KEPT_MAX: usize = 32;
 /// Bytes of an answer that are read.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
-/// A whole call takes no longer.
+/// A whole call takes no longer, unless something else is said.
 const CALL_SECONDS_MAX: Duration = Duration::from_secs(10);
 
 type Sender = SendRequest<Empty<Bytes>>;
@@ -44,6 +44,7 @@ fn failed(what: &str, cause: impl std::fmt::Display) -> CallError {
 #[derive(Debug)]
 pub struct Client {
     proxy: Option<String>,
+    patience: Duration,
     kept: Mutex<HashMap<String, Vec<Sender>>>,
     connections: TaskTracker,
 }
@@ -52,14 +53,20 @@ impl Client {
     /// `proxy` is `http://ADDRESS:PORT`, or `None` to call hosts directly.
     pub fn new(proxy: Option<&str>) -> Self {
         let proxy = proxy.map(|p| p.trim_start_matches("http://").trim_end_matches('/').to_owned());
-        Self { proxy, kept: Mutex::default(), connections: TaskTracker::new() }
+        Self { proxy, patience: CALL_SECONDS_MAX, kept: Mutex::default(), connections: TaskTracker::new() }
     }
 
-    /// GETs `url` with `headers`; the whole body, at most 1 MiB, within ten seconds.
+    /// The same with another bound for a whole call.
+    #[must_use]
+    pub fn within(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// GETs `url` with `headers`; the whole body, at most 1 MiB, within ten seconds unless something else is said.
     pub async fn get(&self, url: &str, headers: &[(&str, &str)]) -> Result<Response<Bytes>, CallError> {
-        match tokio::time::timeout(CALL_SECONDS_MAX, self.call(url, headers)).await {
+        match tokio::time::timeout(self.patience, self.call(url, headers)).await {
             Ok(result) => result,
-            Err(_) => Err(failed("no answer", format_args!("within {CALL_SECONDS_MAX:?}"))),
+            Err(_) => Err(failed("no answer", format_args!("within {:?}", self.patience))),
         }
     }
 

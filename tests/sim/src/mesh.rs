@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::ensure;
 use vicino_engine::snapshot::{
     Backend, Concurrency, EndpointSet, Neighbour, Node, NodeEndpoints, PodSlot, PortEndpoints, Service,
-    ServiceName, ServicePort, Snapshot,
+    ServiceName, ServicePort, Snapshot, Times,
 };
 use vicino_engine::{Command, ConnId, Core, CoreConfig, Role, Time};
 
@@ -125,7 +125,7 @@ fn snapshot(scenario: &Scenario, own: usize) -> Snapshot {
     let service = Service {
         name: name.clone(),
         ports: vec![ServicePort { port: 80, backends: vec![backend], ..ServicePort::default() }],
-        connect_timeout_ns: 1_000_000_000,
+        times: Times { connect_ns: 1_000_000_000, ..Times::default() },
         requeues: 1,
         concurrency: scenario.is_limited.then_some(limit),
         ..Service::default()
@@ -142,7 +142,7 @@ fn snapshot(scenario: &Scenario, own: usize) -> Snapshot {
     let set = EndpointSet { ports: BTreeMap::from([("http".into(), port)]) };
     let node = |node: usize| {
         let addresses = vec![SocketAddr::new(node_ip(node), L2_PORT)];
-        let known = Node { name: node_name(node), addresses, zone: "".into(), ready: true };
+        let known = Node { name: node_name(node), addresses, zone: "".into(), ready: true, secure: false };
         (node_name(node), Arc::new(known))
     };
     let neighbour = Neighbour {
@@ -209,7 +209,7 @@ impl Mesh<'_> {
             Event::Done { pod, link } => self.done(pod, link),
             Event::Timer { node } => {
                 self.nodes[node].timer_at = u64::MAX;
-                self.nodes[node].core.fire(Time(self.now));
+                self.nodes[node].core.fire(Time(self.now), Time(self.now));
                 self.turn(node);
             }
             Event::Bytes { link, side, bytes } => match self.links[link].ends[side] {
@@ -336,7 +336,7 @@ impl Mesh<'_> {
                 break;
             }
             for command in commands.drain(..) {
-                self.obey(node, command);
+                self.obey(node, &command);
             }
             for id in ids.drain(..) {
                 self.write(node, id);
@@ -365,9 +365,9 @@ impl Mesh<'_> {
         self.send(link, side, bytes);
     }
 
-    fn obey(&mut self, node: usize, command: Command) {
-        match command {
-            Command::Connect { id, address } => {
+    fn obey(&mut self, node: usize, command: &Command) {
+        match *command {
+            Command::Connect { id, address, .. } => {
                 let is_local = self.at.get(&address).is_some_and(|pod| self.scenario.pods[*pod].node == node);
                 let way_ns = if is_local { LOCAL_NS } else { NET_NS };
                 let link = self.links.len();
@@ -380,7 +380,8 @@ impl Mesh<'_> {
                     self.closed(node, link);
                 }
             }
-            Command::ShutdownWrite { .. } => {}
+            // Nobody calls out of the mesh here.
+            Command::ShutdownWrite { .. } | Command::Resolve { .. } => {}
         }
     }
 

@@ -10,9 +10,10 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Api;
 use serde::de::DeserializeOwned;
-use vicino_crds::{MeshNode, MeshRoute, ServiceMesh, names};
+use vicino_crds::{MeshNode, MeshPolicy, MeshRoute, ServiceMesh, names};
 
 use super::super::cluster::{Cluster, ClusterError, Only, read_error};
+use super::super::policy::list::MESH_POLICIES;
 use super::super::routes::{CONFIG_MAPS, MESH_ROUTES};
 use super::super::version::MESH_NODES;
 use crate::lease;
@@ -37,6 +38,7 @@ pub(super) struct Facts {
     pub(super) meshes: Fact<Vec<ServiceMesh>>,
     pub(super) nodes: Fact<Vec<MeshNode>>,
     pub(super) routes: Fact<Vec<MeshRoute>>,
+    pub(super) mesh_policies: Fact<Vec<MeshPolicy>>,
     /// Generated ones.
     pub(super) config_maps: Fact<Vec<ConfigMap>>,
     /// The proxies'.
@@ -59,10 +61,11 @@ pub(super) async fn gather(cluster: &Cluster) -> Facts {
         lease(cluster),
         policies(cluster)
     );
-    let (meshes, nodes, routes) = join!(
+    let (meshes, nodes, routes, mesh_policies) = join!(
         list(cluster, mesh, Only::default()),
         list(cluster, MESH_NODES, Only::default()),
         list(cluster, MESH_ROUTES, Only::default()),
+        list(cluster, MESH_POLICIES, Only::default()),
     );
     let (config_maps, pods, namespaces) = join!(
         list(cluster, CONFIG_MAPS, proxies),
@@ -70,7 +73,20 @@ pub(super) async fn gather(cluster: &Cluster) -> Facts {
         list(cluster, ("", "v1", "Namespace", "namespaces"), meshed),
     );
     let operator = fact(operator);
-    Facts { server, crds, operator, lease, policies, meshes, nodes, routes, config_maps, pods, namespaces }
+    Facts {
+        server,
+        crds,
+        operator,
+        lease,
+        policies,
+        meshes,
+        nodes,
+        routes,
+        mesh_policies,
+        config_maps,
+        pods,
+        namespaces,
+    }
 }
 
 fn fact<T>(answer: Result<T, ClusterError>) -> Fact<T> {

@@ -9,8 +9,12 @@ use vicino_crds::condition::{is_true, kind};
 use super::facts::Facts;
 use super::{Finding, Verdict};
 
+mod identity;
 mod install;
 mod nodes;
+mod plain;
+mod programmed;
+mod witness;
 
 /// Lines about one area are cut after this many; the rest is counted.
 const LINES_MAX: usize = 20;
@@ -26,8 +30,12 @@ pub(super) fn judge(facts: &Facts, now: Timestamp) -> Vec<Finding> {
     findings.extend(install::admission(facts));
     findings.extend(meshes(facts));
     findings.extend(cut("nodes", nodes::all(facts)));
+    let identity = identity::all(facts, now).into_iter().chain(plain::all(facts, now));
+    let identity = identity.chain(witness::all(facts));
+    findings.extend(cut("identity", identity.collect()));
     findings.extend(cut("namespaces", namespaces(facts)));
-    findings.extend(cut("routes", routes(facts)));
+    findings.extend(cut("routes", programmed::routes(facts)));
+    findings.extend(cut("policies", programmed::policies(facts)));
     findings
 }
 
@@ -63,7 +71,18 @@ fn meshes(facts: &Facts) -> Vec<Finding> {
         let none = Finding::ok("meshes", "ServiceMeshes", "");
         return vec![none.warning("there is none", "kubectl apply -f config/samples/servicemesh.yaml")];
     }
-    meshes.iter().map(mesh).collect()
+    meshes.iter().map(mesh).chain(meshes.iter().filter_map(egress)).collect()
+}
+
+/// Of a mesh whose proxies do not go by its `spec.egress`.
+fn egress(mesh: &ServiceMesh) -> Option<Finding> {
+    let name = mesh.metadata.name.clone().unwrap_or_default();
+    let conditions = &mesh.status.as_ref()?.conditions;
+    let condition = conditions.iter().find(|condition| condition.type_ == kind::EGRESS_PROGRAMMED)?;
+    let why = || format!("not {}: {}: {}", kind::EGRESS_PROGRAMMED, condition.reason, condition.message);
+    (condition.status != "True").then(|| {
+        Finding::ok("egress", &name, "").warning(why(), format!("kubectl describe servicemesh {name}"))
+    })
 }
 
 fn mesh(mesh: &ServiceMesh) -> Finding {
@@ -111,38 +130,6 @@ fn namespaces(facts: &Facts) -> Vec<Finding> {
         ));
     }
     findings.insert(0, Finding::ok("namespaces", "in a mesh", known.to_string()));
-    findings
-}
-
-fn routes(facts: &Facts) -> Vec<Finding> {
-    let routes = match &facts.routes {
-        Ok(routes) => routes,
-        Err(problem) => return vec![unread("routes", "MeshRoutes", problem)],
-    };
-    let (mut findings, mut programmed) = (Vec::new(), 0);
-    for route in routes {
-        let name = route.metadata.name.clone().unwrap_or_default();
-        let namespace = route.metadata.namespace.clone().unwrap_or_default();
-        let conditions = route.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-        if is_true(conditions, kind::PROGRAMMED) {
-            programmed += 1;
-            continue;
-        }
-        let wanted = if is_true(conditions, kind::ACCEPTED) { kind::PROGRAMMED } else { kind::ACCEPTED };
-        let why = conditions.iter().find(|condition| condition.type_ == wanted);
-        let why = why.map_or_else(
-            || "the operator has not seen it".to_owned(),
-            |c| format!("not {wanted}: {}: {}", c.reason, c.message),
-        );
-        findings.push(
-            Finding::ok("routes", format!("{namespace}/{name}"), "")
-                .warning(why, format!("kubectl describe meshroute -n {namespace} {name}")),
-        );
-    }
-    let all = Finding::ok("routes", "programmed", format!("{programmed} of {}", routes.len()));
-    let detail = all.detail.clone();
-    findings
-        .insert(0, if findings.is_empty() { all } else { all.warning(detail, "vicino routes -A -o wide") });
     findings
 }
 

@@ -105,6 +105,32 @@ async fn a_call_of_a_route_without_rules() {
 }
 
 #[tokio::test]
+async fn what_nodes_have_reported_of_the_route_is_told() {
+    let route = |observed: u32, status: &str, message: &str| {
+        format!(
+            "{SHOP}---
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {{name: web, namespace: shop, generation: 4}}
+status:
+  conditions:
+  - {{type: Programmed, status: '{status}', observedGeneration: {observed}, reason: R, message: '{message}', lastTransitionTime: '2026-01-01T00:00:00Z'}}
+"
+        )
+    };
+    for (observed, status, message, expected) in [
+        (4, "True", "every ready proxy serves it", "generation 4: every ready proxy serves it"),
+        (4, "False", "not yet: node3", "generation 4 not everywhere yet: not yet: node3"),
+        (3, "True", "every ready proxy serves it", "of generation 4 nothing is known yet"),
+    ] {
+        let manifests = route(observed, status, message);
+        let answer = told(&manifests, Format::Table, options(&["http://web/"], &[], "shop")).await.unwrap();
+        let line = answer.text.lines().find(|line| line.starts_with("In force"));
+        assert_eq!(line, Some(&*format!("In force     {expected}")), "{}", answer.text);
+    }
+}
+
+#[tokio::test]
 async fn a_call_that_falls_under_a_rule_and_why_not_under_others() {
     check(
         &["POST", "http://web.shop/v1/buy?n=1"],
@@ -222,6 +248,74 @@ async fn calls_that_are_answered_by_a_rule_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn a_host_that_is_no_service_and_tls_to_it() {
+    for (url, expected) in [
+        (
+            "https://api.example.com/v1",
+            expect![[r#"
+                CONNECT api.example.com:443, called from the namespace shop
+
+                Egress       spec.egress of the ServiceMesh lets nothing out
+                Answer       403 not-in-mesh: the host is no Service of the mesh, and spec.egress of the ServiceMesh does not allow to call it
+            "#]],
+        ),
+        (
+            "http://169.254.169.254/latest",
+            expect![[r#"
+                GET http://169.254.169.254/latest, called from the namespace shop
+
+                Egress       spec.egress of the ServiceMesh lets nothing out
+                Answer       403 not-in-mesh: the host is no Service of the mesh, and spec.egress of the ServiceMesh does not allow to call it
+            "#]],
+        ),
+    ] {
+        check(&[url], &[], &expected).await;
+    }
+}
+
+/// What a mesh lets out, for the ServiceMesh of the shop.
+const OUT: &str = "
+spec:
+  egress:
+    allow:
+    - {hosts: [api.example.com], ports: [443]}
+    - {hosts: ['*.example.org'], from: [{namespaces: [shop]}]}
+    - {ipBlocks: [{cidr: 203.0.113.0/24}], ports: [80]}";
+
+#[tokio::test]
+async fn a_call_out_of_the_mesh_is_told_with_what_lets_it_out() {
+    let manifests = SHOP.replace("metadata: {name: default}", &format!("metadata: {{name: default}}{OUT}"));
+    let explained = async |url: &str, format| {
+        told(&manifests, format, options(&[url], &[], "demo/web")).await.unwrap().text
+    };
+    assert_eq!(explained("https://api.example.com/v1?x", Format::Name).await, "api.example.com:443\n");
+    expect![[r#"
+        CONNECT api.example.com:443, called from the namespace demo
+
+        Egress       let out by its name: spec.egress.allow[0]; the name is resolved when it is called, and a call to an address that is never called (a node's, the API server's, loopback, link-local, the mesh's own) is refused then
+    "#]].assert_eq(&explained("https://api.example.com/v1?x", Format::Table).await);
+    expect![[r#"
+        GET http://www.example.com/, called from the namespace demo
+
+        Egress       let out if it leads to an address in a block of spec.egress.allow[2]: the name is resolved when it is called, and a call to an address that is never called (a node's, the API server's, loopback, link-local, the mesh's own) is refused then, and one to an address in none of these blocks
+    "#]].assert_eq(&explained("http://www.example.com/", Format::Table).await);
+    expect![[r#"
+        CONNECT www.example.com:8443, called from the namespace demo
+
+        Egress       no entry of spec.egress.allow lets spiffe://cluster.local/ns/demo/sa/web out to this name at port 8443
+        Answer       403 not-in-mesh: the host is no Service of the mesh, and spec.egress of the ServiceMesh does not allow to call it
+    "#]].assert_eq(&explained("https://www.example.com:8443/", Format::Table).await);
+    let never = "http://169.254.169.254/latest/meta-data";
+    assert_eq!(explained(never, Format::Name).await, "403 never-called\n");
+    expect![[r#"
+        GET http://169.254.169.254/latest/meta-data, called from the namespace demo
+
+        Egress       never called, whatever spec.egress says: the address is that of loopback, link-local, multicast or no host at all
+        Answer       403 never-called: the address is loopback, link-local, a node's, the API server's or the mesh's own: pods do not call it through the mesh
+    "#]].assert_eq(&explained(never, Format::Table).await);
+}
+
+#[tokio::test]
 async fn programs_get_the_same_as_data() {
     let manifests = format!("{SHOP}---{RULES}");
     let answer = told(&manifests, Format::Json, options(&["web/v2"], &[], "shop")).await.unwrap();
@@ -270,7 +364,7 @@ fn a_comparison_shows_both_and_says_when_nothing_changes() {
         method: "GET".into(),
         host: "web".into(),
         path: "/v2".into(),
-        fields: Vec::new(),
+        headers: Vec::new(),
         from: "shop".into(),
     };
     let explanation = |manifests: &str| {
@@ -317,7 +411,23 @@ spec:
     - {name: ledger, namespace: bank, requestHeaderModifier: {set: [{name: x-from, value: shop}]}, responseHeaderModifier: {remove: [server]}}
     requestMirror: {name: web-v2, percent: 10}
     cors: {allowOrigins: ['https://*.example'], allowCredentials: true}
+    failureCodes: [500, 503]
+    timeouts: {idleMilliseconds: 5000}
 ";
+
+#[tokio::test]
+async fn another_name_for_a_service() {
+    let alias = "
+apiVersion: v1
+kind: Service
+metadata: {name: site, namespace: shop}
+spec: {type: ExternalName, externalName: web.shop.svc.cluster.local}
+";
+    let manifests = format!("{SHOP}---{alias}");
+    let answer = told(&manifests, Format::Table, options(&["http://site/"], &[], "shop")).await.unwrap();
+    let line = answer.text.lines().find(|line| line.starts_with("Service")).unwrap_or_default();
+    assert_eq!(line, "Service      shop/web, port 80, for which shop/site is another name");
+}
 
 #[tokio::test]
 async fn copies_other_namespaces_and_other_origins() {
@@ -328,8 +438,9 @@ async fn copies_other_namespaces_and_other_origins() {
 
         Service      shop/web, port 80
         Rule         rules[0] matches[0]: it is about every call
-        Limits       no time limit, 1000 ms to connect, requeued once at most
+        Limits       no time limit, 5000 ms of silence, 1000 ms to connect, requeued once at most
         Hedge        once more after 50 ms without an answer (idempotent methods); budget 5 % of the calls and 1 per second
+        Failures     answers with 500, 503 count as failures of their pod
         CORS         pages of https://*.example may call, with credentials
         Backends      75.0 %  web:80, 3 ready: node1 2, node2 1, 2 to 20 calls at a time each, as they are quick
                       25.0 %  bank/ledger:80, no ready endpoint
@@ -364,4 +475,166 @@ async fn a_pod_by_its_own_name() {
         Backends     100.0 %  web-0.web:80, 1 ready: node2 1
     "#]]
     .assert_eq(&answer.text);
+}
+
+const POLICIES: &str = r#"
+apiVersion: vicino.dev/v1alpha1
+kind: MeshPolicy
+metadata: {name: web, namespace: shop}
+spec:
+  target: {service: {name: web}}
+  rules:
+  - name: not-for-batch
+    action: Deny
+    from: [{serviceAccounts: [{name: batch}]}]
+  - name: no-inner
+    action: Deny
+    to: [{paths: [{value: /inner}]}]
+---
+apiVersion: vicino.dev/v1alpha1
+kind: MeshPolicy
+metadata: {name: one-pod, namespace: shop}
+spec:
+  mode: Audit
+  target: {pods: {matchLabels: {tier: secret}}}
+  rules: [{action: Deny}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: job-1, namespace: shop}
+spec: {nodeName: node1, serviceAccountName: batch, containers: []}
+status: {podIPs: [{ip: 10.1.0.9}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-1, namespace: shop, labels: {tier: secret}}
+spec: {nodeName: node1, containers: []}
+status: {podIPs: [{ip: 10.1.0.1}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-2, namespace: shop}
+spec: {nodeName: node1, containers: []}
+status: {podIPs: [{ip: 10.1.0.2}]}
+"#;
+
+async fn judged(request: &[&str], from: &str, expected: &Expect) {
+    let manifests = format!("{SHOP}---{POLICIES}");
+    let answer = told(&manifests, Format::Table, options(request, &[], from)).await.unwrap();
+    let lines = answer.text.lines().skip_while(|line| !line.starts_with("Policy"));
+    let lines = lines.take_while(|line| line.starts_with("Policy") || line.starts_with(' '));
+    expected.assert_eq(&lines.collect::<Vec<_>>().join("\n"));
+}
+
+#[tokio::test]
+async fn a_verdict_of_policies_names_policy_rule_and_caller() {
+    judged(&["http://web/x"], "shop/job-1", &expect!["Policy       shop/web:80 denied (403) by shop/web, rule not-for-batch, called as spiffe://cluster.local/ns/shop/sa/batch"]).await;
+    judged(&["http://web/x/..%2finner"], "shop/web", &expect!["Policy       shop/web:80 denied (403) by shop/web, rule no-inner, called as spiffe://cluster.local/ns/shop/sa/web"]).await;
+    judged(&["http://web/x"], "shop", &expect![[r#"
+        Policy       shop/web:80 allowed by the mesh's default, since no rule is about it, called as spiffe://cluster.local/ns/shop/sa/default, at 3 of 4 pods; with policies in audit denied by shop/one-pod, rule rules[0]
+                     shop/web:80 allowed by the mesh's default, since no rule is about it, called as spiffe://cluster.local/ns/shop/sa/default, at 1 of 4 pods"#]]).await;
+}
+
+#[tokio::test]
+async fn a_mesh_that_denies_by_default_says_so() {
+    let closed = SHOP.replace(
+        "metadata: {name: default}",
+        "metadata: {name: default}\nspec: {policy: {defaultAction: Deny}}",
+    );
+    let answer = told(&closed, Format::Name, options(&["http://web/x"], &[], "shop")).await.unwrap();
+    assert_eq!(answer.text, "denied\n");
+}
+
+#[tokio::test]
+async fn a_node_is_asked_by_itself() {
+    let node = || ExplainOptions { node: Some("node1".to_owned()), ..options(&["http://web/"], &[], "shop") };
+    for asked in [
+        ExplainOptions { compare: true, ..node() },
+        ExplainOptions { mesh: Some("default".to_owned()), ..node() },
+        node(),
+    ] {
+        let error = told(SHOP, Format::Table, asked).await.unwrap_err();
+        assert!(error.to_string().contains("leave them out"), "{error}");
+    }
+}
+
+#[test]
+fn what_a_node_says_is_shown_with_its_pods() {
+    use vicino_proxy::explain::{Here, Node, OwnPod};
+    let pod = |name: &str, in_flight, left_out_milliseconds| OwnPod {
+        name: Some(format!("shop/{name}")),
+        address: "10.1.0.1:8080".to_owned(),
+        in_flight,
+        limit: Some(10),
+        left_out_milliseconds,
+    };
+    let plain = OwnPod { name: None, limit: None, ..pod("", 7, None) };
+    let service = |name: &str, waiting, waiting_max, pods| Here {
+        service: format!("shop/{name}"),
+        port: 80,
+        waiting,
+        waiting_max,
+        pods,
+    };
+    let node = Node {
+        name: "node1".to_owned(),
+        version: "1.2.3".to_owned(),
+        contract: 5,
+        snapshot: 17,
+        config_age_seconds: 0,
+        caller: "unidentified: no pod".to_owned(),
+        backends: vec![
+            service(
+                "web",
+                3,
+                Some(100),
+                vec![pod("a", 10, None), pod("b", 0, Some(12_000)), pod("c", 1, Some(0))],
+            ),
+            service("web-v2", 0, None, vec![plain]),
+            service("web-v3", 0, None, Vec::new()),
+        ],
+    };
+    let explanation = |node| Explanation {
+        method: "GET".to_owned(),
+        url: "http://web/".to_owned(),
+        from: "shop".to_owned(),
+        node: Some(node),
+        ..Explanation::default()
+    };
+    expect![[r#"
+        GET http://web/, called from the namespace shop
+
+        Node         node1: proxy 1.2.3, contract 5, snapshot 17, in step with the API server
+        Caller       unidentified: no pod
+        Here         shop/web:80, 3 pods on this node, 3 waiting of 100 that may
+                       shop/a 10.1.0.1:8080, 10 in flight of 10 at a time
+                       shop/b 10.1.0.1:8080, 0 in flight of 10 at a time, left out after failures for 12000 ms more
+                       shop/c 10.1.0.1:8080, 1 in flight of 10 at a time, left out after failures until a call has tried it
+                     shop/web-v2:80, 1 pod on this node
+                       10.1.0.1:8080, 7 in flight
+                     shop/web-v3:80, no pod on this node
+    "#]].assert_eq(&text::show(&explanation(node.clone())));
+    let late = text::show(&explanation(Node { config_age_seconds: 90, backends: Vec::new(), ..node }));
+    assert!(late.contains("snapshot 17, API server not heard of for 90 s"), "{late}");
+}
+
+#[test]
+fn an_answer_of_a_proxy_is_read_or_says_what_is_wrong_with_it() {
+    let said = |status: u16, body: &str| {
+        node::understood("node1", hyper::StatusCode::from_u16(status).unwrap(), body.as_bytes())
+    };
+    // Of a newer release.
+    let answer =
+        r#"{"method":"GET","url":"http://web/","from":"shop","more":1,"node":{"name":"node1","more":2}}"#;
+    let read = said(200, answer).unwrap();
+    assert_eq!((&*read.from, &*read.node.unwrap().name), ("shop", "node1"));
+    for (status, body, part) in [
+        (404, "there are /snapshot, /config\n", "the proxy of node \"node1\" is too old"),
+        (400, "from: say a namespace\n", "from: say a namespace"),
+        (503, "no calls are served: draining\n", "answers 503: no calls are served: draining"),
+        (200, "[]", "cannot read"),
+    ] {
+        let error = said(status, body).unwrap_err();
+        assert!(error.to_string().contains(part), "{error}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::explanation::{Explanation, Faults, Limits, Target, Tested};
+use vicino_proxy::explain::{Explanation, Faults, Here, Limits, Node, OwnPod, Target, Tested};
 
 /// Columns of what stands before each line.
 const LABEL_WIDTH: usize = 13;
@@ -11,24 +11,15 @@ pub(super) fn show(explanation: &Explanation) -> String {
     let mut out = Page(String::new());
     let Explanation { method, url, from, .. } = explanation;
     out.0.extend([method, " ", url, ", called from the namespace ", from, "\n\n"]);
-    if let (Some(service), Some(port)) = (&explanation.service, explanation.port) {
-        out.line("Service", &format!("{service}, port {port}"));
-    }
-    if let Some(protocol) = explanation.protocol {
-        let note = match protocol {
-            "TCP" => ": tunnels (CONNECT) to it are passed through without a look at what is in them",
-            _ => ": pods are spoken to in it, whatever the caller speaks",
-        };
-        out.line("Protocol", &format!("{protocol}{note}"));
-    }
-    if let Some(problem) = &explanation.problem {
-        let instead = if explanation.service.is_some() { ", an earlier version is in force" } else { "" };
-        out.line("Problem", &format!("the MeshRoute is not accepted{instead}: {problem}"));
-    }
+    who_and_what(&mut out, explanation);
     if let Some(rule) = &explanation.rule {
         out.line("Rule", &tested(rule));
     }
+    out.lines("Policy", explanation.policy.iter().map(ToString::to_string));
     out.lines("Passed over", explanation.passed_over.iter().map(tested));
+    if let Some(egress) = &explanation.egress {
+        out.line("Egress", &egress.text);
+    }
     if let Some(answer) = &explanation.answer {
         let error = if answer.error.is_empty() { String::new() } else { format!(" {}", answer.error) };
         out.line(
@@ -53,10 +44,16 @@ pub(super) fn show(explanation: &Explanation) -> String {
     if let Some(hedge) = &explanation.hedge {
         out.line("Hedge", hedge);
     }
+    if let Some(failures) = &explanation.failures {
+        out.line("Failures", failures);
+    }
     if let Some(cors) = &explanation.cors {
         out.line("CORS", cors);
     }
     out.lines("Backends", explanation.backends.iter().flat_map(target));
+    if let Some(node) = &explanation.node {
+        out.lines("Here", node.backends.iter().flat_map(here));
+    }
     if !explanation.overrides.is_empty() {
         let all = explanation.overrides.join(", ");
         out.line("Overrides", &format!("the field vicino-route may ask for {all} instead"));
@@ -65,6 +62,32 @@ pub(super) fn show(explanation: &Explanation) -> String {
         out.line("Mirror", mirror);
     }
     out.0
+}
+
+/// Who is asked, who calls, and what is called.
+fn who_and_what(out: &mut Page, explanation: &Explanation) {
+    if let Some(node) = &explanation.node {
+        out.line("Node", &asked(node));
+        out.line("Caller", &node.caller);
+    }
+    if let (Some(service), Some(port)) = (&explanation.service, explanation.port) {
+        let alias = explanation.alias.as_ref().map(|alias| format!(", for which {alias} is another name"));
+        out.line("Service", &format!("{service}, port {port}{}", alias.unwrap_or_default()));
+    }
+    if let Some(protocol) = &explanation.protocol {
+        let note = match &**protocol {
+            "TCP" => ": tunnels (CONNECT) to it are passed through without a look at what is in them",
+            _ => ": pods are spoken to in it, whatever the caller speaks",
+        };
+        out.line("Protocol", &format!("{protocol}{note}"));
+    }
+    if let Some(in_force) = &explanation.in_force {
+        out.line("In force", in_force);
+    }
+    if let Some(problem) = &explanation.problem {
+        let instead = if explanation.service.is_some() { ", an earlier version is in force" } else { "" };
+        out.line("Problem", &format!("the MeshRoute is not accepted{instead}: {problem}"));
+    }
 }
 
 /// Lines with labels before them.
@@ -82,6 +105,43 @@ impl Page {
             self.line(if i == 0 { label } else { "" }, &text);
         }
     }
+}
+
+fn asked(node: &Node) -> String {
+    let Node { name, version, contract, snapshot, config_age_seconds, .. } = node;
+    let age = match config_age_seconds {
+        0 => "in step with the API server".to_owned(),
+        seconds => format!("API server not heard of for {seconds} s"),
+    };
+    format!("{name}: proxy {version}, contract {contract}, snapshot {snapshot}, {age}")
+}
+
+/// A line of its own, and one for each pod.
+fn here(here: &Here) -> Vec<String> {
+    let Here { service, port, waiting, waiting_max, pods } = here;
+    let count = match pods.len() {
+        0 => "no pod on this node".to_owned(),
+        1 => "1 pod on this node".to_owned(),
+        count => format!("{count} pods on this node"),
+    };
+    let line = match (waiting, waiting_max) {
+        (0, None) => String::new(),
+        (waiting, None) => format!(", {waiting} waiting"),
+        (waiting, Some(max)) => format!(", {waiting} waiting of {max} that may"),
+    };
+    std::iter::once(format!("{service}:{port}, {count}{line}")).chain(pods.iter().map(own_pod)).collect()
+}
+
+fn own_pod(pod: &OwnPod) -> String {
+    let OwnPod { name, address, in_flight, limit, left_out_milliseconds } = pod;
+    let name = name.as_ref().map(|name| format!("{name} ")).unwrap_or_default();
+    let limit = limit.map(|limit| format!(" of {limit} at a time")).unwrap_or_default();
+    let left_out = match left_out_milliseconds {
+        None => String::new(),
+        Some(0) => ", left out after failures until a call has tried it".to_owned(),
+        Some(milliseconds) => format!(", left out after failures for {milliseconds} ms more"),
+    };
+    format!("  {name}{address}, {in_flight} in flight{limit}{left_out}")
 }
 
 fn tested(tested: &Tested) -> String {
@@ -106,9 +166,13 @@ fn said(limits: &Limits) -> String {
         0 => "no time limit".to_owned(),
         milliseconds => format!("{milliseconds} ms in all"),
     };
+    let idle = match limits.idle_milliseconds {
+        0 => String::new(),
+        milliseconds => format!(", {milliseconds} ms of silence"),
+    };
     let Limits { connect_milliseconds, requeues, .. } = limits;
     let times = if *requeues == 1 { "once".to_owned() } else { format!("{requeues} times") };
-    format!("{request}, {connect_milliseconds} ms to connect, requeued {times} at most")
+    format!("{request}{idle}, {connect_milliseconds} ms to connect, requeued {times} at most")
 }
 
 /// A line of its own, and one for each change to heads.

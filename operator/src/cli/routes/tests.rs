@@ -2,6 +2,8 @@ use expect_test::expect;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::cli::listing::show;
+use crate::cli::output::{self, Format};
 
 fn object<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()

@@ -46,6 +46,7 @@ pub(super) fn compile(
             retry: rule.retry.as_ref().or(spec.retry.as_ref()).filter(|_| !answers).map(retry),
             hedge: rule.hedge.as_ref().or(spec.hedge.as_ref()).filter(|_| !answers).map(hedge),
             request_timeout_milliseconds: times.request,
+            idle_timeout_milliseconds: times.idle,
         })
     })
     .collect()

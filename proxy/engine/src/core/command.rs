@@ -4,6 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::account::Account;
+use crate::snapshot::ServiceName;
+
 /// A connection of one core. Never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId {
@@ -23,7 +26,7 @@ pub enum Role {
 }
 
 /// What the driver has to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Open a connection and say [`super::Core::connected`] or [`super::Core::connect_failed`]. The core watches the time.
     Connect {
@@ -31,6 +34,13 @@ pub enum Command {
         id: ConnId,
         /// Where to.
         address: SocketAddr,
+        /// It is a hop, with TLS; None: as it is.
+        secure: Option<SecureDial>,
+    },
+    /// Ask DNS for the addresses of a name, the first of these that has any, and say [`super::Core::resolved`], in any case and within some seconds.
+    Resolve {
+        /// Names, with a final dot.
+        names: Arc<[Box<str>]>,
     },
     /// Send FIN, keep reading. There is no output left when this is said.
     ShutdownWrite {
@@ -42,6 +52,15 @@ pub enum Command {
         /// The connection.
         id: ConnId,
     },
+}
+
+/// A hop that is dialled with TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecureDial {
+    /// To the proxy of this node, and to no other.
+    pub node: Arc<str>,
+    /// For calls of this service account; None: of callers without identity, as the node.
+    pub caller: Option<Account>,
 }
 
 /// Something that an operator wants to read about; never one per request that went well.
@@ -85,6 +104,36 @@ pub enum Event {
         status: u16,
         /// As in `vicino-error`.
         reason: &'static str,
+    },
+    /// Policies refuse a call, or those in audit would decide otherwise.
+    PolicyDecision {
+        /// Its identity, as far as that is proved.
+        caller: String,
+        /// Its address, as far as somebody known saw it.
+        source: Option<IpAddr>,
+        /// What it called.
+        to: ServiceName,
+        /// The Service's port.
+        port: u16,
+        /// Whether the call is, or would be, allowed.
+        is_allowed: bool,
+        /// Policy and rule; None: the mesh's default.
+        by: Option<String>,
+        /// It is what policies in audit would do.
+        is_audit: bool,
+    },
+    /// A call out of the mesh is refused.
+    EgressRefused {
+        /// Its identity, as far as that is proved.
+        caller: String,
+        /// What it called.
+        host: String,
+        /// The port.
+        port: u16,
+        /// As in `vicino-error`.
+        reason: &'static str,
+        /// What it said inside a tunnel to that host.
+        named: Option<String>,
     },
     /// A connection was not taken, or was ended, because of a limit.
     Limited {

@@ -1,16 +1,18 @@
 //! A request's first moments: who calls, what is asked for, and the exchange that serves it or the answer that refuses it.
 
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use vicino_wire::head::{Framing, Header, Headers, RequestHead, UPGRADE_FIELD, Version};
+use vicino_wire::head::{
+    Authority, DEBUG_FIELD, Framing, Header, Headers, RequestHead, UPGRADE_FIELD, Version,
+};
 use vicino_wire::hop::{
     DEADLINE_MS_NONE, HOP_HEADERS_MAX, Kind, PAYLOAD_BYTES_MAX, RequestFrame, encode_request,
 };
 use vicino_wire::http1::{BodyDecoder, Request};
 
 use super::{Ask, Asker, ClientState};
+use crate::account::AccountIndex;
 use crate::affinity::NewCookie;
 use crate::connection::Kind as ConnKind;
 use crate::core::{ConnId, Core};
@@ -19,7 +21,8 @@ use crate::exchange::{
     Aside, Exchange, ExchangeId, Fresh, Method, Origin, RequestSide, ResponseSide, Target, Wait,
 };
 use crate::identify::{Caller, identify};
-use crate::plan::{Choice, Plan, outbound};
+use crate::outside::Outside;
+use crate::plan::{self, Choice, Plan, outbound};
 use crate::reply::{Reason, Reply};
 use crate::route::route;
 use crate::rules::{NotAllowed, OVERRIDE_FIELD};
@@ -46,23 +49,11 @@ const HELD_FORGOTTEN_MAX: u64 = 1024;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Way<'a> {
     hops: u8,
-    has_forwarded: bool,
     /// Which other Services it asks for.
     wishes: Option<&'a [u8]>,
 }
 
-impl Way<'_> {
-    /// What goes on with a `Forwarded` (RFC 7239).
-    fn forwarded(&self, peer: IpAddr) -> String {
-        match (self.has_forwarded, peer.is_ipv6()) {
-            (false, _) => String::new(),
-            (true, false) => format!("for={peer}"),
-            (true, true) => format!("for=\"[{peer}]\""),
-        }
-    }
-}
-
-/// How often `Via` names us, whether there is a `Forwarded`, and what `vicino-route` says.
+/// How often `Via` names us, and what `vicino-route` says.
 fn look_back(headers: Headers<'_>) -> Way<'_> {
     let mut way = Way::default();
     for Header { name, value } in headers {
@@ -72,7 +63,6 @@ fn look_back(headers: Headers<'_>) -> Way<'_> {
                     value.split(|b| *b == b',').filter(|one| one.trim_ascii() == b"1.1 vicino").count();
                 way.hops = way.hops.saturating_add(u8::try_from(ours).unwrap_or(u8::MAX));
             }
-            9 if name.eq_ignore_ascii_case(b"forwarded") => way.has_forwarded = true,
             12 if name.eq_ignore_ascii_case(OVERRIDE_FIELD.as_bytes()) => {
                 way.wishes = way.wishes.or(Some(value));
             }
@@ -106,14 +96,20 @@ impl Core {
             self.hold(id);
             return 0;
         }
+        let is_tunnel = verdict == Verdict::Known && request.head.method == "CONNECT";
+        let tunnel = is_tunnel.then(|| self.plan_tunnel(id, request.head.authority));
+        if let Some(None) = tunnel {
+            // Its name is asked for.
+            return 0;
+        }
         let Some(client) = self.net.client(id) else { return request.len };
         client.keep_alive = request.keep_alive && verdict == Verdict::Known;
         client.is_old = request.head.version == Version::Http10;
         client.state = ClientState::Call;
         client.decoder = (!request.framing.is_empty()).then(|| BodyDecoder::new(request.framing));
         self.net.set_due(id, Time::NEVER);
-        if verdict == Verdict::Known && request.head.method == "CONNECT" {
-            self.connect(id, request);
+        if let Some(planned) = tunnel.flatten() {
+            self.connect(id, request, planned);
             return request.len;
         }
         if let Some(client) = self.net.client(id) {
@@ -138,6 +134,11 @@ impl Core {
             Ok(found) => found,
             Err(reason) => return self.answer(ask.asker(), reason),
         };
+        if let Some(outside) = &plan.outside
+            && let Err(reason) = self.may_ask(id, outside, &ask)
+        {
+            return self.answer(ask.asker(), reason);
+        }
         if let Some((limit, rule)) = &plan.rate
             && let Err(wait) = self.take_rate(id, &ask.head, (limit, &plan.tally.service, rule))
         {
@@ -152,15 +153,24 @@ impl Core {
 
     /// Who calls, as the snapshot in force sees it.
     pub(crate) fn verdict(&mut self, id: ConnId) -> Verdict {
-        let version = self.snapshot.version;
-        let Some(conn) = self.net.get_mut(id) else { return Verdict::Refused };
+        let Core { net, snapshot, doubts, judges, accounts, config, now, .. } = self;
+        let Some(conn) = net.get_mut(id) else { return Verdict::Refused };
         let peer = conn.peer.ip();
         let Some(client) = conn.client() else { return Verdict::Refused };
-        if client.judged_by != Some(version) {
-            client.caller = identify(&self.snapshot, &self.config.own_addresses, peer);
-            client.judged_by = Some(version);
+        if client.judged_by != *judges {
+            client.caller = identify(snapshot, doubts, &config.own_addresses, peer);
+            client.judged_by = *judges;
+            client.account = AccountIndex::NODE;
+            if let Caller::Neighbour(pod) = &client.caller {
+                let wait_until = *now + config.unknown_caller_hold;
+                client.account = accounts.index(&pod.namespace, &pod.service_account, wait_until);
+                client.pod.get_or_insert_with(|| Arc::clone(pod));
+            }
         }
+        // The certificate of a service account that is new here comes soon, or not at all.
+        let is_to_come = accounts.awaits(client.account, *now);
         match client.caller {
+            Caller::Neighbour(_) if is_to_come && !client.is_hold_over => Verdict::Unknown,
             Caller::Neighbour(_) | Caller::Node => Verdict::Known,
             Caller::Unknown if !client.is_hold_over => Verdict::Unknown,
             Caller::Unknown | Caller::Foreign => Verdict::Refused,
@@ -171,17 +181,24 @@ impl Core {
     pub(crate) fn hold(&mut self, id: ConnId) {
         let latest = self.now + self.config.unknown_caller_hold;
         if let Some(client) = self.net.client(id) {
-            client.state = ClientState::Held;
             // Snapshots may come and not know it either, again and again.
             client.hold_until = client.hold_until.min(latest);
             let until = client.hold_until;
-            self.tally.held.add(1);
+            self.be_held(id, until);
             self.held.push(id);
             // Those that were refused or went are forgotten now and then, should no snapshot come for long.
             if self.held.len() as u64 > 2 * self.tally.held.get() + HELD_FORGOTTEN_MAX {
                 let Core { held, net, .. } = self;
                 held.retain(|id| net.client(*id).is_some_and(|client| client.state == ClientState::Held));
             }
+        }
+    }
+
+    /// Holds a caller's connection until then, or until it is let go.
+    pub(crate) fn be_held(&mut self, id: ConnId, until: Time) {
+        if let Some(client) = self.net.client(id) {
+            client.state = ClientState::Held;
+            self.tally.held.add(1);
             self.net.set_due(id, until);
         }
     }
@@ -196,10 +213,40 @@ impl Core {
         if let Some(plan) = plans.get(&texts) {
             return Ok(Rc::clone(plan));
         }
-        let route = route(snapshot, namespace, authority)?;
-        let plan = Rc::new(outbound(snapshot, &route, (nodes, budgets), (tally, *now)));
+        let plan = match route(snapshot, namespace, authority) {
+            Ok(route) => outbound(snapshot, &route, (nodes, budgets), (tally, *now)),
+            Err(reason @ (Reason::NotInMesh | Reason::NoSuchService)) => {
+                let host = Outside::of(snapshot, namespace, authority, reason).ok_or(reason)?;
+                plan::outside(host, tally)
+            }
+            Err(reason) => return Err(reason),
+        };
+        let plan = Rc::new(plan);
         plans.put(&texts, &plan);
         Ok(plan)
+    }
+
+    /// What a tunnel is passed on by, or why there is none; None: the caller is held. A tunnel in a tunnel is refused.
+    fn plan_tunnel(&mut self, id: ConnId, authority: &str) -> Option<Result<Rc<Plan>, Reason>> {
+        let is_nested = self.net.client(id).is_some_and(|client| client.tunnel.is_some());
+        let planned = if is_nested { Err(Reason::NotInMesh) } else { self.plan(id, authority) };
+        let outside = planned.as_ref().ok().and_then(|plan| plan.outside.as_ref());
+        let may_leave = outside.map_or(Some(Ok(())), |outside| self.may_tunnel(id, outside));
+        may_leave.map(|may| may.and(planned))
+    }
+
+    /// Whether a request may go to a host outside the mesh; in a tunnel, to the one that it names as well.
+    fn may_ask(&mut self, id: ConnId, outside: &Outside, ask: &Ask<'_>) -> Result<(), Reason> {
+        self.may_leave(id, outside)?;
+        let is_in_tunnel = self.net.client(id).is_some_and(|client| client.tunnel.is_some());
+        let Some(named) = Authority::parse(ask.head.authority).filter(|_| is_in_tunnel) else {
+            return Ok(());
+        };
+        if self.may_name(id, outside, named.host) {
+            return Ok(());
+        }
+        self.tell_egress(id, outside, Reason::NotInMesh, Some(named.host));
+        Err(Reason::NotInMesh)
     }
 
     /// Makes the exchange, with the head that the application shall see, and places it, now or later.
@@ -213,20 +260,18 @@ impl Core {
         let peer = conn.peer.ip().to_canonical();
         let Some(client) = conn.client() else { return };
         let address = Rc::clone(&client.address);
-        let forwarded = way.forwarded(peer);
-        let mut extra = [Header { name: b"", value: b"" }; 5];
+        let mut extra = [Header { name: b"", value: b"" }; 4];
         let mut count = 0;
         let mut add = |name, value| {
             extra[count] = Header { name, value };
             count += 1;
         };
-        add(b"x-forwarded-for", address.as_bytes());
-        add(b"via", b"1.1 vicino");
-        if way.has_forwarded {
-            add(b"forwarded", forwarded.as_bytes());
+        if plan.outside.is_none() {
+            add(b"x-forwarded-for", address.as_bytes());
         }
+        add(b"via", b"1.1 vicino");
         if ask.wants_path {
-            add(b"vicino-debug", b"path");
+            add(DEBUG_FIELD.as_bytes(), b"path");
         }
         if let Some(upgrade) = ask.upgrade {
             add(UPGRADE_FIELD.as_bytes(), upgrade);
@@ -292,6 +337,8 @@ impl Core {
             set_cookie: cookie.map(|cookie| cookie.field.into_boxed_str()),
             cors: cors.and_then(|cors| cors.answer(ask.head.headers)),
             mirror: mirror.map(|mirror| Rc::clone(&mirror.plan)),
+            failures: None,
+            head: None,
         }))
     }
 
@@ -317,8 +364,13 @@ impl Core {
                 (self.config.stream_window, window)
             }
         };
+        let account = match origin.caller().and_then(|id| self.net.get(id)).map(|conn| &conn.kind) {
+            Some(ConnKind::Client(client)) => client.account(),
+            _ => AccountIndex::NODE,
+        };
         Exchange {
             origin,
+            account,
             target: Target::None,
             plan: Rc::clone(plan),
             choice,
@@ -359,18 +411,19 @@ impl Core {
             started: self.now,
             placed: self.now,
             delivered: self.now,
+            moved: Time(0),
         }
     }
 
     /// Takes a call in that has to be over at `due`, and places it when it need not wait.
     pub(crate) fn start(&mut self, exchange: Exchange, due: Time, fresh: Option<Fresh<'_>>) {
-        let wait = exchange.wait;
+        let is_waiting = exchange.wait.is_some();
         let id = self.take_in(exchange, due);
         if self.exchanges.get(id).is_some_and(|exchange| exchange.request.is_ended) {
             self.mirror(id);
         }
-        if let Some(wait) = wait {
-            self.exchanges.set_due(id, wait.until.min(due));
+        if is_waiting {
+            self.set_exchange_due(id);
         } else {
             self.place(id, fresh);
         }

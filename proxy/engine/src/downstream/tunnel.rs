@@ -1,7 +1,9 @@
 //! CONNECT to a mesh Service: what is spoken inside the port says, or is found out from the first bytes; HTTP is then served as ever, all else is passed through; who speaks first decides.
 
+use std::rc::Rc;
 use std::time::Duration;
 
+use vicino_wire::client_hello::{self, ClientHello};
 use vicino_wire::head::{Framing, RequestHead};
 use vicino_wire::hop::{DEADLINE_MS_NONE, Kind, RequestFrame, encode_request};
 use vicino_wire::http1::Request;
@@ -36,6 +38,11 @@ fn detect(buf: &[u8]) -> Spoken {
     if !buf.is_empty() && PREFACE.starts_with(buf) {
         return Spoken::Unclear;
     }
+    // An empty line before a request is tolerated (RFC 9112 §2.2).
+    let buf = match buf {
+        b"\r" => return Spoken::Unclear,
+        buf => buf.strip_prefix(b"\r\n").unwrap_or(buf),
+    };
     let method = buf.iter().take_while(|b| b.is_ascii_uppercase() || **b == b'-').count();
     if method > METHOD_BYTES_MAX || &buf[..method] == b"PRI" {
         return Spoken::Other;
@@ -80,23 +87,23 @@ impl ServersFirst {
 }
 
 impl Core {
-    /// Answers CONNECT. A tunnel in a tunnel is refused.
-    pub(super) fn connect(&mut self, id: ConnId, request: &Request<'_>) {
-        let is_nested = self.net.client(id).is_some_and(|client| client.tunnel.is_some());
-        let planned = if is_nested { Err(Reason::NotInMesh) } else { self.plan(id, request.head.authority) };
+    /// Answers CONNECT.
+    pub(super) fn connect(&mut self, id: ConnId, request: &Request<'_>, planned: Result<Rc<Plan>, Reason>) {
         let plan = match planned {
             Ok(plan) => plan,
             Err(reason) => return self.answer(Asker::of_client(id, true), reason),
         };
         let Some(client) = self.net.client(id) else { return };
         client.tunnel = Some(request.head.authority.into());
+        client.is_unread = plan.outside.is_some();
         client.state = ClientState::Detect;
         self.net.set_due(id, self.now + self.config.detect_race);
         if let Some(out) = self.net.out(id) {
             out.extend_from_slice(ESTABLISHED);
         }
-        // Nothing to find out: whoever speaks first is heard at once.
-        if plan.is_opaque || self.servers_first.knows(&plan, self.now) {
+        // Nothing to find out: whoever speaks first is heard at once. To a host outside it has to be known what is asked for.
+        let is_inside = plan.outside.is_none();
+        if is_inside && (plan.is_opaque || self.servers_first.knows(&plan, self.now)) {
             self.open_tunnel(id, false);
         }
     }
@@ -112,7 +119,7 @@ impl Core {
         if is_silent {
             self.open_tunnel(id, true);
         }
-        if let Some(client) = self.net.client(id).filter(|client| client.exchange.is_some() || !is_silent) {
+        if let Some(client) = self.net.client(id) {
             client.state = ClientState::Detect;
             let left = self.config.detect_timeout.saturating_sub(self.config.detect_race);
             self.net.set_due(id, self.now + left);
@@ -194,7 +201,60 @@ impl Core {
         self.net.resume(id);
     }
 
+    /// Whether the bytes of a caller may go on: in a tunnel out of the mesh, TLS has to name a server that the caller may call. None: more of them are
+    /// needed to tell.
+    fn may_pass(&mut self, id: ConnId, buf: &[u8]) -> Option<bool> {
+        let named = match client_hello::read(buf) {
+            ClientHello::More => return None,
+            ClientHello::Other | ClientHello::Named(None) => return Some(true),
+            ClientHello::Malformed => Err("a ClientHello that cannot be read"),
+            ClientHello::Named(Some(name)) => Ok(name),
+        };
+        let plan = self.plan(id, "").ok()?;
+        let Some(outside) = &plan.outside else { return Some(true) };
+        if named.as_ref().is_ok_and(|name| self.may_name(id, outside, name)) {
+            return Some(true);
+        }
+        self.tally.reply(Reason::NotInMesh);
+        self.tell_egress(id, outside, Reason::NotInMesh, Some(named.as_deref().unwrap_or_else(|what| what)));
+        Some(false)
+    }
+
+    fn refuse_tunnel(&mut self, id: ConnId) {
+        if let Some(exchange) = self.net.client(id).and_then(|client| client.exchange) {
+            self.abandon(exchange);
+        }
+        self.client_cut(id);
+    }
+
+    /// The first bytes of a tunnel out of the mesh did not come to an end in time.
+    pub(super) fn opaque_due(&mut self, id: ConnId) {
+        if self.net.client(id).is_some_and(|client| client.is_unread) {
+            self.refuse_tunnel(id);
+        }
+    }
+
     pub(super) fn client_opaque(&mut self, id: ConnId, buf: &[u8]) -> usize {
+        if self.net.client(id).is_some_and(|client| client.is_unread) {
+            match self.may_pass(id, buf) {
+                None => {
+                    if self.net.table.due(id) == Time::NEVER {
+                        self.net.set_due(id, self.now + self.config.head_timeout);
+                    }
+                    return 0;
+                }
+                Some(false) => {
+                    self.refuse_tunnel(id);
+                    return buf.len();
+                }
+                Some(true) => {
+                    self.net.set_due(id, Time::NEVER);
+                    if let Some(client) = self.net.client(id) {
+                        client.is_unread = false;
+                    }
+                }
+            }
+        }
         let Some(exchange) = self.net.client(id).and_then(|client| client.exchange) else { return buf.len() };
         let count = self.request_allowance(exchange).min(buf.len());
         if count == 0 {
@@ -227,6 +287,10 @@ mod tests {
             (b"PING\r\n", Spoken::Other),
             (b"\x16\x03\x01\x02\x00", Spoken::Other),
             (b" GET / HTTP/1.1", Spoken::Other),
+            (b"\r\nGET / HTTP/1.1\r\n", Spoken::Http),
+            (b"\r\n", Spoken::Unclear),
+            (b"\r", Spoken::Unclear),
+            (b"\r\n\r\nGET / HTTP/1.1\r\n", Spoken::Other),
             (b"*1\r\n$4\r\nPING\r\n", Spoken::Other),
             (b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", Spoken::Other),
         ] {

@@ -40,12 +40,11 @@ impl Core {
     pub(crate) fn hedge(&mut self, id: ExchangeId) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         exchange.hedge_at = Time::NEVER;
-        let due = exchange.attempt_due;
         let is_placed = !matches!(exchange.target, Target::None);
         let may =
             is_placed && exchange.is_replayable() && exchange.request.is_ended && exchange.late.is_none();
         let hedges = exchange.plan.hedges.clone();
-        self.exchanges.set_due(id, due);
+        self.set_exchange_due(id);
         let Some(hedges) = hedges.filter(|_| may && !self.is_cut) else { return };
         if !hedges.account.withdraw(self.now) {
             return self.tally.hedges_denied.add(1);

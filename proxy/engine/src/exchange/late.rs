@@ -119,7 +119,8 @@ impl Core {
     }
 
     fn reserve_there(&mut self, id: ExchangeId, node: NodeIndex) {
-        let Some(hop_id) = self.hop_to(node) else { return };
+        let Some(account) = self.exchanges.get(id).map(|exchange| exchange.account) else { return };
+        let Ok(hop_id) = self.hop_to(node, account) else { return };
         let Some(hop) = self.net.hop(hop_id) else { return };
         if hop.wait_to_reserve(id) {
             return;

@@ -42,12 +42,14 @@ impl Core {
         to: &Choice,
     ) -> Option<Exchange> {
         let mut head = self.net.buffers.take();
-        let request = &self.exchanges.get(id).filter(|exchange| exchange.request.is_kept)?.request;
+        let original = self.exchanges.get(id).filter(|exchange| exchange.request.is_kept)?;
+        let (request, account) = (&original.request, original.account);
         let (kept, body) = request.kept.split_at(request.body_at);
         let Ok(Some((Frame::Request { request: frame, .. }, _))) = decode(kept) else { return None };
         let frame = RequestFrame { to: to.destination(), ..frame };
         encode_request(&mut head, 1, &frame, &[]).ok()?;
         let mut copy = self.exchange(origin, plan, head, &frame);
+        copy.account = account;
         copy.request.kept.extend_from_slice(body);
         copy.request.is_ended = true;
         copy.request.trailers.clone_from(&request.trailers);

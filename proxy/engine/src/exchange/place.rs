@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use vicino_wire::head::Header;
 use vicino_wire::hop::{
-    DEADLINE_MS_NONE, Frame, Kind, ReceiveCredit, RequestFrame, Reset, decode, encode_request,
-    encode_request_again,
+    DEADLINE_MS_NONE, Frame, Kind, ReceiveCredit, RequestFrame, Reset, decode, encode_failures,
+    encode_request, encode_request_again,
 };
 use vicino_wire::http1::write_request_head;
 
@@ -100,6 +100,9 @@ impl Core {
         loop {
             let Some(exchange) = self.exchanges.get(id) else { return };
             let plan = Rc::clone(&exchange.plan);
+            if let Some(outside) = &plan.outside {
+                return self.place_outside(id, outside, fresh);
+            }
             let place = if exchange.origin.is_caller() {
                 let failure = exchange.failure;
                 let place = self.choose(id, &plan);
@@ -107,6 +110,7 @@ impl Core {
                     continue;
                 }
                 let Some(place) = place else { return self.fail(id, failure) };
+                self.believe_or_not(id, &plan.choices[place.choice], place.share);
                 Some(place)
             } else {
                 None
@@ -148,6 +152,23 @@ impl Core {
         std::mem::take(&mut exchange.may_try_again)
     }
 
+    /// Whether a call that waits for its node, and may be placed again, has one that has not failed lately.
+    pub(crate) fn has_better_place(&self, id: ExchangeId) -> bool {
+        let Core { exchanges, nodes, now, .. } = self;
+        let Some(exchange) = exchanges.get(id) else { return false };
+        let Some(here) = exchange.counted else { return false };
+        let is_good = |choice: usize, share: &Share| {
+            let is_here = (choice, share.node) == (exchange.choice, here);
+            !is_here && grade(exchange, choice, *share, nodes, *now) > GRADE_BAD
+        };
+        let is_open = |(i, choice): (usize, &Choice)| {
+            let may_be = i == exchange.choice || (!exchange.is_pinned && choice.weight > 0);
+            may_be && choice.shares.iter().any(|share| is_good(i, share))
+        };
+        let is_allowed = exchange.is_replayable() && exchange.requeues_left > 0;
+        is_allowed && exchange.plan.choices.iter().enumerate().any(is_open)
+    }
+
     /// The backend that was drawn, or by weight another one that has a node left; then the node.
     fn choose(&mut self, id: ExchangeId, plan: &Plan) -> Option<Place> {
         let Core { exchanges, nodes, loads, latencies, random, now, .. } = self;
@@ -171,9 +192,12 @@ impl Core {
         let of = &plan.choices[choice];
         if let Some(key) = exchange.affinity {
             let best = candidates(choice).map(|c| c.grade).max().unwrap_or(GRADE_NEVER);
-            let place =
-                |(share, c): (&Share, Candidate)| (c.grade == best).then_some((share.place, share.pods));
-            let node = affinity::pick(key, of.shares.iter().zip(candidates(choice)).map(place))?;
+            let place = |(share, c): (&Share, Candidate)| {
+                let load = || u64::from(loads.get(of.key, share.node));
+                (c.grade == best).then(|| (share.place, share.pods, load()))
+            };
+            let places = of.shares.iter().zip(candidates(choice)).map(place);
+            let node = affinity::pick_bounded(key, plan.affinity_load_percent, &places)?;
             return Some(Place { choice, share: of.shares[node] });
         }
         let load = |i: usize| {
@@ -190,14 +214,17 @@ impl Core {
     }
 
     fn place_on_hop(&mut self, id: ExchangeId, plan: &Plan, choice: usize, node: NodeIndex) -> bool {
-        let Some(hop) = self.hop_to(node) else {
-            if let Some(exchange) = self.exchanges.get_mut(id) {
-                exchange.tried_nodes.push((choice, node));
-                exchange.failure = Reason::ConnectFailed;
-            }
-            return false;
-        };
+        let Some(account) = self.exchanges.get(id).map(|exchange| exchange.account) else { return true };
+        let hop = self.hop_to(node, account);
         let Some(exchange) = self.exchanges.get_mut(id) else { return true };
+        let hop = match hop {
+            Ok(hop) => hop,
+            Err(reason) => {
+                exchange.tried_nodes.push((choice, node));
+                exchange.failure = reason;
+                return false;
+            }
+        };
         exchange.choice = choice;
         exchange.counted = Some(node);
         exchange.placed = self.now;
@@ -248,6 +275,10 @@ impl Core {
                 let kept = &exchange.request.kept[..exchange.request.body_at];
                 encode_request_again(out, kept, stream, (deadline_ms, is_last_resort));
             }
+            if let Some(codes) = exchange.plan.rule.as_ref().and_then(|rule| rule.failures.as_deref()) {
+                // As many as a rule may have.
+                let _ = encode_failures(out, stream, codes);
+            }
         }
         self.flush_request(id);
     }
@@ -276,7 +307,8 @@ impl Core {
         let is_in = |pod: &PodSlot| standing(pod) == Standing::In;
         let load = plan.choices[choice].load_of_pods(now);
         let loads = pods.iter().enumerate().map(|(i, pod)| is_in(pod).then(|| load(i, pod)));
-        let probed = pods.iter().position(|pod| standing(pod) == Standing::Probe && pod.health.begin_probe());
+        let is_probed = |pod: &PodSlot| exchange.may_probe(pod, choice, now) && pod.health.begin_probe();
+        let probed = pods.iter().position(|pod| is_probed(pod));
         let picked =
             probed.or_else(|| exchange.home(pods, is_in)).or_else(|| pick_pod(loads, &mut self.random));
         let Some(picked) = picked else {
@@ -308,6 +340,13 @@ impl Core {
         if is_own {
             return self.fail(id, Reason::SelfCall);
         }
+        if self.is_from_anyone(id) {
+            return self.fail(id, Reason::NoIdentity);
+        }
+        if !self.is_allowed(id, slot) {
+            return self.fail(id, Reason::PolicyDenied);
+        }
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
         let connect_timeout = exchange.plan.connect_timeout;
         if exchange.speaks_http2() {
             return self.deliver_on_session(id, slot, (connect_timeout, fresh));

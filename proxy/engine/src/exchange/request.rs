@@ -90,11 +90,12 @@ impl Core {
 
     /// Bytes of the body came, not empty; `is_end` when they are the last. The source has asked for the allowance, or had credit.
     pub(crate) fn request_data(&mut self, id: ExchangeId, data: &[u8], is_end: bool) {
-        let is_open = self.is_target_open(id);
+        let (now, is_open) = (self.now, self.is_target_open(id));
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         exchange.request.is_ended |= is_end;
         exchange.request.is_expecting = false;
         exchange.is_silent = false;
+        exchange.moved = now;
         let is_bound = exchange.origin_lane().is_some() && exchange.target_lane().is_some();
         let has_backlog = exchange.request.has_backlog();
         let is_direct = is_open && !has_backlog && (!is_bound || self.request_room(id) >= data.len());

@@ -1,7 +1,9 @@
 //! The response on its way back: heads, body with credit and room, trailers, end.
 
 use vicino_wire::head::{Framing, Header, Headers, ResponseHead, Version};
-use vicino_wire::hop::{Kind, ReceiveCredit, ResponseFrame, SendCredit, encode_response, encode_trailers};
+use vicino_wire::hop::{
+    Frame, Kind, ReceiveCredit, ResponseFrame, SendCredit, decode, encode_response, encode_trailers,
+};
 use vicino_wire::http1::{write_chunk, write_last_chunk, write_response_head};
 
 use super::flow::kept_trailers;
@@ -44,7 +46,9 @@ impl Core {
         if is_final && !self.hedge_is_answered(id, (head.status, head.headers)) {
             return;
         }
+        let now = self.now;
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        exchange.moved = now;
         if head.status == 100 {
             exchange.request.is_expecting = false;
         }
@@ -65,6 +69,62 @@ impl Core {
             if self.leave_failure_to_hedge(id, status) || self.retry(id, status) {
                 return;
             }
+            if let Some(exchange) = self.exchanges.get_mut(id) {
+                exchange.response.left = if let Framing::Length(n) = framing { n } else { 0 };
+            }
+            if self.hold_head(id, head, framing) {
+                return;
+            }
+        }
+        self.pass_head(id, head, framing);
+    }
+
+    /// Keeps the head of a gRPC call that may be repeated for as long as what came with it is looked at: servers that have nothing but a status to say may say it in
+    /// trailers after a head. Nothing waits for what has not come. Whether it is kept.
+    fn hold_head(&mut self, id: ExchangeId, head: &ResponseHead<'_>, framing: Framing) -> bool {
+        let Some(exchange) = self.exchanges.get_mut(id).filter(|exchange| exchange.may_be_repeated()) else {
+            return false;
+        };
+        let mut frame = Vec::new();
+        let is_whole =
+            !exchange.is_grpc || framing.is_empty() || grpc::status_in_http(head.headers).is_some();
+        if is_whole || encode_response(&mut frame, 1, &ResponseFrame { head: *head, framing }, &[]).is_err() {
+            return false;
+        }
+        exchange.aside.get_or_insert_default().head = Some(frame);
+        exchange.response.framing = framing;
+        self.held_heads.push(id);
+        true
+    }
+
+    /// Passes on the heads that were kept: nothing came with them that says otherwise.
+    pub(crate) fn pass_held_heads(&mut self) {
+        for id in std::mem::take(&mut self.held_heads) {
+            self.pass_held_head(id);
+        }
+    }
+
+    fn pass_held_head(&mut self, id: ExchangeId) {
+        let frame = self.exchanges.get_mut(id).and_then(|exchange| exchange.aside.as_mut()?.head.take());
+        let frame = frame.as_deref().map(decode);
+        if let Some(Ok(Some((Frame::Response { response, .. }, _)))) = frame {
+            self.pass_head(id, &response.head, response.framing);
+        }
+    }
+
+    /// The trailers of a call whose head is kept say that it failed: whether it is repeated.
+    fn is_saved(&mut self, id: ExchangeId, trailers: Headers<'_>) -> bool {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return false };
+        let is_held = exchange.aside.as_ref().is_some_and(|aside| aside.head.is_some());
+        let Some(status) = grpc::status_in_http(trailers).filter(|_| is_held) else { return false };
+        exchange.note_status(exchange.outcome, trailers);
+        self.leave_failure_to_hedge(id, status) || self.retry(id, status)
+    }
+
+    /// A head goes to the origin. The call may be over, or have failed, when this returns.
+    fn pass_head(&mut self, id: ExchangeId, head: &ResponseHead<'_>, framing: Framing) {
+        let is_final = !head.is_interim();
+        if is_final {
             self.drop_hedge(id);
             self.attempt_is_answered(id);
             if !self.settle_upgrade(id, head.status) {
@@ -75,8 +135,9 @@ impl Core {
         if is_final {
             exchange.response.status = head.status;
             exchange.response.framing = framing;
-            exchange.response.left = if let Framing::Length(n) = framing { n } else { 0 };
         }
+        // gRPC says only at the end, or with a message, whether the call went well.
+        let is_long = matches!(framing, Framing::Chunked | Framing::UntilClose) && !exchange.is_grpc;
         match exchange.origin {
             Origin::Client(client) => self.respond_head_to_client(id, client, head, framing),
             Origin::Session(conn, stream) => self.respond_head_to_session(id, (conn, stream), head, framing),
@@ -84,6 +145,9 @@ impl Core {
             Origin::Mirror | Origin::Hedge(_) => {}
         }
         if is_final {
+            if is_long {
+                self.probe_is_answered(id);
+            }
             self.forget_kept(id);
             if framing.is_empty() && self.exchanges.get(id).is_some_and(|e| e.kind == Kind::Http) {
                 self.respond_end(id, Headers::default());
@@ -99,8 +163,8 @@ impl Core {
             (101, false) => return false,
             (101, true) => {
                 exchange.kind = Kind::Opaque;
-                exchange.deadline = Time::NEVER;
-                self.exchanges.set_due(id, Time::NEVER);
+                (exchange.deadline, exchange.attempt_due) = (Time::NEVER, Time::NEVER);
+                self.set_exchange_due(id);
                 if let Origin::Client(client) = origin {
                     self.client_switches(client);
                 }
@@ -186,7 +250,8 @@ impl Core {
         write: impl FnOnce(&mut Core, &ResponseHead<'_>, &[Header<'_>]),
     ) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        let Aside { set_cookie: cookie, cors, mirror } =
+        // Which answers are failures only L2 is told.
+        let Aside { set_cookie: cookie, cors, mirror, failures: _, head: _ } =
             exchange.aside.take().map(|aside| *aside).unwrap_or_default();
         // It is answered before all of it has come.
         self.tally.mirrors_skipped.add(u64::from(mirror.is_some()));
@@ -255,9 +320,16 @@ impl Core {
 
     /// Bytes of the body came, not empty; `is_end` when they are the last. The source has asked for the allowance, or had credit.
     pub(crate) fn respond_data(&mut self, id: ExchangeId, data: &[u8], is_end: bool) {
+        let now = self.now;
+        self.pass_held_head(id);
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        exchange.moved = now;
+        let is_probe = exchange.is_probe && exchange.is_grpc;
         if std::mem::take(&mut exchange.is_silent) {
             self.server_has_spoken(id, data);
+        }
+        if is_probe {
+            self.probe_is_answered(id);
         }
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         exchange.response.is_ended |= is_end;
@@ -280,6 +352,10 @@ impl Core {
 
     /// The response ends, after trailers or not.
     pub(crate) fn respond_end(&mut self, id: ExchangeId, trailers: Headers<'_>) {
+        if self.is_saved(id, trailers) {
+            return;
+        }
+        self.pass_held_head(id);
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         if std::mem::replace(&mut exchange.response.is_ended, true) {
             return;

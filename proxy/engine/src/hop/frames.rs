@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use vicino_wire::head::{Framing, Headers, RequestHead, Version};
+use vicino_wire::head::{DEBUG_FIELD, Framing, Headers, RequestHead, Version};
 use vicino_wire::hop::{
     DEADLINE_MS_NONE, Destination, Frame, Kind, RequestFrame, Reset, ResponseFrame, decode, encode_pong,
     encode_reset,
@@ -92,6 +92,8 @@ impl Core {
             | Frame::Window { stream, .. }
             | Frame::Grant { stream }
             | Frame::Cancel { stream }
+            | Frame::Failures { stream, .. }
+            | Frame::Ejected { stream, .. }
             | Frame::Wait { stream }
             | Frame::Started { stream } => {
                 let Some(exchange) = self.stream(id, stream)? else { return Ok(()) };
@@ -188,12 +190,13 @@ impl Core {
                 }
             },
         };
+        self.say_ejected((id, stream), &plan);
         let mut kept = self.net.buffers.take();
         kept.extend_from_slice(raw);
         let mut exchange = self.exchange(Origin::Stream(id, stream), &plan, kept, request);
         exchange.is_grpc = request.head.version == Version::Http2 && grpc::is_spoken(request.head.headers);
         exchange.affinity = plan.key(&request.head, request.caller);
-        exchange.wants_path = request.head.headers.get("vicino-debug") == Some(b"path");
+        exchange.wants_path = request.head.headers.get(DEBUG_FIELD) == Some(b"path");
         let due = match request.deadline_ms {
             DEADLINE_MS_NONE => Time::NEVER,
             ms => self.now + Duration::from_millis(u64::from(ms)),
@@ -236,12 +239,19 @@ impl Core {
         to: &Destination<'_>,
         hops: u8,
     ) -> Result<Result<Rc<Plan>, Reset>, Fault> {
-        let streams_max = self.config.streams_max as usize;
+        let (streams_max, now) = (self.config.streams_max as usize, self.now);
         let hop = self.net.hop(id).ok_or(Fault::Connection)?;
         if hop.node.is_some() || stream <= hop.last_stream {
             return Err(Fault::Connection);
         }
         hop.last_stream = stream;
+        if hop.party_until <= now {
+            // Who it is has to be proved anew, on another hop.
+            if !std::mem::replace(&mut hop.is_draining, true) {
+                self.tell_draining(id);
+            }
+            return Ok(Err(Reset::Draining));
+        }
         Ok(match () {
             () if hop.streams.len() >= streams_max => Err(Reset::Overloaded),
             () if hops > HOPS_MAX + 1 => Err(Reset::Internal),
@@ -335,19 +345,24 @@ impl Core {
                 self.give_back(exchange);
                 Ok(())
             }
-            Frame::Wait { .. } if !is_inbound => {
-                self.reserve(exchange);
+            Frame::Failures { codes, .. } if is_inbound => {
+                if let Some(call) = self.exchanges.get_mut(exchange) {
+                    call.aside.get_or_insert_default().failures = Some(codes.iter().collect());
+                }
                 Ok(())
             }
-            Frame::Started { .. } if !is_inbound => {
-                self.drop_reservations(exchange);
+            Frame::Ejected { .. } | Frame::Wait { .. } | Frame::Started { .. } if !is_inbound => {
+                self.progress_frame(exchange, &frame);
                 Ok(())
-            }
-            Frame::Cancel { .. } | Frame::Wait { .. } | Frame::Started { .. } | Frame::Grant { .. } => {
-                Err(Fault::Connection)
             }
             Frame::Response { response, .. } if !is_inbound => self.response_frame(exchange, &response),
-            Frame::Response { .. } => Err(Fault::Connection),
+            Frame::Response { .. }
+            | Frame::Cancel { .. }
+            | Frame::Failures { .. }
+            | Frame::Ejected { .. }
+            | Frame::Wait { .. }
+            | Frame::Started { .. }
+            | Frame::Grant { .. } => Err(Fault::Connection),
             Frame::Data { end, bytes, .. } if is_inbound => self.request_data_frame(exchange, bytes, end),
             Frame::Data { end, bytes, .. } => self.response_data_frame(exchange, bytes, end),
             Frame::Trailers { headers, .. } if is_inbound => {
@@ -358,7 +373,7 @@ impl Core {
             }
             Frame::Trailers { headers, .. } => {
                 let call = self.exchanges.get(exchange).ok_or(Fault::Connection)?;
-                if call.response.status == 0 || call.response.left > 0 {
+                if !call.has_head() || call.response.left > 0 {
                     return Err(Fault::Stream);
                 }
                 self.respond_end(exchange, headers);
@@ -366,8 +381,9 @@ impl Core {
             }
             Frame::Reset { stream, reason } => {
                 let (now, max) = (self.now, self.config.resets_per_second_max);
-                let is_bearable = self.was_asked_back(exchange)
-                    || self.net.hop(id).is_none_or(|hop| hop.resets.count(now, max));
+                // Whoever answers may refuse as many as were asked.
+                let is_bearable =
+                    !is_inbound || self.net.hop(id).is_none_or(|hop| hop.resets.count(now, max));
                 self.remove_stream(id, stream);
                 self.reset_frame(exchange, reason);
                 if is_bearable { Ok(()) } else { Err(Fault::Connection) }
@@ -383,9 +399,18 @@ impl Core {
         }
     }
 
+    /// How a call of ours is faring before it is answered.
+    fn progress_frame(&mut self, id: ExchangeId, frame: &Frame<'_>) {
+        match frame {
+            Frame::Ejected { count, .. } => self.note_ejected(id, *count),
+            Frame::Wait { .. } => self.reserve(id),
+            _ => self.drop_reservations(id),
+        }
+    }
+
     fn response_frame(&mut self, id: ExchangeId, response: &ResponseFrame<'_>) -> Handled {
         let call = self.exchanges.get(id).ok_or(Fault::Connection)?;
-        if call.response.status != 0 {
+        if call.has_head() {
             return Err(Fault::Stream);
         }
         self.respond_head(id, &response.head, response.framing);
@@ -412,7 +437,7 @@ impl Core {
         if call.response.is_ended {
             return Err(Fault::Connection);
         }
-        if call.response.status == 0 {
+        if !call.has_head() {
             return Err(Fault::Stream);
         }
         call.response.receive.receive(bytes.len()).map_err(|_| Fault::Connection)?;

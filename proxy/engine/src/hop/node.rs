@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::account::AccountIndex;
 use crate::core::ConnId;
 use crate::deadline::Time;
 use crate::hash::FastMap;
@@ -19,6 +20,15 @@ const BACKOFF_LONGEST: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct NodeIndex(pub(crate) u32);
 
+/// For whose calls a hop is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum HopKey {
+    /// Everybody's: it has no TLS.
+    Anyone,
+    /// Those of a service account, or of callers without identity.
+    Of(AccountIndex),
+}
+
 /// One node.
 #[derive(Debug)]
 pub(crate) struct NodeState {
@@ -26,8 +36,12 @@ pub(crate) struct NodeState {
     /// Where its L2 listens, in order of preference.
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) is_ready: bool,
-    /// The hop that takes new streams.
-    pub(crate) hop: Option<ConnId>,
+    /// Whether its L2 takes TLS.
+    pub(crate) is_secure: bool,
+    /// The hops that take new streams.
+    pub(crate) hops: FastMap<HopKey, ConnId>,
+    /// It was dialled with TLS and did not know it: until then it is dialled without.
+    pub(crate) plain_until: Time,
     /// Dials that failed since one succeeded.
     pub(crate) failures: u32,
     retry_at: Time,
@@ -45,12 +59,24 @@ impl NodeState {
         if count == 0 { None } else { self.addresses.get(self.failures as usize % count).copied() }
     }
 
+    /// This hop takes no new streams.
+    pub(crate) fn forget_hop(&mut self, key: HopKey, id: ConnId) {
+        if self.hops.get(&key) == Some(&id) {
+            self.hops.remove(&key);
+        }
+    }
+
     pub(crate) fn succeeded(&mut self) {
         // The address that works stays the first to be dialled.
         let count = self.addresses.len().max(1);
         self.addresses.rotate_left(self.failures as usize % count);
         self.failures = 0;
         self.retry_at = Time::default();
+    }
+
+    /// A dial takes long: others are preferred until it has come to something.
+    pub(crate) fn avoid_until(&mut self, until: Time) {
+        self.retry_at = self.retry_at.max(until);
     }
 
     /// A dial failed, or a hop was lost: others are preferred for 100 ms to 5 s, with a jitter of a quarter.
@@ -80,7 +106,9 @@ impl Nodes {
             name: Arc::clone(name),
             addresses: Vec::new(),
             is_ready: false,
-            hop: None,
+            is_secure: false,
+            hops: FastMap::default(),
+            plain_until: Time::default(),
             failures: 0,
             retry_at: Time::default(),
         });
@@ -98,6 +126,11 @@ impl Nodes {
         &mut self.states[index.0 as usize]
     }
 
+    /// The hops of all nodes that take new streams.
+    pub(crate) fn hops(&self) -> impl Iterator<Item = (HopKey, ConnId)> {
+        self.states.iter().flat_map(|state| state.hops.iter().map(|(key, id)| (*key, *id)))
+    }
+
     /// Takes over what a snapshot says of nodes. Returns the hops of nodes that went or moved.
     pub(crate) fn update(&mut self, snapshot: &Snapshot) -> Vec<ConnId> {
         for name in snapshot.nodes.keys() {
@@ -110,12 +143,17 @@ impl Nodes {
             let is_moved = addresses.len() != state.addresses.len()
                 || addresses.iter().any(|a| !state.addresses.contains(a));
             if is_moved {
-                stale.extend(state.hop.take());
+                stale.extend(state.hops.drain().map(|(_, id)| id));
                 state.addresses = addresses.to_vec();
                 state.failures = 0;
                 state.retry_at = Time::default();
             }
             state.is_ready = node.is_some_and(|n| n.ready);
+            let is_secure = node.is_some_and(|n| n.secure);
+            if is_secure && !state.is_secure {
+                state.plain_until = Time::default();
+            }
+            state.is_secure = is_secure;
         }
         stale
     }

@@ -165,10 +165,11 @@ impl Core {
         };
         let half = if self.net.client(id).is_some() { Half::Request } else { Half::Response };
         let Some(exchange) = self.exchanges.get_mut(call) else { return Ok(()) };
+        let has_head = exchange.has_head();
         let (request, response) = (&mut exchange.request, &mut exchange.response);
         let (is_ended, receive, left, framing) = match half {
             Half::Request => (request.is_ended, &mut request.receive, &mut request.left, request.framing),
-            Half::Response if response.status == 0 => {
+            Half::Response if !has_head => {
                 return Err(Fault::Stream(stream, ErrorCode::Protocol));
             }
             Half::Response => {

@@ -76,11 +76,11 @@ impl Core {
     ) -> Result<(), Fault> {
         let call = self.session_call(id, stream)?;
         let known = call.and_then(|call| Some((call, self.exchanges.get(call)?)));
-        let known = known.map(|(call, exchange)| (call, exchange.method, exchange.response.status));
+        let known = known.map(|(call, exchange)| (call, exchange.method, exchange.has_head()));
         let mut slots = std::mem::take(&mut self.fields);
         let session = self.net.session(id).ok_or(Fault::Connection(ErrorCode::Internal))?;
         let handled = match known {
-            Some((call, method, 0)) => {
+            Some((call, method, false)) => {
                 let read =
                     read_response(&mut session.decoder, block, is_end, method.for_response(), &mut slots);
                 match read {

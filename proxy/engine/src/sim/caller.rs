@@ -57,8 +57,10 @@ impl World {
             ends: [End::Client(id), End::Core(node, conn)],
             pipes: Default::default(),
             connects_at: None,
+            opens_at: None,
             is_told_end: [false; 2],
             address: l1,
+            secure: None,
         });
         self.turn(node);
         self.clients.push(ClientSim {

@@ -9,12 +9,14 @@ use super::{L2_PORT, Listener, World};
 use crate::affinity::Affinity;
 use crate::balance::Algorithm;
 use crate::breaker::Breaker;
+use crate::egress::Egress;
+use crate::policy::Policies;
 use crate::rate::{Buckets, RateLimit};
 use crate::retry::{Hedge, Retry};
 use crate::rules::Rules;
 use crate::snapshot::{
     Backend, Concurrency, Edits, EndpointSet, NamedPod, Neighbour, Node, NodeEndpoints, PodSlot,
-    PortEndpoints, Protocol, RuleBackends, Service, ServiceName, ServicePort, Snapshot,
+    PortEndpoints, Protocol, RuleBackends, Service, ServiceName, ServicePort, Snapshot, Times,
 };
 
 /// Services and their weights.
@@ -32,6 +34,16 @@ pub(crate) struct SnapshotSpec {
     pub(crate) endpoints: BTreeMap<String, Vec<(usize, SocketAddr)>>,
     /// Callers: node, address.
     pub(crate) callers: Vec<(usize, IpAddr)>,
+    /// UID and service account of callers that are not of UID "" and `default`.
+    pub(crate) pods: BTreeMap<IpAddr, (String, String)>,
+    /// Who may call what.
+    pub(crate) policies: Arc<Policies>,
+    /// What may be called outside.
+    pub(crate) egress: Arc<Egress>,
+    /// Services take nothing over hops without TLS.
+    pub(crate) is_strict: bool,
+    /// Nodes whose L2 takes TLS.
+    pub(crate) secure: BTreeSet<usize>,
     pub(crate) not_ready: BTreeSet<usize>,
     /// Services whose endpoints are meant for callers of these nodes; of others, all are meant for all.
     pub(crate) near: BTreeMap<String, BTreeSet<usize>>,
@@ -44,6 +56,7 @@ pub(crate) struct SnapshotSpec {
     /// Nodes whose L2 listens elsewhere.
     pub(crate) l2_ports: BTreeMap<usize, u16>,
     pub(crate) request_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) requeues: u32,
     pub(crate) retry: Option<Retry>,
@@ -52,6 +65,7 @@ pub(crate) struct SnapshotSpec {
     pub(crate) rate_limit: Option<RateLimit>,
     pub(crate) buckets: BTreeMap<usize, Arc<Buckets>>,
     pub(crate) affinity: Option<Affinity>,
+    pub(crate) affinity_load_percent: u32,
     pub(crate) algorithm: Algorithm,
     pub(crate) hedge: Option<Hedge>,
     /// Changes to heads, by backend.
@@ -112,16 +126,36 @@ fn services(spec: &SnapshotSpec) -> HashMap<Arc<str>, Arc<Service>> {
             hedge: spec.hedge,
             concurrency: spec.concurrency,
             affinity: spec.affinity.clone(),
+            affinity_load_percent: spec.affinity_load_percent,
             algorithm: spec.algorithm,
             rate_limit: spec.rate_limit.clone(),
             breaker: spec.breaker.clone(),
-            connect_timeout_ns: spec.connect_timeout.as_nanos() as u64,
-            request_timeout_ns: spec.request_timeout.as_nanos() as u64,
+            times: Times {
+                connect_ns: spec.connect_timeout.as_nanos() as u64,
+                request_ns: spec.request_timeout.as_nanos() as u64,
+                idle_ns: spec.idle_timeout.as_nanos() as u64,
+            },
             requeues: spec.requeues,
+            is_strict: spec.is_strict,
         };
         (Arc::clone(&service.name.name), Arc::new(service))
     };
     spec.services.iter().map(service).collect()
+}
+
+fn neighbours(spec: &SnapshotSpec, own: usize) -> HashMap<IpAddr, Arc<Neighbour>> {
+    let of_node = spec.callers.iter().filter(|(node, _)| *node == own);
+    let neighbour = |(_, ip): &(usize, IpAddr)| {
+        let (uid, account) = spec.pods.get(ip).map_or(("", "default"), |(uid, of)| (uid, of));
+        let pod = Neighbour {
+            uid: uid.into(),
+            namespace: "demo".into(),
+            name: "caller".into(),
+            service_account: account.into(),
+        };
+        (*ip, Arc::new(pod))
+    };
+    of_node.map(neighbour).collect()
 }
 
 impl World {
@@ -162,6 +196,9 @@ impl World {
             node: node_name(place).into(),
             node_addresses: vec![node_ip(place)],
             cluster_domain: "cluster.local".into(),
+            trust_domain: "cluster.local".into(),
+            policies: Arc::clone(&spec.policies),
+            egress: Arc::clone(&spec.egress),
             ..Snapshot::default()
         };
         snapshot.services.insert(Arc::clone(&namespace), services(&spec));
@@ -202,21 +239,19 @@ impl World {
             let addresses = vec![SocketAddr::new(ip, port)];
             let ready = !spec.not_ready.contains(&node);
             let name: Arc<str> = node_name(node).into();
-            let known = Node { name: Arc::clone(&name), addresses, zone: "".into(), ready };
+            let known = Node {
+                name: Arc::clone(&name),
+                addresses,
+                zone: "".into(),
+                ready,
+                secure: spec.secure.contains(&node),
+            };
             snapshot.nodes.insert(Arc::clone(&name), Arc::new(known));
             if node != place {
                 snapshot.foreign_addresses.insert(ip, name);
             }
         }
-        for (_, ip) in spec.callers.iter().filter(|(node, _)| *node == own) {
-            let neighbour = Neighbour {
-                uid: "".into(),
-                namespace: "demo".into(),
-                name: "caller".into(),
-                service_account: "default".into(),
-            };
-            snapshot.neighbours.insert(*ip, Arc::new(neighbour));
-        }
+        snapshot.neighbours = neighbours(&spec, own);
         snapshot
     }
 }

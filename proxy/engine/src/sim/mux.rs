@@ -42,6 +42,10 @@ pub(crate) struct Mux {
     credit: i64,
     initial: i64,
     credits: BTreeMap<u32, i64>,
+    /// What the peer may send still, and on each stream; and the largest window that it was told streams begin with.
+    allowed: i64,
+    allowed_on: BTreeMap<u32, i64>,
+    allowed_at_first: i64,
     pending: BTreeMap<u32, Pending>,
     input: Vec<u8>,
     pub(crate) out: Vec<u8>,
@@ -83,6 +87,9 @@ impl Mux {
             credit: i64::from(WINDOW_DEFAULT),
             initial: i64::from(WINDOW_DEFAULT),
             credits: BTreeMap::new(),
+            allowed: i64::from(WINDOW_DEFAULT),
+            allowed_on: BTreeMap::new(),
+            allowed_at_first: i64::from(WINDOW_DEFAULT),
             pending: BTreeMap::new(),
             input: Vec::new(),
             out,
@@ -133,6 +140,40 @@ impl Mux {
         pending.data.extend_from_slice(data);
         pending.trailers = trailers;
         self.flush();
+    }
+
+    /// Sends a part of a body that does not end yet, whatever credit there is.
+    pub(crate) fn part(&mut self, stream: u32, data: &[u8]) {
+        self.encoder.data(&mut self.out, stream, data, false);
+    }
+
+    /// Tells the peer which window streams begin with from now on.
+    pub(crate) fn window(&mut self, initial: u32) {
+        let grows = (i64::from(initial) - self.allowed_at_first).max(0);
+        self.allowed_at_first += grows;
+        self.allowed_on.values_mut().for_each(|allowed| *allowed += grows);
+        encode_settings(&mut self.out, &[Setting::InitialWindowSize(initial)], WINDOW_DEFAULT);
+    }
+
+    /// Gives credit for a stream.
+    pub(crate) fn grant(&mut self, stream: u32, credit: u32) {
+        *self.allowed_on.entry(stream).or_insert(self.allowed_at_first) += i64::from(credit);
+        encode_window(&mut self.out, stream, credit);
+    }
+
+    /// Takes note of what counts against the windows, and gives as much anew.
+    fn count(&mut self, stream: u32, flow: u32, is_stalled: bool) {
+        let on = self.allowed_on.entry(stream).or_insert(self.allowed_at_first);
+        *on -= i64::from(flow);
+        self.allowed -= i64::from(flow);
+        assert!(*on >= 0 && self.allowed >= 0, "a proxy keeps to windows: stream {stream}");
+        if flow > 0 {
+            self.allowed += i64::from(flow);
+            encode_window(&mut self.out, 0, flow);
+            if !is_stalled {
+                self.grant(stream, flow);
+            }
+        }
     }
 
     fn flush(&mut self) {
@@ -199,12 +240,8 @@ impl Mux {
                 if end {
                     self.over.insert(stream);
                 }
-                if flow > 0 {
-                    encode_window(&mut self.out, 0, flow as u32);
-                    if !end && !self.stalled.contains(&stream) {
-                        encode_window(&mut self.out, stream, flow as u32);
-                    }
-                }
+                let is_stalled = end || self.stalled.contains(&stream);
+                self.count(stream, flow as u32, is_stalled);
             }
             Frame::Reset { stream, code } => {
                 self.pending.remove(&stream);

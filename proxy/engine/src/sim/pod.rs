@@ -127,7 +127,9 @@ impl PodConn {
                 if decoder.is_ended() {
                     call.is_complete = true;
                     let call = call.clone();
-                    self.answer_now(&call, now);
+                    if !call.head.contains("/early") {
+                        self.answer_now(&call, now);
+                    }
                 } else {
                     self.decoder = Some((decoder, index));
                 }
@@ -152,7 +154,8 @@ impl PodConn {
         }
         if is_complete || call.head.contains("/early") {
             self.answer_now(&call, now);
-        } else {
+        }
+        if !is_complete {
             self.decoder = Some((BodyDecoder::new(request.framing), seen.len() - 1));
         }
         Some(request.len)
@@ -220,11 +223,18 @@ impl PodConn {
         let ip = self.address.ip().to_string();
         let ill = &b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 3\r\n\r\nill"[..];
         match () {
-            () if ip.ends_with(".55") => Some(ill.to_vec()),
+            () if ip.ends_with(".55") || ip.ends_with(".66") => Some(ill.to_vec()),
             () if ip.ends_with(".56") => Some(Vec::new()),
             // UNAVAILABLE.
             () if ip.ends_with(".57") => {
                 Some(b"HTTP/1.1 200 OK\r\ngrpc-status: 14\r\nContent-Length: 0\r\n\r\n".to_vec())
+            }
+            // The same after a head that does not say it yet, and after a message.
+            () if ip.ends_with(".63") || ip.ends_with(".64") => {
+                let message = if ip.ends_with(".63") { "" } else { "3\r\nabc\r\n" };
+                let head =
+                    "HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\nTransfer-Encoding: chunked\r\n\r\n";
+                Some(format!("{head}{message}0\r\ngrpc-status: 14\r\n\r\n").into_bytes())
             }
             // Ill at first, then well.
             () if ip.ends_with(".58") && self.served <= ILL_CALLS => Some(ill.to_vec()),

@@ -5,15 +5,18 @@ mod algorithms;
 mod breakers;
 mod deadlines;
 mod drain;
+mod egress;
 mod faults;
 mod hedges;
 mod hop;
 mod http;
 mod http2;
+mod identity;
 mod late;
 mod manners;
 mod mirrors;
 mod nearness;
+mod policies;
 mod queues;
 mod rates;
 mod refusals;
@@ -21,11 +24,17 @@ mod retries;
 mod rules;
 mod seeds;
 mod stalls;
+mod storm;
+mod strangers;
 mod streaming;
 mod tunnels;
 mod upgrades;
 
 use super::*;
+use crate::snapshot::Times;
+
+/// A second for a connection, and no limit otherwise.
+const TIMES: Times = Times { connect_ns: 1_000_000_000, request_ns: 0, idle_ns: 0 };
 
 /// Bytes that tell where in a body they belong.
 pub(super) fn pattern(len: usize) -> Vec<u8> {

@@ -4,16 +4,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use vicino_crds::contract::{
-    CompiledBackend, CompiledBreaker, CompiledHedge, CompiledNode, CompiledPort, CompiledProtocol,
-    CompiledRetry, CompiledRoute, CompiledRule,
+    CompiledBackend, CompiledBreaker, CompiledHedge, CompiledNode, CompiledPort, CompiledRetry,
+    CompiledRoute, CompiledRule,
 };
+use vicino_crds::mesh::IdentityMode;
 use vicino_crds::route::{
-    Affinity as CrdAffinity, AffinityType, LoadBalancerType, RateLimit as CrdRateLimit, RateLimitKeyType,
-    SetCookie as CrdSetCookie,
+    Affinity as CrdAffinity, AffinityType, LoadBalancerType, PortProtocol, RateLimit as CrdRateLimit,
+    RateLimitKeyType, SetCookie as CrdSetCookie,
 };
 use vicino_crds::rule::{
-    Cors as CrdCors, Fault as CrdFault, HeaderField, HeaderModifier, PathMatchType, PathModifier,
-    PathModifierType, RequestRedirect, RouteMatch, Scheme, ValueMatchType, matcher,
+    Cors as CrdCors, Fault as CrdFault, GrpcMatch, HeaderField, HeaderModifier, PathMatch, PathMatchType,
+    PathModifier, PathModifierType, RequestRedirect, RouteMatch, Scheme, ValueMatchType, matcher,
 };
 use vicino_engine::adaptive::Adaptive;
 use vicino_engine::affinity::{Affinity, SetCookie};
@@ -26,7 +27,7 @@ use vicino_engine::rules::{
     ValueTest,
 };
 use vicino_engine::snapshot::{
-    Backend, Concurrency, Edits, Node, Protocol, RuleBackends, Service, ServiceName, ServicePort,
+    Backend, Concurrency, Edits, Node, Protocol, RuleBackends, Service, ServiceName, ServicePort, Times,
 };
 
 const NANOSECONDS_PER_MILLISECOND: u64 = 1_000_000;
@@ -35,18 +36,28 @@ fn nanoseconds(milliseconds: u32) -> u64 {
     u64::from(milliseconds) * NANOSECONDS_PER_MILLISECOND
 }
 
+/// From milliseconds.
+fn times(connect: u32, request: u32, idle: u32) -> Times {
+    Times { connect_ns: nanoseconds(connect), request_ns: nanoseconds(request), idle_ns: nanoseconds(idle) }
+}
+
 /// The route of a Service.
 pub(super) fn service(route: &CompiledRoute) -> Service {
     let namespace: Arc<str> = Arc::from(&*route.namespace);
     let name = ServiceName { namespace: namespace.clone(), name: Arc::from(&*route.service) };
     Service {
         ports: route.ports.iter().enumerate().map(|port| service_port(port, route, &name)).collect(),
-        connect_timeout_ns: nanoseconds(route.connect_timeout_milliseconds),
-        request_timeout_ns: nanoseconds(route.request_timeout_milliseconds),
+        times: times(
+            route.connect_timeout_milliseconds,
+            route.request_timeout_milliseconds,
+            route.idle_timeout_milliseconds,
+        ),
         requeues: route.requeues,
+        is_strict: route.inbound == Some(IdentityMode::Strict),
         retry: route.retry.as_ref().map(retry),
         hedge: route.hedge.as_ref().map(hedge),
         affinity: route.affinity.as_ref().map(affinity),
+        affinity_load_percent: affinity_load_percent(route),
         algorithm: route.load_balancer.as_ref().map(|balancer| algorithm(balancer.kind)).unwrap_or_default(),
         concurrency: route.concurrency.as_ref().map(|concurrency| Concurrency {
             per_pod: concurrency.per_pod,
@@ -78,10 +89,10 @@ fn service_port(
     ServicePort {
         port: port.port,
         protocol: match port.protocol {
-            CompiledProtocol::Http => Protocol::Http,
-            CompiledProtocol::Http1 => Protocol::Http1,
-            CompiledProtocol::Http2 => Protocol::Http2,
-            CompiledProtocol::Tcp => Protocol::Opaque,
+            PortProtocol::Http => Protocol::Http,
+            PortProtocol::Http1 => Protocol::Http1,
+            PortProtocol::Http2 => Protocol::Http2,
+            PortProtocol::Tcp => Protocol::Opaque,
         },
         backends: backends(&port.backends, owner),
         overrides: backends(&port.overrides, owner),
@@ -140,7 +151,7 @@ fn backend(of: &CompiledBackend, owner: &ServiceName) -> Backend {
 }
 
 fn rule(compiled: &CompiledRule) -> (Rule, Vec<Test>) {
-    let CompiledRule { rule, connect_timeout_milliseconds, request_timeout_milliseconds, .. } = compiled;
+    let rule = &compiled.rule;
     let rewrite = rule.url_rewrite.as_ref();
     let action = match (&rule.request_redirect, &rule.direct_response) {
         (Some(redirect), _) => Action::Redirect(self::redirect(redirect)),
@@ -152,11 +163,15 @@ fn rule(compiled: &CompiledRule) -> (Rule, Vec<Test>) {
     };
     let what = Rule {
         name: rule.name.as_deref().unwrap_or_default().into(),
-        connect_timeout_ns: nanoseconds(*connect_timeout_milliseconds),
-        request_timeout_ns: nanoseconds(*request_timeout_milliseconds),
+        times: times(
+            compiled.connect_timeout_milliseconds,
+            compiled.request_timeout_milliseconds,
+            compiled.idle_timeout_milliseconds,
+        ),
         rate_limit: rule.rate_limit.as_ref().map(rate_limit),
         retry: compiled.retry.as_ref().map(retry),
         hedge: compiled.hedge.as_ref().map(hedge),
+        failures: rule.failure_codes.as_deref().map(|codes| codes.iter().map(|code| number(*code)).collect()),
         mirror_percent: rule.request_mirror.as_ref().map_or(0, |mirror| percent(mirror.percent)),
         cors: rule.cors.as_ref().map(cors),
         request: rule.request_header_modifier.as_ref().map(edit).unwrap_or_default(),
@@ -167,6 +182,11 @@ fn rule(compiled: &CompiledRule) -> (Rule, Vec<Test>) {
         fault: rule.fault.as_ref().map(fault).unwrap_or_default(),
     };
     (what, rule.matches.iter().map(test).collect())
+}
+
+fn affinity_load_percent(route: &CompiledRoute) -> u32 {
+    let percent = route.affinity.as_ref().and_then(|affinity| affinity.max_load_percent);
+    percent.and_then(|percent| u32::try_from(percent).ok()).unwrap_or(0)
 }
 
 fn affinity(affinity: &CrdAffinity) -> Affinity {
@@ -233,21 +253,34 @@ fn hedge(hedge: &CompiledHedge) -> Hedge {
     }
 }
 
-fn test(one: &RouteMatch) -> Test {
-    let path = one.path.as_ref().map(|path| match path.kind {
+pub(super) fn path_test(path: &PathMatch) -> PathTest {
+    match path.kind {
         PathMatchType::Exact => PathTest::Exact((*path.value).into()),
         PathMatchType::PathPrefix => PathTest::prefix(&path.value),
         PathMatchType::RegularExpression => PathTest::Regex(pattern(&path.value)),
-    });
-    let grpc = one.grpc.as_ref().map(|grpc| match &grpc.method {
+    }
+}
+
+/// A gRPC call is POST with this path.
+pub(super) fn grpc_test(grpc: &GrpcMatch) -> PathTest {
+    match &grpc.method {
         Some(method) => PathTest::Exact(format!("/{}/{method}", grpc.service).into()),
         None => PathTest::prefix(&format!("/{}", grpc.service)),
-    });
-    let method = if grpc.is_some() { Some("POST") } else { one.method.as_deref() };
-    let value = |kind, text: &str| match kind {
+    }
+}
+
+pub(super) fn value_test(kind: ValueMatchType, text: &str) -> ValueTest {
+    match kind {
         ValueMatchType::Exact => ValueTest::Exact(text.into()),
         ValueMatchType::RegularExpression => ValueTest::Regex(pattern(text)),
-    };
+    }
+}
+
+fn test(one: &RouteMatch) -> Test {
+    let path = one.path.as_ref().map(path_test);
+    let grpc = one.grpc.as_ref().map(grpc_test);
+    let method = if grpc.is_some() { Some("POST") } else { one.method.as_deref() };
+    let value = value_test;
     let headers = one.headers.iter().map(|header| ((*header.name).into(), value(header.kind, &header.value)));
     let query = one.query_params.iter().map(|param| ((*param.name).into(), value(param.kind, &param.value)));
     Test {
@@ -324,5 +357,6 @@ pub(super) fn node(node: &CompiledNode) -> Node {
         addresses: addresses.map(|ip| SocketAddr::new(ip, node.port)).collect(),
         zone: Arc::from(&*node.zone),
         ready: node.ready,
+        secure: node.secure,
     }
 }

@@ -8,10 +8,14 @@ use expect_test::{Expect, expect};
 use proptest::prelude::*;
 use vicino_crds::MeshNodeSpec;
 use vicino_crds::contract::{
-    self, CompiledBackend, CompiledNode, CompiledPort, CompiledProtocol, CompiledRoute,
+    self, CompiledAlias, CompiledBackend, CompiledNode, CompiledPort, CompiledRoute,
 };
 use vicino_crds::node::Neighbour;
+use vicino_crds::route::PortProtocol;
+use vicino_engine::egress::{Allowed, Egress, HostTest};
+use vicino_engine::policy::{Call, Source};
 use vicino_engine::snapshot::Snapshot;
+use vicino_wire::head::{RequestHead, Version};
 
 use super::{Built, build};
 use crate::config::bundle::{BundleKind, RawBundle};
@@ -51,19 +55,22 @@ fn route(service: &str, generation: i64) -> String {
         retry: None,
         hedge: None,
         rules: Vec::new(),
+        inbound: None,
         version: 1,
         namespace: "demo".into(),
         service: service.into(),
         generation,
+        alias: None,
         cluster_ips: vec![format!("10.96.0.{}", service.len())],
         ports: vec![CompiledPort {
             port: 80,
-            protocol: CompiledProtocol::Http,
+            protocol: PortProtocol::Http,
             backends: vec![backend(service, 9), backend("canary", 1)],
             overrides: Vec::new(),
         }],
         connect_timeout_milliseconds: 500,
         request_timeout_milliseconds: u32::try_from(generation).unwrap() * 1000,
+        idle_timeout_milliseconds: 0,
         requeues: 1,
     })
 }
@@ -76,6 +83,8 @@ fn node(name: &str, address: &str, ready: bool) -> String {
         port: 4141,
         zone: "z".into(),
         ready,
+        secure: false,
+        pod_cidrs: Vec::new(),
     })
 }
 
@@ -115,6 +124,11 @@ fn neighbours(pods: &[(&str, &str)]) -> Change {
         name: format!("pod-{uid}"),
         service_account: "default".into(),
         ips: vec![(*ip).into()],
+        labels: [("app".to_owned(), (*uid).to_owned())].into(),
+        inbound: None,
+        plain_ports: Vec::new(),
+        plain_ports_problem: None,
+        network_since: None,
     };
     let pods = pods.iter().map(neighbour).collect();
     let spec = MeshNodeSpec {
@@ -138,7 +152,7 @@ fn show(snapshot: &Snapshot) -> String {
         for line in sorted(&mut services.values().map(|service| {
             let backends = service.ports.iter().flat_map(|port| &port.backends);
             let backends: Vec<_> = backends.map(|b| format!("{}*{}", b.service.name, b.weight)).collect();
-            let timeout = service.request_timeout_ns;
+            let timeout = service.times.request_ns;
             format!("route {namespace}/{} {} timeout={timeout}", service.name.name, backends.join(" "))
         })) {
             writeln!(text, "{line}").unwrap();
@@ -211,6 +225,34 @@ fn a_whole_configuration() {
             own n1 [192.0.2.1]
         "#]],
     );
+}
+
+#[test]
+fn an_address_that_could_be_of_two_service_accounts_is_nobodys() {
+    let of = |pods: &[(&str, &str, &str)]| {
+        let mut change = neighbours(&pods.iter().map(|(uid, ip, _)| (*uid, *ip)).collect::<Vec<_>>());
+        if let Change::MeshNode(node) = &mut change {
+            for (pod, (.., account)) in node.spec.pods.iter_mut().zip(pods) {
+                pod.service_account = (*account).into();
+            }
+        }
+        let snapshot = build(&inputs(vec![change]), &Built::default()).snapshot;
+        let mut found: Vec<_> = snapshot.neighbours.values().map(|pod| pod.uid.to_string()).collect();
+        found.sort();
+        found
+    };
+    assert_eq!(of(&[("u1", "10.0.1.1", "a"), ("u2", "10.0.1.1", "a")]), ["u2"], "whichever of them it is");
+    for uids in [["u1", "u2", "u3"], ["u3", "u2", "u1"]] {
+        let [one, other, third] = uids;
+        let pods = [
+            (one, "10.0.1.1", "a"),
+            (other, "10.0.1.1", "b"),
+            (third, "10.0.1.1", "b"),
+            ("u4", "10.0.1.4", "a"),
+        ];
+        assert_eq!(of(&pods), ["u4"]);
+    }
+    assert_eq!(of(&[("u1", "192.0.2.1", "a")]), [""; 0], "and a node's address is no pod's");
 }
 
 #[test]
@@ -334,7 +376,7 @@ fn while_a_route_moves_the_higher_generation_wins_in_either_order() {
             ]),
             &Built::default(),
         );
-        assert_eq!(built.snapshot.service("demo", "web").map(|s| s.request_timeout_ns), Some(2_000_000_000));
+        assert_eq!(built.snapshot.service("demo", "web").map(|s| s.times.request_ns), Some(2_000_000_000));
     }
 }
 
@@ -552,4 +594,216 @@ fn the_cost_of_a_change_in_a_large_cluster() {
         take(&mut inputs, [routes("r0", &documents[..100])]);
         build(&inputs, &built)
     });
+}
+
+#[test]
+fn another_name_is_no_service_of_its_own() {
+    let alias = CompiledAlias { namespace: "demo".into(), service: "web".into() };
+    let alias = contract::write(&CompiledRoute::of_alias("demo", "site", alias));
+    let mut inputs = inputs([routes("r", &[("web", route("web", 1)), ("site", alias)])]);
+    let built = build(&inputs, &Built::default());
+    let snapshot = &built.snapshot;
+    assert!(snapshot.service("demo", "site").is_none());
+    assert_eq!(snapshot.service_or_alias("demo", "site").map(|service| &*service.name.name), Some("web"));
+    take(&mut inputs, [routes("r", &[("web", route("web", 1))])]);
+    assert!(build(&inputs, &built).snapshot.service_or_alias("demo", "site").is_none());
+}
+
+fn policies(name: &str, documents: &[(&str, String)]) -> Change {
+    bundle(name, BundleKind::Policies { namespace: "demo".into() }, documents)
+}
+
+/// A policy that denies calls to a target, in flow style.
+fn policy(name: &str, generation: i64, target: &str) -> String {
+    format!(
+        "version: 4\nnamespace: demo\nname: {name}\ngeneration: {generation}\ntarget: {target}\nmode: Enforce\nrules: [{{action: Deny}}]\n...\n"
+    )
+}
+
+fn bootstrap(more: &str) -> Change {
+    let text = format!(
+        "version: 4\nmesh: default\nclusterDomain: cluster.local\nworkers: 1\nlogLevel: info\ndrainSeconds: 5\n{more}...\n"
+    );
+    Change::Bootstrap(text.into_bytes())
+}
+
+/// Whether a call to a Service's pod is allowed.
+fn is_allowed(snapshot: &Snapshot, service: &str, pod: &str) -> bool {
+    snapshot.policies.judge(&to(service, pod)).is_allowed()
+}
+
+/// A call of which only is known where it goes.
+fn to<'a>(service: &'a str, pod: &'a str) -> Call<'a> {
+    Call { caller: None, source: None, namespace: "demo", service, port: 80, pod, head: None }
+}
+
+#[test]
+fn a_policy_about_grpc_is_about_posts_to_that_method_and_no_other() {
+    let text = policy("web", 1, "{service: {name: web}}").replace(
+        "rules: [{action: Deny}]",
+        "rules: [{action: Deny, to: [{grpc: [{service: shop.Quotes, method: Say}]}]}]",
+    );
+    let built = build(&inputs([bootstrap(""), policies("p", &[("web", text)])]), &Built::default());
+    let is_allowed = |method, path| {
+        let head = RequestHead {
+            method,
+            authority: "web",
+            path,
+            version: Version::Http2,
+            accepts_trailers: true,
+            headers: (&[][..]).into(),
+        };
+        built.snapshot.policies.judge(&Call { head: Some(&head), ..to("web", "web") }).is_allowed()
+    };
+    assert!(!is_allowed("POST", "/shop.Quotes/Say"));
+    assert!(is_allowed("POST", "/shop.Quotes/Sing") && is_allowed("POST", "/shop.Other/Say"));
+    assert!(is_allowed("GET", "/shop.Quotes/Say"));
+}
+
+#[test]
+fn policies_are_about_services_and_about_pods_of_the_own_node() {
+    let mut inputs = inputs([
+        bootstrap(""),
+        neighbours(&[("web", "10.1.0.1"), ("db", "10.1.0.2")]),
+        policies(
+            "p",
+            &[
+                ("web", policy("web", 1, "{service: {name: web}}")),
+                ("db", policy("db", 1, "{pods: {matchLabels: {app: db}}}")),
+            ],
+        ),
+    ]);
+    let built = build(&inputs, &Built::default());
+    let of = |built: &Built, service: &str, pod: &str| is_allowed(&built.snapshot, service, pod);
+    assert_eq!([of(&built, "web", "web"), of(&built, "other", "web")], [false, true]);
+    assert_eq!([of(&built, "other", "db"), of(&built, "other", "unknown")], [false, false]);
+    let again = build(&inputs, &built);
+    assert!(Arc::ptr_eq(&built.snapshot.policies, &again.snapshot.policies), "nothing has changed");
+
+    take(&mut inputs, [bootstrap("defaultAction: Deny\n")]);
+    let denying = build(&inputs, &again);
+    assert!(!of(&denying, "other", "web"));
+    take(&mut inputs, [bootstrap(""), Change::BundleGone("p".into())]);
+    let open = build(&inputs, &denying);
+    assert!(open.snapshot.policies.is_open() && of(&open, "web", "web"));
+}
+
+#[test]
+fn a_policy_that_is_refused_is_named_and_the_last_good_one_stays() {
+    let mut inputs = inputs([policies("p", &[("web", policy("web", 1, "{service: {name: web}}"))])]);
+    let newer = policy("web", 2, "{service: {name: other}, weather: fine}");
+    let mut notices = Vec::new();
+    inputs.apply(policies("p", &[("web", newer)]), &mut notices);
+    let [crate::config::inputs::Notice::Refused { place, message, kept: true }] = &notices[..] else {
+        panic!("{notices:?}")
+    };
+    assert_eq!(place.to_string(), "p/web.yaml");
+    assert!(message.contains("weather"), "{message}");
+    let built = build(&inputs, &Built::default());
+    assert!(!is_allowed(&built.snapshot, "web", "") && is_allowed(&built.snapshot, "other", ""));
+    assert_eq!(inputs.refused().len(), 1);
+}
+
+#[test]
+fn a_policy_in_two_bundles_counts_with_its_higher_generation() {
+    let old = policies("a", &[("web", policy("web", 1, "{service: {name: web}}"))]);
+    let new = policies("b", &[("web", policy("web", 2, "{service: {name: other}}"))]);
+    let built = build(&inputs([new, old]), &Built::default());
+    assert!(is_allowed(&built.snapshot, "web", "") && !is_allowed(&built.snapshot, "other", ""));
+}
+
+fn egress(text: &str) -> Change {
+    bundle("egress", BundleKind::Egress, &[("egress", format!("version: 4\nmesh: default\n{text}...\n"))])
+}
+
+#[test]
+fn what_may_be_called_outside_is_what_the_document_says_and_nobody_calls_nodes() {
+    let mut inputs = inputs([bootstrap("identity: {trustDomain: mesh.example, strict: false}\n")])
+        .never_calling(["10.96.0.1".parse().unwrap()]);
+    let closed = build(&inputs, &Built::default());
+    assert!(closed.snapshot.egress.is_closed());
+
+    let node = |name: &str, pods: &str| {
+        let text = node(name, "192.0.2.2", true).replace("...\n", &format!("podCidrs: ['{pods}']\n...\n"));
+        (name.to_owned(), text)
+    };
+    let nodes = [node("n1", "10.244.1.0/24"), node("n2", "fd00:1::/64")];
+    let nodes: Vec<_> = nodes.iter().map(|(name, text)| (&**name, text.clone())).collect();
+    let api_servers = Change::Slice(Slice {
+        key: SliceKey::new("default", "kubernetes"),
+        service: "kubernetes".into(),
+        ports: vec![SlicePort { name: "https".into(), port: 6443 }],
+        endpoints: vec![
+            pod("192.0.2.5", "", "", Condition::Ready),
+            pod("192.0.2.6", "", "", Condition::Down),
+        ],
+    });
+    let document = egress(
+        "mode: Deny\nallow:\n\
+         - {hosts: [api.example.com, '*.example.org'], ports: [443, 8443], from: [{serviceAccounts: [{namespace: demo, name: web}]}]}\n\
+         - {ipBlocks: [{cidr: 198.51.100.0/24, except: [198.51.100.7/32]}]}\n\
+         nodeAddresses: ['::ffff:192.0.2.9']\n",
+    );
+    take(&mut inputs, [bundle("nodes", BundleKind::Nodes, &nodes), api_servers, document]);
+    let built = build(&inputs, &closed);
+    let ips = |all: &[&str]| all.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<_>>();
+    let expected = Egress {
+        is_open: false,
+        allow: vec![
+            Allowed {
+                hosts: vec![
+                    HostTest::Exact("api.example.com".into()),
+                    HostTest::Below(".example.org".into()),
+                ],
+                ports: vec![443, 8443],
+                from: vec![Source {
+                    service_accounts: vec![("demo".into(), "web".into())],
+                    ..Source::default()
+                }],
+                ..Allowed::default()
+            },
+            Allowed {
+                ip_blocks: vec![(
+                    "198.51.100.0/24".parse().unwrap(),
+                    vec!["198.51.100.7/32".parse().unwrap()],
+                )],
+                ..Allowed::default()
+            },
+        ],
+        trust_domain: "mesh.example".into(),
+        never: ips(&["192.0.2.9", "10.96.0.1", "192.0.2.5", "192.0.2.6"]),
+        pod_blocks: vec!["10.244.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
+    };
+    assert_eq!(*built.snapshot.egress, expected);
+    let again = build(&inputs, &built);
+    assert!(Arc::ptr_eq(&built.snapshot.egress, &again.snapshot.egress), "nothing has changed");
+
+    take(&mut inputs, [egress("mode: Allow\n")]);
+    assert!(build(&inputs, &again).snapshot.egress.is_open);
+    take(&mut inputs, [Change::BundleGone("egress".into())]);
+    assert_eq!(*build(&inputs, &again).snapshot.egress, Egress::default());
+}
+
+#[test]
+fn egress_that_is_refused_is_named_and_the_last_good_one_stays() {
+    let mut inputs = inputs([egress("mode: Allow\n")]);
+    for (key, text, expected) in [
+        ("egress", "version: 4\nmesh: other\nmode: Deny\n...\n", "mesh: must be default"),
+        ("egress", "version: 4\nmesh: default\nmode: Deny\nweather: fine\n...\n", "weather"),
+        ("egress", "version: 4\nmesh: default\nmode: Deny\nnodeAddresses: [n1]\n...\n", "nodeAddresses[0]"),
+        ("egress", "version: 4\nmesh: default\nmode: Deny\n", "half-written"),
+    ] {
+        let mut notices = Vec::new();
+        inputs.apply(bundle("egress", BundleKind::Egress, &[(key, text.to_owned())]), &mut notices);
+        let [crate::config::inputs::Notice::Refused { place, message, kept: true }] = &notices[..] else {
+            panic!("{notices:?}")
+        };
+        assert_eq!(place.to_string(), "egress/egress.yaml");
+        assert!(message.contains(expected), "{message}");
+        assert!(build(&inputs, &Built::default()).snapshot.egress.is_open, "{text}");
+    }
+    let mut notices = Vec::new();
+    let text = "version: 4\nmesh: default\nmode: Allow\n...\n".to_owned();
+    inputs.apply(bundle("other", BundleKind::Egress, &[("more", text)]), &mut notices);
+    assert!(format!("{notices:?}").contains("key must be egress.yaml, not more.yaml"), "{notices:?}");
 }

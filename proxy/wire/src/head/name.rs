@@ -1,5 +1,7 @@
 //! Which field names mean something to a proxy, told by length and first byte before any comparison; it never looks at values.
 
+use super::{DEBUG_FIELD, UPGRADE_FIELD};
+
 /// What a field name means to a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Name {
@@ -16,8 +18,8 @@ pub(crate) enum Name {
     HopByHop,
     /// `vicino-*`: only proxies say it.
     Ours,
-    /// `X-Forwarded-Client-Cert`: nobody's word is taken for it.
-    ClientCert,
+    /// `Forwarded` (RFC 7239) and `X-Forwarded-Client-Cert`: nobody's word is taken for who called.
+    Claim,
 }
 
 /// Tells what a name means. ASCII case does not matter.
@@ -37,11 +39,27 @@ pub(crate) fn classify(name: &[u8]) -> Name {
         (17, Some(b't')) if is("transfer-encoding") => Name::TransferEncoding,
         (18, Some(b'p')) if is("proxy-authenticate") => Name::HopByHop,
         (19, Some(b'p')) if is("proxy-authorization") => Name::HopByHop,
-        (23.., Some(b'x')) if is("x-forwarded-client-cert") => Name::ClientCert,
+        (9, Some(b'f')) if is("forwarded") => Name::Claim,
+        (23, Some(b'x')) if is("x-forwarded-client-cert") => Name::Claim,
         // A caller says it for the calls that follow from this one, too.
         (12, Some(b'v')) if is("vicino-route") => Name::EndToEnd,
         (7.., Some(b'v')) if starts_with(name, "vicino-") => Name::Ours,
         _ => Name::EndToEnd,
+    }
+}
+
+/// Whether a request's field is for proxies alone: applications do not get it.
+#[inline]
+pub(crate) fn is_for_proxies(name: &[u8]) -> bool {
+    name.len() == DEBUG_FIELD.len() && name.eq_ignore_ascii_case(DEBUG_FIELD.as_bytes())
+}
+
+/// Whether proxies say it to each other in a request: what else is theirs, or says who called, no proxy passes on.
+pub(crate) fn is_said_on_hops(name: &[u8]) -> bool {
+    match classify(name) {
+        Name::EndToEnd | Name::Expect => !is_underscore_twin(name),
+        Name::Ours => is_for_proxies(name) || name.eq_ignore_ascii_case(UPGRADE_FIELD.as_bytes()),
+        _ => false,
     }
 }
 
@@ -67,7 +85,7 @@ pub(crate) fn is_underscore_twin(name: &[u8]) -> bool {
 /// Whether a trailer of that name is dropped: it frames, routes, authenticates, belongs to a connection, or only a proxy may say it
 /// (RFC 9110 §6.5.1).
 pub(crate) fn is_forbidden_in_trailers(name: &[u8]) -> bool {
-    const NAMES: [&str; 13] = [
+    const NAMES: [&str; 12] = [
         "age",
         "authorization",
         "cache-control",
@@ -75,7 +93,6 @@ pub(crate) fn is_forbidden_in_trailers(name: &[u8]) -> bool {
         "content-range",
         "content-type",
         "cookie",
-        "forwarded",
         "max-forwards",
         "set-cookie",
         "trailer",

@@ -3,14 +3,15 @@
 use super::{
     CREDIT_MAX, Frame, HopError, Kind, RequestFrame, Reset, ResponseFrame,
     frame::{
-        Destination, FLAG_END, FRAME_HEADER_BYTES, Hello, MAGIC, MAX_FRAME_MIN, NODE_BYTES_MAX, OPTIONAL,
-        VERSION, framing_tag, hello_field, kind, kind_from_tag, request_flag, version_from_tag,
+        Destination, FAILURE_CODES_MAX, FLAG_END, FRAME_HEADER_BYTES, Hello, MAGIC, MAX_FRAME_MIN,
+        NODE_BYTES_MAX, OPTIONAL, Statuses, VERSION, framing_tag, hello_field, kind, kind_from_tag,
+        request_flag, version_from_tag,
     },
     payload::Payload,
 };
 use crate::head::{
     Authority, Framing, Headers, METHOD_BYTES_MAX, RequestHead, ResponseHead, UPGRADE_FIELD,
-    name::{Name, classify},
+    name::{Name, classify, is_said_on_hops},
     text::{is_path, is_text, is_token},
 };
 
@@ -56,6 +57,8 @@ pub fn decode(buf: &[u8]) -> Result<Option<(Frame<'_>, usize)>, HopError> {
         kind::CANCEL => last(Frame::Cancel { stream }, &payload)?,
         kind::WAIT => last(Frame::Wait { stream }, &payload)?,
         kind::STARTED => last(Frame::Started { stream }, &payload)?,
+        kind::FAILURES => Frame::Failures { stream, codes: statuses(payload.0)? },
+        kind::EJECTED => Frame::Ejected { stream, count: last(payload.u32()?, &payload)? },
         _ => Frame::Skipped { kind },
     };
     Ok(Some((frame, FRAME_HEADER_BYTES + len)))
@@ -71,7 +74,7 @@ fn check_header(kind: u8, stream: u32) -> Result<(), HopError> {
             Ok(())
         }
         kind::HELLO..=kind::DRAIN => Err(HopError::BadStream),
-        kind::RESERVE..=kind::STARTED if stream == 0 => Err(HopError::BadStream),
+        kind::RESERVE..=kind::EJECTED if stream == 0 => Err(HopError::BadStream),
         OPTIONAL.. => Ok(()),
         _ => Err(HopError::UnknownFrame { kind }),
     }
@@ -96,7 +99,7 @@ fn window<'a>(stream: u32, credit: u32) -> Result<Frame<'a>, HopError> {
 
 fn trailers(stream: u32, end: bool, mut payload: Payload<'_>) -> Result<Frame<'_>, HopError> {
     if end {
-        Ok(Frame::Trailers { stream, headers: payload.fields(check_field)? })
+        Ok(Frame::Trailers { stream, headers: payload.fields(check_passed_on)? })
     } else {
         Err(HopError::BadEnd)
     }
@@ -106,6 +109,13 @@ fn reserve(stream: u32, mut payload: Payload<'_>) -> Result<Frame<'_>, HopError>
     let is_last_resort = payload.u8()? & request_flag::LAST_RESORT != 0;
     let to = destination(&mut payload)?;
     last(Frame::Reserve { stream, is_last_resort, to }, &payload)
+}
+
+fn statuses(payload: &[u8]) -> Result<Statuses<'_>, HopError> {
+    match payload.as_chunks::<2>() {
+        (codes, []) if codes.len() <= FAILURE_CODES_MAX => Ok(Statuses(codes)),
+        _ => Err(HopError::BadLength),
+    }
 }
 
 /// Magic, version, then fields of type u8, length u8, value; unknown ones are left out, known ones come once.
@@ -206,7 +216,7 @@ fn request_head(
     if !is_path(method, path) || !(authority.is_empty() || Authority::parse(authority).is_some()) {
         return Err(HopError::BadText);
     }
-    let headers = payload.fields(check_field)?;
+    let headers = payload.fields(check_passed_on)?;
     if (framing == Framing::UntilClose) != names_upgrade(headers) {
         return Err(HopError::BadValue);
     }
@@ -257,14 +267,24 @@ fn framing(payload: &mut Payload<'_>) -> Result<(Framing, Option<u64>), HopError
     })
 }
 
+/// What no proxy passes on in a request or in trailers would reach an application as if one had said it.
+#[inline]
+fn check_passed_on(name: &[u8], value: &[u8]) -> Result<(), HopError> {
+    check_text(name, value)?;
+    if is_said_on_hops(name) { Ok(()) } else { Err(HopError::ForbiddenHeader) }
+}
+
+#[inline]
+fn check_text(name: &[u8], value: &[u8]) -> Result<(), HopError> {
+    if is_token(name) && is_text(value) { Ok(()) } else { Err(HopError::BadText) }
+}
+
 /// What a field needs to be written into an HTTP/1.1 head without changing what the head means.
 #[inline]
 fn check_field(name: &[u8], value: &[u8]) -> Result<(), HopError> {
-    if !is_token(name) || !is_text(value) {
-        return Err(HopError::BadText);
-    }
+    check_text(name, value)?;
     match classify(name) {
-        Name::EndToEnd | Name::Expect | Name::Ours | Name::ClientCert => Ok(()),
+        Name::EndToEnd | Name::Expect | Name::Ours | Name::Claim => Ok(()),
         Name::Host
         | Name::ContentLength
         | Name::TransferEncoding

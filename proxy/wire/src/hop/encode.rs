@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use super::{
     Hello, HopError, Kind, RequestFrame, Reset, ResponseFrame,
     frame::{
-        Destination, FLAG_END, FRAME_HEADER_BYTES, HOP_HEADERS_MAX, PAYLOAD_BYTES_MAX, VERSION, framing_tag,
-        hello_field, kind, kind_tag, request_flag, version_tag,
+        Destination, FAILURE_CODES_MAX, FLAG_END, FRAME_HEADER_BYTES, HOP_HEADERS_MAX, PAYLOAD_BYTES_MAX,
+        VERSION, framing_tag, hello_field, kind, kind_tag, request_flag, version_tag,
     },
 };
 use crate::head::{Framing, Header, Headers, RequestHead};
@@ -163,6 +163,23 @@ pub fn encode_wait(out: &mut Vec<u8>, stream: u32) {
 /// Appends STARTED.
 pub fn encode_started(out: &mut Vec<u8>, stream: u32) {
     push_header(out, kind::STARTED, stream, 0, false);
+}
+
+/// Appends FAILURES.
+pub fn encode_failures(out: &mut Vec<u8>, stream: u32, codes: &[u16]) -> Result<(), HopError> {
+    if codes.len() > FAILURE_CODES_MAX {
+        return Err(HopError::TooLong);
+    }
+    frame(out, kind::FAILURES, stream, false, |out| {
+        out.extend(codes.iter().flat_map(|code| code.to_be_bytes()));
+        Ok(())
+    })
+}
+
+/// Appends EJECTED.
+pub fn encode_ejected(out: &mut Vec<u8>, stream: u32, count: u32) {
+    push_header(out, kind::EJECTED, stream, 4, false);
+    out.extend_from_slice(&count.to_be_bytes());
 }
 
 /// Appends WINDOW.

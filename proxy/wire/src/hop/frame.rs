@@ -18,6 +18,8 @@ pub const HOP_HEADERS_MAX: usize = HEADERS_MAX + 32;
 pub const VERSION: u8 = 1;
 /// Smallest `max_frame` that a HELLO may say.
 pub const MAX_FRAME_MIN: u16 = 1024;
+/// Most statuses that FAILURES may name.
+pub const FAILURE_CODES_MAX: usize = 16;
 /// Longest node name.
 pub const NODE_BYTES_MAX: usize = 253;
 
@@ -45,6 +47,8 @@ pub(super) mod kind {
     pub(in crate::hop) const CANCEL: u8 = 0x92;
     pub(in crate::hop) const WAIT: u8 = 0x93;
     pub(in crate::hop) const STARTED: u8 = 0x94;
+    pub(in crate::hop) const FAILURES: u8 = 0x95;
+    pub(in crate::hop) const EJECTED: u8 = 0x96;
 }
 
 /// Fields of HELLO.
@@ -187,6 +191,20 @@ pub enum Frame<'a> {
         /// Not 0.
         stream: u32,
     },
+    /// Which answers to the call of this stream are failures of the endpoint (dialer only).
+    Failures {
+        /// Not 0.
+        stream: u32,
+        /// In place of those that the listener knows.
+        codes: Statuses<'a>,
+    },
+    /// Of the endpoints that the call of this stream may go to so many are left out (listener only).
+    Ejected {
+        /// Not 0.
+        stream: u32,
+        /// Endpoints of the sender's node.
+        count: u32,
+    },
     /// A REQUEST, RESPONSE or TRAILERS with a fault inside: answer with RESET [`Reset::Protocol`] on this stream. Nobody else's stream suffers from
     /// what one call carried; a malformed REQUEST uses up its stream number.
     Malformed {
@@ -215,6 +233,17 @@ pub struct Hello<'a> {
     pub binds_late: bool,
     /// Name of the node, 1 to 253 bytes of letters, digits, `-`, `.`.
     pub node: &'a str,
+}
+
+/// Statuses of HTTP, at most [`FAILURE_CODES_MAX`] of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Statuses<'a>(pub(super) &'a [[u8; 2]]);
+
+impl Statuses<'_> {
+    /// In the order of the sender.
+    pub fn iter(&self) -> impl Iterator<Item = u16> {
+        self.0.iter().map(|bytes| u16::from_be_bytes(*bytes))
+    }
 }
 
 /// What a stream carries.

@@ -30,11 +30,13 @@ pub enum Reset {
     Internal = 12,
     /// All endpoints here have failed too often and are left out for now.
     Ejected = 13,
+    /// Policies do not allow the call.
+    Denied = 14,
 }
 
 impl Reset {
     /// All of them, in order of their numbers.
-    pub const ALL: [Reset; 13] = [
+    pub const ALL: [Reset; 14] = [
         Reset::Unprocessed,
         Reset::NoEndpoint,
         Reset::ConnectFailed,
@@ -48,6 +50,7 @@ impl Reset {
         Reset::Overloaded,
         Reset::Internal,
         Reset::Ejected,
+        Reset::Denied,
     ];
 
     /// The number on the wire.
@@ -76,6 +79,7 @@ impl Reset {
             Reset::Overloaded => "overloaded",
             Reset::Internal => "internal",
             Reset::Ejected => "ejected",
+            Reset::Denied => "denied",
         }
     }
 
@@ -94,13 +98,15 @@ impl Reset {
             | Reset::DeadlineExpired
             | Reset::Cancelled
             | Reset::Protocol
-            | Reset::Internal => false,
+            | Reset::Internal
+            | Reset::Denied => false,
         }
     }
 
     /// The status that L1 answers with when it does not try elsewhere and no response head was forwarded yet.
     pub fn status(self) -> u16 {
         match self {
+            Reset::Denied => 403,
             Reset::Unprocessed
             | Reset::NoEndpoint
             | Reset::ConnectFailed

@@ -38,6 +38,8 @@ fn frames_have_the_numbers_of_the_specification() {
         ("CANCEL", kind::CANCEL),
         ("WAIT", kind::WAIT),
         ("STARTED", kind::STARTED),
+        ("FAILURES", kind::FAILURES),
+        ("EJECTED", kind::EJECTED),
     ];
     for (name, number) in optional {
         assert_eq!(row(name)[1], format!("{number:#04x}"), "{name}");
@@ -60,7 +62,7 @@ fn resets_mean_what_the_specification_says() {
         assert_eq!(row(reason.as_str()), expected);
         assert_eq!(Reset::from_number(reason.number()), reason);
     }
-    for unknown in [0, 14, 255] {
+    for unknown in [0, 15, 255] {
         assert_eq!(Reset::from_number(unknown), Reset::Internal);
     }
 }

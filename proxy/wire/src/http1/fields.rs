@@ -6,7 +6,7 @@ use super::{
 };
 use crate::head::{
     HEADERS_MAX, Span,
-    name::{Name, classify, is_underscore_twin},
+    name::{Name, classify, is_for_proxies, is_underscore_twin},
     text::{is_token, trim_blanks},
 };
 
@@ -127,10 +127,10 @@ impl<'a> Said<'a> {
     ) -> Result<bool, Reject> {
         match classify(name) {
             Name::EndToEnd => return Ok(true),
-            Name::HopByHop | Name::ClientCert => {}
+            Name::HopByHop | Name::Claim => {}
             // Two of them are a choice, which is not ours to make: none is passed on.
             Name::Upgrade => self.upgrade = Some(if self.upgrade.is_some() { b"" } else { value }),
-            Name::Ours => self.wants_path |= name.eq_ignore_ascii_case(b"vicino-debug") && value == b"path",
+            Name::Ours => self.wants_path |= is_for_proxies(name) && value == b"path",
             Name::Host if self.host.is_some() => return Err(Reject::DuplicateHost),
             Name::Host => self.host = Some(value),
             Name::ContentLength if self.length.is_some() => return Err(Reject::DuplicateContentLength),

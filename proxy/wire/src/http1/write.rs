@@ -4,6 +4,7 @@
 
 use crate::head::{
     Framing, Header, Headers, RequestHead, ResponseHead, UPGRADE_FIELD,
+    name::is_for_proxies,
     text::{is_text, is_token},
 };
 
@@ -11,7 +12,7 @@ use crate::head::{
 pub const CHUNK_END: &[u8] = b"\r\n";
 
 /// Appends a request head: origin-form (authority-form for CONNECT), `Host`, the head's fields, `extra`, framing, `TE: trailers` when the
-/// caller takes trailers, `Connection: close` unless `keep_alive`. Always says HTTP/1.1. With [`Framing::UntilClose`] it asks to switch to the protocol in
+/// caller takes trailers (but no `vicino-debug`, which is for proxies), `Connection: close` unless `keep_alive`. Always says HTTP/1.1. With [`Framing::UntilClose`] it asks to switch to the protocol in
 /// [`UPGRADE_FIELD`], which must be there.
 pub fn write_request_head(
     out: &mut Vec<u8>,
@@ -26,7 +27,8 @@ pub fn write_request_head(
     if framing == Framing::UntilClose {
         return push_switch(out, head.headers, extra);
     }
-    push_fields(out, head.headers, extra);
+    let extra = extra.iter().copied();
+    push_each(out, head.headers.iter().chain(extra).filter(|field| !is_for_proxies(field.name)));
     push_framing(out, framing);
     out.extend_from_slice(match (head.accepts_trailers, keep_alive) {
         (false, true) => b"\r\n",
@@ -98,7 +100,11 @@ pub fn write_last_chunk(out: &mut Vec<u8>, trailers: Headers<'_>) {
 }
 
 fn push_fields(out: &mut Vec<u8>, headers: Headers<'_>, extra: &[Header<'_>]) {
-    for Header { name, value } in headers.iter().chain(extra.iter().copied()) {
+    push_each(out, headers.iter().chain(extra.iter().copied()));
+}
+
+fn push_each<'a>(out: &mut Vec<u8>, fields: impl Iterator<Item = Header<'a>>) {
+    for Header { name, value } in fields {
         debug_assert!(is_token(name) && is_text(value), "no field: {:?}", Header { name, value });
         push(out, &[name, b": ", value, b"\r\n"]);
     }
@@ -106,7 +112,8 @@ fn push_fields(out: &mut Vec<u8>, headers: Headers<'_>, extra: &[Header<'_>]) {
 
 /// The fields, `Upgrade` in place of the one that carries it, and the end of the head.
 fn push_switch(out: &mut Vec<u8>, headers: Headers<'_>, extra: &[Header<'_>]) {
-    for Header { name, value } in headers.iter().chain(extra.iter().copied()) {
+    let fields = headers.iter().chain(extra.iter().copied());
+    for Header { name, value } in fields.filter(|field| !is_for_proxies(field.name)) {
         let is_it = name.eq_ignore_ascii_case(UPGRADE_FIELD.as_bytes());
         push(out, &[if is_it { b"Connection: Upgrade\r\nUpgrade" } else { name }, b": ", value, b"\r\n"]);
     }

@@ -4,7 +4,7 @@ use super::frame::{
     ErrorCode, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, PREFACE, Setting, WINDOW_DEFAULT, flag, kind,
 };
 use super::table::STATIC;
-use crate::head::{Framing, Header, Headers, RequestHead, ResponseHead};
+use crate::head::{Framing, Header, Headers, RequestHead, ResponseHead, name::is_for_proxies};
 
 /// The sending side of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +48,8 @@ impl Encoder {
                 literal(out, b":path", head.path.as_bytes());
             }
             literal(out, b":authority", head.authority.as_bytes());
-            fields(out, head.headers, extra);
+            let all = head.headers.iter().chain(extra.iter().copied());
+            fields(out, all.filter(|field| !is_for_proxies(field.name)));
             length(out, framing, None);
             if head.accepts_trailers {
                 literal(out, b"te", b"trailers");
@@ -73,14 +74,14 @@ impl Encoder {
                     literal(out, b":status", &[digit(100), digit(10), digit(1)]);
                 }
             }
-            fields(out, head.headers, extra);
+            fields(out, head.headers.iter().chain(extra.iter().copied()));
             length(out, framing, head.declared_length);
         });
     }
 
     /// The fields after a body; they end the stream.
     pub fn trailers(&mut self, out: &mut Vec<u8>, stream: u32, trailers: Headers<'_>) {
-        self.block(out, stream, true, |out| fields(out, trailers, &[]));
+        self.block(out, stream, true, |out| fields(out, trailers.iter()));
     }
 
     /// A part of a body, in as many frames as it takes; an empty one with `is_end` ends it.
@@ -183,8 +184,8 @@ fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-fn fields(out: &mut Vec<u8>, headers: Headers<'_>, extra: &[Header<'_>]) {
-    for Header { name, value } in headers.iter().chain(extra.iter().copied()) {
+fn fields<'a>(out: &mut Vec<u8>, fields: impl Iterator<Item = Header<'a>>) {
+    for Header { name, value } in fields {
         literal(out, name, value);
     }
 }

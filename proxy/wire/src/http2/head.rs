@@ -5,7 +5,7 @@ use super::hpack::{BadBlock, Decoder};
 use crate::head::{
     Authority, Framing, HEADER_NAME_BYTES_MAX, HEADERS_MAX, Headers, METHOD_BYTES_MAX, RequestHead,
     ResponseHead, Span, Version,
-    name::{Name, classify, is_forbidden_in_trailers, is_underscore_twin},
+    name::{Name, classify, is_for_proxies, is_forbidden_in_trailers, is_underscore_twin},
     text::{is_path, is_text, is_token, trim_blanks},
 };
 use crate::http1::{HEAD_BYTES_MAX, Reject};
@@ -234,9 +234,8 @@ impl Said {
             }
             (_, Name::Te) if value != b"trailers" => return Err(Refused::Malformed),
             (_, Name::Te) => self.accepts_trailers = true,
-            (_, Name::HopByHop | Name::ClientCert) | (Sender::Application | Sender::Trailers, Name::Host) => {
-            }
-            (_, Name::Ours) => self.wants_path |= name == b"vicino-debug" && value == b"path",
+            (_, Name::HopByHop | Name::Claim) | (Sender::Application | Sender::Trailers, Name::Host) => {}
+            (_, Name::Ours) => self.wants_path |= is_for_proxies(name) && value == b"path",
             (Sender::Caller, Name::Host) if self.host.is_some() => {
                 return Err(Refused::Reject(Reject::DuplicateHost));
             }

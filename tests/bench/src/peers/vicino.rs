@@ -1,4 +1,4 @@
-//! Our proxy as L1 or L2 outside Kubernetes: the files that the operator would generate, in a directory.
+//! Our proxy as L1 or L2 outside Kubernetes: the files that the operator would generate, in a directory. Its hops with TLS are of nodes.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -8,12 +8,15 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort
 use kube::api::ObjectMeta;
 use serde::Serialize;
 use vicino_crds::contract::{
-    self, Bootstrap, CONTRACT_VERSION, CompiledBackend, CompiledNode, CompiledPort, CompiledProtocol,
-    CompiledRoute, VERSION_PLAIN,
+    self, Bootstrap, CONTRACT_VERSION, CompiledBackend, CompiledNode, CompiledPort, CompiledRoute,
+    VERSION_PLAIN,
 };
 use vicino_crds::node::{MeshNode, MeshNodeSpec, Neighbour};
+use vicino_crds::policy::PolicyAction;
+use vicino_crds::route::PortProtocol;
 
 use super::{BACKEND_PORT, L1_PORT, L2_PORT, Leg, PeerError, Role, write};
+use crate::certificates::TRUST_DOMAIN;
 use crate::net::{CALLEE_NODE, CALLEE_POD, CALLER_NODE, CALLER_POD};
 use crate::process::CommandLine;
 
@@ -21,19 +24,19 @@ const MESH: &str = "default";
 const NAMESPACE: &str = "bench";
 const SERVICE: &str = "web";
 
-pub(super) fn proxy(program: &Path, leg: &Leg, folder: &Path) -> Result<CommandLine, PeerError> {
+pub(super) fn proxy(program: &Path, leg: &Leg<'_>, folder: &Path) -> Result<CommandLine, PeerError> {
     let folder = folder.join(format!("vicino-{}", leg.label()));
     let config = folder.join("config");
     write(&config.join("bootstrap.yaml"), &contract::write(&bootstrap()))?;
     write(&config.join("routes").join(NAMESPACE).join("web.yaml"), &contract::write(&route()))?;
     for role in [Role::L1, Role::L2] {
-        let name = node_name(role);
-        write(&config.join("nodes").join(format!("{name}.yaml")), &contract::write(&node(role)))?;
+        let document = contract::write(&node(role, leg.certificates.is_some()));
+        write(&config.join("nodes").join(format!("{}.yaml", role.node())), &document)?;
     }
     write(&config.join("endpointslices").join("web-1.yaml"), &manifest(&endpoints()))?;
     write(&config.join("meshnode.yaml"), &manifest(&mesh_node(leg.role)))?;
-    let arguments = [
-        ("--node", node_name(leg.role).to_owned()),
+    let mut arguments = vec![
+        ("--node", leg.role.node().to_owned()),
         ("--config-dir", config.to_string_lossy().into_owned()),
         ("--state-dir", folder.join("state").to_string_lossy().into_owned()),
         ("--listen-ip", leg.node.to_string()),
@@ -41,14 +44,18 @@ pub(super) fn proxy(program: &Path, leg: &Leg, folder: &Path) -> Result<CommandL
         ("--l1-port", L1_PORT.to_string()),
         ("--l2-port", L2_PORT.to_string()),
     ];
-    Ok(CommandLine::new(program, arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value])))
-}
-
-fn node_name(role: Role) -> &'static str {
-    match role {
-        Role::L1 => "caller",
-        Role::L2 => "callee",
+    if let Some(certificates) = leg.certificates {
+        let node = leg.role.node();
+        let path = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
+        arguments.extend([
+            ("--hop-certificate", path(certificates.chain(node))),
+            ("--hop-key", path(certificates.key(node))),
+            ("--hop-roots", path(certificates.roots())),
+        ]);
     }
+    let strict = leg.certificates.map(|_| "--hop-strict".to_owned());
+    let arguments = arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]);
+    Ok(CommandLine::new(program, arguments.chain(strict)))
 }
 
 fn addresses(role: Role) -> (Ipv4Addr, Ipv4Addr) {
@@ -66,10 +73,12 @@ fn bootstrap() -> Bootstrap {
     Bootstrap {
         version: VERSION_PLAIN,
         mesh: MESH.to_owned(),
-        cluster_domain: "cluster.local".to_owned(),
+        cluster_domain: TRUST_DOMAIN.to_owned(),
         workers: 1,
         log_level: "warn".to_owned(),
         drain_seconds: 1,
+        identity: None,
+        default_action: PolicyAction::Allow,
     }
 }
 
@@ -86,15 +95,17 @@ fn route() -> CompiledRoute {
         namespace: NAMESPACE.to_owned(),
         service: SERVICE.to_owned(),
         generation: 1,
+        alias: None,
         cluster_ips: vec!["10.96.0.10".to_owned()],
         ports: vec![CompiledPort {
             port: 80,
-            protocol: CompiledProtocol::Http1,
+            protocol: PortProtocol::Http1,
             backends: vec![backend],
             overrides: Vec::new(),
         }],
         connect_timeout_milliseconds: 2000,
         request_timeout_milliseconds: 0,
+        idle_timeout_milliseconds: 0,
         requeues: 1,
         affinity: None,
         load_balancer: None,
@@ -104,17 +115,20 @@ fn route() -> CompiledRoute {
         retry: None,
         hedge: None,
         rules: Vec::new(),
+        inbound: None,
     }
 }
 
-fn node(role: Role) -> CompiledNode {
+fn node(role: Role, secure: bool) -> CompiledNode {
     CompiledNode {
         version: VERSION_PLAIN,
-        name: node_name(role).to_owned(),
+        name: role.node().to_owned(),
         addresses: vec![addresses(role).0.to_string()],
         port: L2_PORT,
         zone: String::new(),
         ready: true,
+        secure,
+        pod_cidrs: Vec::new(),
     }
 }
 
@@ -139,7 +153,7 @@ fn endpoints() -> EndpointSlice {
         endpoints: Some(vec![Endpoint {
             addresses: vec![CALLEE_POD.to_string()],
             conditions: Some(conditions),
-            node_name: Some(node_name(Role::L2).to_owned()),
+            node_name: Some(Role::L2.node().to_owned()),
             target_ref: Some(pod),
             ..Endpoint::default()
         }]),
@@ -160,9 +174,14 @@ fn mesh_node(role: Role) -> MeshNode {
         name: pod_name(role),
         service_account: "default".to_owned(),
         ips: vec![pod.to_string()],
+        labels: std::collections::BTreeMap::new(),
+        inbound: None,
+        plain_ports: Vec::new(),
+        plain_ports_problem: None,
+        network_since: None,
     };
     MeshNode::new(
-        node_name(role),
+        role.node(),
         MeshNodeSpec {
             mesh: MESH.to_owned(),
             addresses: vec![node.to_string()],
@@ -173,7 +192,7 @@ fn mesh_node(role: Role) -> MeshNode {
 }
 
 fn pod_name(role: Role) -> String {
-    format!("{}-pod", node_name(role))
+    format!("{}-pod", role.node())
 }
 
 fn pod_uid(role: Role) -> String {

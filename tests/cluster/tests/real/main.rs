@@ -19,7 +19,10 @@ use traces::traces;
 /// Clusters are heavy: the tests of this file take turns.
 static TURN: Mutex<()> = Mutex::const_new(());
 
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
+/// How long what cannot be reached is called, and what can.
+const BRIEFLY: Duration = Duration::from_secs(1);
+const PATIENTLY: Duration = Duration::from_secs(20);
 
 /// One pod a node, each answering on port 80 with its own name.
 const PODS: &str = r#"
@@ -93,13 +96,13 @@ fn restarts_of(pod: &Pod) -> i32 {
 }
 
 /// Whether ten requests from a node all get through.
-async fn reaches(cluster: &Cluster, node: &str, host: &str) -> bool {
+async fn reaches(cluster: &Cluster, node: &str, host: &str, timeout: Duration) -> bool {
     let load = Load {
         target: format!("http://{host}/"),
         via: None,
         rate: 100,
         duration: Duration::from_millis(100),
-        timeout: Duration::from_secs(1),
+        timeout,
         ..Load::default()
     };
     let report = cluster.load(node, load).await.unwrap();
@@ -108,7 +111,7 @@ async fn reaches(cluster: &Cluster, node: &str, host: &str) -> bool {
 
 async fn reached(cluster: &Cluster, node: &str, host: &str) {
     let what = format!("{node} to reach {host}");
-    wait::until(&what, PATIENCE, async || Ok(reaches(cluster, node, host).await)).await.unwrap();
+    wait::until(&what, PATIENCE, async || Ok(reaches(cluster, node, host, BRIEFLY).await)).await.unwrap();
 }
 
 async fn api_answers(cluster: &Cluster) -> bool {
@@ -161,12 +164,18 @@ async fn services_work_and_stay_apart(pair: &Cluster, single: &Cluster) {
     let (far, other) = (pod_on(pair, "node2").await, pod_on(single, "node1").await);
     reached(pair, "node1", &ip_of(&far)).await;
     reached(single, "node1", &ip_of(&other)).await;
-    assert!(!reaches(single, "node1", &ip_of(&far)).await, "pods of another cluster are out of reach");
-    // From inside a pod, by name, through its Service.
+    assert!(
+        !reaches(single, "node1", &ip_of(&far), BRIEFLY).await,
+        "pods of another cluster are out of reach"
+    );
+    // From inside a pod, by name, through its Service, of which kube-proxy learns by itself.
     for cluster in [pair, single] {
-        let said = cluster.kubectl(["exec", "ds/echo", "--", "wget", "-qO-", "http://echo"]).await.unwrap();
-        let text = String::from_utf8_lossy(&said.stdout);
-        assert!(said.status.success() && text.starts_with("echo-"), "{said:?}");
+        wait::until("an answer through the Service", PATIENCE, async || {
+            let said = cluster.kubectl(["exec", "ds/echo", "--", "wget", "-qO-", "http://echo"]).await?;
+            Ok(said.status.success() && said.stdout.starts_with(b"echo-"))
+        })
+        .await
+        .unwrap();
     }
 }
 
@@ -201,8 +210,8 @@ async fn the_api_server_breaks_and_mends(cluster: &Cluster) {
 async fn a_node_is_cut_off_and_joins(cluster: &Cluster) {
     let pod = pod_on(cluster, "node2").await;
     cluster.fault(Fault::CutNode { node: "node2".into() }).await.unwrap();
-    assert!(!reaches(cluster, "node1", &ip_of(&pod)).await, "a pod behind a pulled cable answered");
-    assert!(reaches(cluster, "node2", &ip_of(&pod)).await, "the pod's own node must not notice");
+    assert!(!reaches(cluster, "node1", &ip_of(&pod), BRIEFLY).await, "a pod behind a pulled cable answered");
+    assert!(reaches(cluster, "node2", &ip_of(&pod), PATIENTLY).await, "the pod's own node must not notice");
     cluster.fault(Fault::JoinNode { node: "node2".into() }).await.unwrap();
     reached(cluster, "node1", &ip_of(&pod)).await;
 }
@@ -210,8 +219,11 @@ async fn a_node_is_cut_off_and_joins(cluster: &Cluster) {
 async fn a_node_stops_and_starts(cluster: &Cluster) {
     let pod = pod_on(cluster, "node2").await;
     cluster.fault(Fault::StopNode { node: "node2".into() }).await.unwrap();
-    assert!(!reaches(cluster, "node1", &ip_of(&pod)).await);
-    assert!(reaches(cluster, "node2", &ip_of(&pod)).await, "pods outlive their kubelet and runtime");
+    assert!(!reaches(cluster, "node1", &ip_of(&pod), BRIEFLY).await);
+    assert!(
+        reaches(cluster, "node2", &ip_of(&pod), PATIENTLY).await,
+        "pods outlive their kubelet and runtime"
+    );
     let client = cluster.client().await.unwrap();
     wait::until("node2 to be noticed as gone", PATIENCE, async || {
         Ok(health::node_ready(&client, "node2").await.is_some_and(|state| !state.ready))
@@ -228,12 +240,12 @@ async fn a_node_is_killed_and_starts(cluster: &Cluster) {
     let pod = pod_on(cluster, "node2").await;
     traces("t-pair").some_of_each();
     cluster.fault(Fault::KillNode { node: "node2".into() }).await.unwrap();
-    assert!(!reaches(cluster, "node2", &ip_of(&pod)).await, "a killed node's pod answered");
+    assert!(!reaches(cluster, "node2", &ip_of(&pod), BRIEFLY).await, "a killed node's pod answered");
     cluster.fault(Fault::StartNode { node: "node2".into() }).await.unwrap();
     let what = "the pod of node2 to run again";
     wait::until(what, PATIENCE, async || {
         let pod = pod_on(cluster, "node2").await;
-        Ok(reaches(cluster, "node1", &ip_of(&pod)).await)
+        Ok(reaches(cluster, "node1", &ip_of(&pod), BRIEFLY).await)
     })
     .await
     .unwrap();

@@ -5,7 +5,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::jiff::Timestamp;
 use kube::CustomResourceExt;
-use vicino_crds::{MeshNode, MeshRoute, ServiceMesh, names};
+use vicino_crds::{MeshNode, MeshPolicy, MeshRoute, ServiceMesh, names};
 
 use super::super::super::version::{self, OWN};
 use super::super::Finding;
@@ -44,7 +44,7 @@ pub(super) fn kinds(facts: &Facts) -> Vec<Finding> {
         Ok(crds) => crds,
         Err(problem) => return vec![unread("kinds", "CustomResourceDefinitions", problem)],
     };
-    let own = [ServiceMesh::crd(), MeshRoute::crd(), MeshNode::crd()];
+    let own = [ServiceMesh::crd(), MeshRoute::crd(), MeshPolicy::crd(), MeshNode::crd()];
     own.iter()
         .map(|own| one_kind(own, crds.iter().find(|crd| crd.metadata.name == own.metadata.name)))
         .collect()

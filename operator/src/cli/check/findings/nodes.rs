@@ -6,6 +6,7 @@ use vicino_crds::contract::CONTRACT_VERSION;
 use vicino_crds::names;
 use vicino_crds::node::{MeshNode, MeshNodeStatus, ProxyReport};
 
+use super::super::super::cluster::is_ready;
 use super::super::super::version::OWN;
 use super::super::Finding;
 use super::super::facts::Facts;
@@ -104,9 +105,4 @@ fn behind<'a>(mesh: &str, status: &MeshNodeStatus, config_maps: &'a [ConfigMap])
 
 fn runs_on(pod: &Pod, node: &str) -> bool {
     pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node)
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }

@@ -153,3 +153,45 @@ fn a_caller_without_the_cookie_is_given_one_that_leads_to_the_pod_it_was_served_
     world.run(Duration::from_secs(1));
     world.assert_nothing_left();
 }
+
+#[test]
+fn a_busy_key_spreads_as_far_as_loads_are_bounded() {
+    for concurrency in [
+        None,
+        Some(Concurrency {
+            per_pod: 100,
+            queue_length: 10,
+            queue_timeout_ns: 1_000_000_000,
+            ..Concurrency::default()
+        }),
+    ] {
+        for percent in [0, 150] {
+            let mut world = world_with(Affinity::Header("x-user".into()), 5);
+            world.snapshot.affinity_load_percent = percent;
+            world.snapshot.concurrency = concurrency;
+            world.publish();
+            let home = pod_of(&mut world, 0, "bob");
+            let request = String::from_utf8(user("bob")).unwrap().replace("/echo", "/slow/5000");
+            let before = world.seen.len();
+            for _ in 0..60 {
+                let client = world.client(0);
+                world.send(client, request.as_bytes());
+                world.run(Duration::from_millis(5));
+            }
+            let mut counts: BTreeMap<SocketAddr, usize> = BTreeMap::new();
+            for seen in &world.seen[before..] {
+                *counts.entry(seen.pod).or_default() += 1;
+            }
+            let most = counts.values().max().copied();
+            match percent {
+                0 => assert_eq!((counts.len(), most), (1, Some(60)), "without a bound all are at home"),
+                // Of 60 calls 10 are the average of six pods.
+                _ => assert!(counts.len() >= 4 && most <= Some(25) && counts[&home] >= 10, "{counts:?}"),
+            }
+            world.run(Duration::from_secs(6));
+            assert_eq!(pod_of(&mut world, 2, "bob"), home);
+            world.run(Duration::from_secs(1));
+            world.assert_nothing_left();
+        }
+    }
+}

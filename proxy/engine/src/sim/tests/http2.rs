@@ -2,7 +2,9 @@
 
 use vicino_wire::head::Framing;
 use vicino_wire::http2::{ErrorCode, Setting};
-use vicino_wire::http2::{FRAME_BYTES_MAX, encode_go_away, encode_reset, encode_settings, encode_window};
+use vicino_wire::http2::{
+    FRAME_BYTES_MAX, WINDOW_DEFAULT, encode_go_away, encode_reset, encode_settings, encode_window,
+};
 
 use super::*;
 use crate::snapshot::Protocol;
@@ -173,7 +175,7 @@ fn a_stream_that_is_not_read_holds_up_no_other_and_holds_little() {
         world.speak(client, |mux| {
             mux.stalled.clear();
             for stream in [1, 3] {
-                encode_window(&mut mux.out, stream, 4_000_000);
+                mux.grant(stream, 4_000_000);
             }
         });
         world.until("the rest", |w| [1, 3].iter().all(|s| is_over(w, client, *s)));
@@ -433,11 +435,18 @@ fn stopping_lets_calls_end_and_tells_callers() {
 /// A caller that breaks the protocol as `say` does is cut with that code; another one does not notice.
 #[track_caller]
 fn check_fault(code: ErrorCode, why: &str, say: impl FnOnce(&mut Vec<u8>)) {
+    check_fault_within(Duration::from_secs(2), code, why, say);
+}
+
+fn check_fault_within(time: Duration, code: ErrorCode, why: &str, say: impl FnOnce(&mut Vec<u8>)) {
     let mut world = web_on(&[0], 3);
     let (bad, good) = (world.http2_client(0), world.http2_client(0));
     ask_on(&mut world, bad, 1, "/");
     world.speak(bad, |mux| say(&mut mux.out));
+    let begun = world.now;
     world.until(why, |w| w.clients[bad].is_closed);
+    let took = world.now.since(begun);
+    assert!(took <= time, "{why}: it is noticed after {took:?}");
     assert_eq!(goaway(&world, bad), Some(code as u32), "{why}");
     assert_eq!(ask_on(&mut world, good, 1, "/").0, 200);
     world.run(Duration::from_millis(50));
@@ -485,7 +494,9 @@ fn floods_end_the_connection_that_they_come_on() {
             frame(out, 0, 0, 3, b"");
         }
     });
-    check_fault(ErrorCode::EnhanceYourCalm, "a field block that does not end", |out| {
+    // Of the time for a head, and of that in which its answer arrives.
+    let patience = Duration::from_secs(12);
+    check_fault_within(patience, ErrorCode::EnhanceYourCalm, "a field block that does not end", |out| {
         frame(out, 1, 1, 3, BLOCK);
     });
 }
@@ -711,5 +722,45 @@ fn any_bytes_hurt_nobody_but_whoever_sent_them() {
         world.reset_client(bad);
         world.run(Duration::from_secs(1));
         world.assert_nothing_left();
+    }
+}
+
+/// Only data needs credit: a body that is as long as the window ends without more of it.
+#[test]
+fn the_end_of_a_body_needs_no_credit() {
+    for node in [0, 1] {
+        // "abcdefg" in chunks, from a pod that speaks HTTP/1.1.
+        let mut world = web_on(&[node], 17);
+        world.snapshot.protocols.insert("web".into(), Protocol::Http1);
+        world.publish();
+        let client = world.http2_client(0);
+        world.speak(client, |mux| {
+            encode_settings(&mut mux.out, &[Setting::InitialWindowSize(7)], WINDOW_DEFAULT);
+            mux.stalled.push(1);
+            mux.request(1, ("GET", "web", "/chunked"), Framing::None, &fields(&[]));
+        });
+        world.run(Duration::from_secs(1));
+        assert_eq!(answer(&world, client, 1).map(|a| a.2), Some(b"abcdefg".to_vec()), "node {node}");
+
+        // The same towards a pod that speaks HTTP/2 and gives no more.
+        let mut world = web_on(&[node], 18);
+        world.snapshot.protocols.insert("web".into(), Protocol::Http2);
+        world.publish();
+        let client = world.client(0);
+        assert_eq!(world.ask(client, &get("/")).status, 200);
+        for pod in &mut world.pods {
+            let mux = pod.mux.as_mut().expect("it speaks HTTP/2");
+            encode_settings(&mut mux.out, &[Setting::InitialWindowSize(7)], WINDOW_DEFAULT);
+            mux.stalled.push(3);
+        }
+        world.run(Duration::from_millis(10));
+        let head = b"POST /echo HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n";
+        world.send(client, head);
+        world.send(client, b"7\r\nabcdefg\r\n");
+        world.run(Duration::from_millis(100));
+        world.send(client, b"0\r\n\r\n");
+        world.run(Duration::from_secs(1));
+        let answers = world.answers(client);
+        assert_eq!(answers.get(1).map(|a| &a.body[..]), Some(&b"abcdefg"[..]), "node {node}");
     }
 }

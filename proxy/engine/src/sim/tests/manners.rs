@@ -1,5 +1,7 @@
 //! Callers, pods and peers with bad manners: who asks without reading, leaves without a word, or comes in by the wrong door.
 
+use vicino_wire::head::Framing;
+
 use super::streaming::buffered;
 use super::*;
 
@@ -99,5 +101,59 @@ fn a_pod_is_no_proxy() {
     for (ip, is_taken) in [(caller_ip(1), false), (node_ip(0), true)] {
         let taken = world.nodes[1].core.accepted(Role::L2, SocketAddr::new(ip, 4000), here, now);
         assert_eq!(taken.is_some(), is_taken, "{ip}");
+    }
+}
+
+/// Bodies that trickle in cost what they have brought, and nobody waits for them.
+#[test]
+fn callers_whose_bodies_trickle_in_hold_little_and_harm_nobody() {
+    const COUNT: u32 = 100;
+    for node in [0, 1] {
+        let mut world = web_on(&[node], 9);
+        world.snapshot.protocols.insert("streams".into(), Protocol::Http2);
+        world.pod("streams", node, 9);
+        world.snapshot.request_timeout = Duration::ZERO;
+        world.publish();
+        let slow: Vec<usize> = (0..COUNT).map(|_| world.client(0)).collect();
+        let (mux, good) = (world.http2_client(0), world.client(0));
+        for client in &slow {
+            world.send(*client, b"POST /echo HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n");
+        }
+        world.speak(mux, |mux| {
+            for i in 0..COUNT - 1 {
+                mux.request(2 * i + 1, ("POST", "streams", "/echo"), Framing::Chunked, &fields(&[]));
+            }
+        });
+        for round in 0..30 {
+            for client in &slow {
+                world.send(*client, b"1\r\nx\r\n");
+            }
+            world.speak(mux, |mux| {
+                for i in 0..COUNT - 1 {
+                    mux.part(2 * i + 1, b"x");
+                }
+            });
+            world.run(Duration::from_secs(1));
+            let started = world.now;
+            assert_eq!(world.ask(good, &post("/echo", b"quick")).body, b"quick", "round {round}");
+            assert!(world.now.since(started) < Duration::from_millis(50), "nobody waits for them");
+            for i in [0, node] {
+                let held = buffered(&world, i);
+                assert!(held < 2 * COUNT as usize * 1024, "node {i} holds {held} bytes");
+            }
+        }
+        // They have their answers in the end.
+        for client in &slow {
+            world.send(*client, b"0\r\n\r\n");
+        }
+        world.until("all answers", |w| slow.iter().all(|client| w.answers(*client).len() == 1));
+        assert!(slow.iter().all(|client| world.answers(*client)[0].body == [b'x'; 30]));
+        world.speak(mux, |mux| {
+            for i in 0..COUNT - 1 {
+                mux.body(2 * i + 1, b"", None);
+            }
+        });
+        world.until("all streams", |w| w.clients[mux].mux.as_ref().unwrap().over.len() == COUNT as usize - 1);
+        world.assert_nothing_left();
     }
 }

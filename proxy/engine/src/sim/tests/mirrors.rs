@@ -15,7 +15,7 @@ fn mirrored(shadow: usize, percent: u8, seed: u64) -> World {
     let mut world = World::new(3, seed);
     world.pod("web", 1, 1);
     world.pod("shadow", shadow, SHADOW);
-    let rule = Rule { connect_timeout_ns: 1_000_000_000, mirror_percent: percent, ..Rule::default() };
+    let rule = Rule { times: TIMES, mirror_percent: percent, ..Rule::default() };
     let rules = Rules::new(vec![(rule, vec![Test::default()])]);
     world.snapshot.rules.insert("web".into(), (rules, vec![vec![("web".into(), 1)]]));
     world.snapshot.mirrors.insert("web".into(), "shadow".into());

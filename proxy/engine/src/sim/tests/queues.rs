@@ -298,3 +298,46 @@ fn a_limit_is_found_out_for_each_pod() {
         world.assert_nothing_left();
     }
 }
+
+/// On the caller's node a call waits too long, and on the other one the proxy stands still.
+#[test]
+fn a_call_that_has_left_a_line_still_has_its_time() {
+    let mut world = world_with(&[0, 1], limited(1, 4, 200), 5);
+    let warm = world.client(0);
+    for _ in 0..20 {
+        assert_eq!(world.ask(warm, &get("/")).status, 200);
+    }
+    world.snapshot.near.insert("web".into(), [0].into());
+    world.snapshot.request_timeout = Duration::from_secs(1);
+    world.publish();
+    let busy = world.client(0);
+    world.send(busy, &get("/hang"));
+    world.run(Duration::from_millis(500));
+    assert_eq!(open_at(&world, pod_address(0, 1)), 1);
+    world.nodes[1].is_frozen = true;
+    let (client, started) = (world.client(0), world.now);
+    world.send(client, &get("/"));
+    world.until("an answer", |w| !w.answers(client).is_empty());
+    assert_eq!(world.answers(client)[0].status, 504);
+    let took = world.now.since(started);
+    assert!(took < Duration::from_millis(1010), "{took:?}");
+}
+
+/// A hop on which many calls are refused lives on, with those that are not: only whoever opens streams may not give up too many.
+#[test]
+fn calls_that_another_node_refuses_cost_no_hop() {
+    let config = crate::CoreConfig { resets_per_second_max: 3, ..crate::CoreConfig::default() };
+    let mut world = World::with(2, 6, &config);
+    world.pod("web", 1, 1);
+    world.snapshot.concurrency = Some(limited(1, 0, 100));
+    world.publish();
+    let first = world.client(0);
+    world.send(first, &get("/slow/500"));
+    world.run(Duration::from_millis(100));
+    let (_, statuses) = burst(&mut world, 20, "/slow/1", &[]);
+    assert_eq!(statuses, [503; 20]);
+    world.until("the first answer", |w| !w.answers(first).is_empty());
+    assert_eq!(world.answers(first)[0].status, 200);
+    assert!(!world.nodes[0].events.iter().any(|event| matches!(event, crate::Event::HopDown { .. })));
+    world.assert_nothing_left();
+}

@@ -63,7 +63,7 @@ fn a_rule_has_a_limit_of_its_own_and_so_have_streams() {
     let mut world = limited(None);
     let rule = |per_second| Rule {
         name: "quick".into(),
-        connect_timeout_ns: 1_000_000_000,
+        times: TIMES,
         rate_limit: Some(RateLimit { per_second, burst: 1, key: None }),
         ..Rule::default()
     };

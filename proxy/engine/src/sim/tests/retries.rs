@@ -219,3 +219,92 @@ fn a_grpc_call_that_fails_at_once_is_saved_by_another_pod() {
     assert!(failed < 12, "{failed} of 30 failed although {saved} were repeated");
     world.assert_nothing_left();
 }
+
+/// A world in which `web` has these pods, which speak HTTP/2, and calls of any method are repeated twice.
+fn grpc_world(pods: &[(usize, u8)]) -> World {
+    let retry = Retry { is_for_any_method: true, ..twice() };
+    let mut world = world_with(pods, retry, 1);
+    world.snapshot.protocols.insert("web".into(), Protocol::Http2);
+    world.publish();
+    world
+}
+
+/// A unary call with this message.
+fn call(world: &mut World, client: usize, stream: u32, message: &[u8]) {
+    use vicino_wire::head::Framing;
+    let grpc = fields(&[("content-type", "application/grpc")]);
+    world.speak(client, |mux| {
+        mux.request(stream, ("POST", "web", "/echo"), Framing::Chunked, &grpc);
+        mux.body(stream, message, None);
+    });
+    world.until("its end", |w| w.clients[client].mux.as_ref().unwrap().over.contains(&stream));
+}
+
+#[test]
+fn a_grpc_call_whose_trailers_say_that_it_failed_is_saved_with_its_message() {
+    let message = pattern(30_000);
+    for node in [0, 1] {
+        let mut world = grpc_world(&[(node, 63), (2, 1)]);
+        let client = world.http2_client(0);
+        for i in 0..20 {
+            call(&mut world, client, 2 * i + 1, &message);
+        }
+        let (saved, _) = retries(&world);
+        assert!(saved > 3, "{saved} were repeated");
+        let echoed: usize = world
+            .heard(client)
+            .iter()
+            .map(|said| if let Said::Data { bytes, .. } = said { bytes.len() } else { 0 })
+            .sum();
+        assert_eq!(
+            echoed,
+            20 * message.len(),
+            "each was answered by the pod that is well, with what it was sent"
+        );
+        let heads = world.heard(client).iter().filter(|said| matches!(said, Said::Response { .. })).count();
+        assert_eq!(heads, 20, "of the attempts that failed nothing is heard");
+        assert!(world.seen.iter().all(|seen| seen.body == message));
+        world.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_grpc_call_that_has_answered_something_is_not_repeated() {
+    for node in [0, 1] {
+        let mut world = grpc_world(&[(node, 64)]);
+        let client = world.http2_client(0);
+        call(&mut world, client, 1, b"hello");
+        assert_eq!((retries(&world).0, world.seen.len()), (0, 1));
+        let heard = world.heard(client);
+        assert!(heard.iter().any(|said| matches!(said, Said::Data { bytes, .. } if bytes == b"abc")));
+        let is_told = |said: &Said| matches!(said, Said::Trailers { fields, .. } if fields.iter().any(|(n, v)| n == "grpc-status" && v == "14"));
+        assert!(heard.iter().any(is_told), "{heard:?}");
+        world.assert_nothing_left();
+    }
+}
+
+#[test]
+fn the_head_of_a_grpc_call_that_goes_on_waits_for_nothing() {
+    use crate::sim::mux::Mux;
+    use vicino_wire::head::Framing;
+    for node in [0, 1] {
+        let mut world = grpc_world(&[(node, 1)]);
+        let client = world.http2_client(0);
+        let grpc = fields(&[("content-type", "application/grpc")]);
+        world.speak(client, |mux| mux.request(1, ("POST", "web", "/hang"), Framing::None, &grpc));
+        world.until("it began", |w| w.seen.len() == 1);
+        let mut mux = Mux::new(false);
+        mux.out.clear();
+        mux.response(1, 200, Framing::Chunked, &grpc);
+        world.pods[0].say(&mux.out);
+        world.run(Duration::from_millis(10));
+        let has_head =
+            |world: &World| world.heard(client).iter().any(|said| matches!(said, Said::Response { .. }));
+        assert!(has_head(&world), "the caller has the head while the pod thinks");
+        mux.out.clear();
+        mux.body(1, b"", Some(fields(&[("grpc-status", "14")])));
+        world.pods[0].say(&mux.out);
+        world.until("its end", |w| w.clients[client].mux.as_ref().unwrap().over.contains(&1));
+        assert_eq!((retries(&world).0, world.seen.len()), (0, 1), "it is not repeated any more");
+    }
+}

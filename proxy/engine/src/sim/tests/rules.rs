@@ -11,7 +11,7 @@ fn prefix(text: &str) -> Vec<Test> {
 }
 
 fn rule(name: &str) -> Rule {
-    Rule { name: name.into(), connect_timeout_ns: SECOND, ..Rule::default() }
+    Rule { name: name.into(), times: TIMES, ..Rule::default() }
 }
 
 fn fields(pairs: &[(&str, &str)]) -> Vec<(Box<str>, Box<str>)> {
@@ -212,7 +212,7 @@ fn faults_strike_as_often_as_they_say_and_delays_hold_the_body_back() {
 #[test]
 fn a_delay_is_part_of_the_time_that_the_route_allows() {
     let fault = Fault { delay_ns: 2 * SECOND, delay_percent: 100, ..Fault::default() };
-    let slow = Rule { fault, request_timeout_ns: SECOND, ..rule("slow") };
+    let slow = Rule { fault, times: Times { request_ns: SECOND, ..TIMES }, ..rule("slow") };
     let mut world = world_with(vec![(slow, vec![], "web")], 7);
     let client = world.client(0);
     let started = world.now;
@@ -231,7 +231,7 @@ fn a_delay_is_part_of_the_time_that_the_route_allows() {
 
 #[test]
 fn the_time_of_a_rule_is_its_own() {
-    let quick = Rule { request_timeout_ns: SECOND / 10, ..rule("quick") };
+    let quick = Rule { times: Times { request_ns: SECOND / 10, ..TIMES }, ..rule("quick") };
     let mut world = world_with(vec![(quick, prefix("/slow"), "web"), (rule("rest"), vec![], "web")], 8);
     let client = world.client(0);
     assert_eq!(world.ask(client, &get("/slow/500")).status, 504);

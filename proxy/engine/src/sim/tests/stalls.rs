@@ -62,6 +62,39 @@ fn a_neighbour_that_stands_still_delays_calls_and_loses_only_what_may_have_begun
 }
 
 #[test]
+fn calls_wait_for_a_neighbour_that_stands_still_before_its_hop_is_made() {
+    for (nodes, is_secure, seed) in
+        [(&[1][..], false, 1), (&[1], true, 2), (&[1, 2], false, 3), (&[1, 2], true, 4)]
+    {
+        let mut world = web_on(nodes, seed);
+        if is_secure {
+            world.snapshot.secure = [0, 1, 2].into();
+            world.snapshot.callers.push((0, caller_ip(0)));
+            world.snapshot.pods.insert(caller_ip(0), ("uid-a".to_owned(), "a".to_owned()));
+            world.publish();
+            identity::certify(&mut world, &[("a", 1)], false);
+        }
+        world.nodes[1].is_frozen = true;
+        let clients: Vec<usize> = (0..180).map(|_| world.client(0)).collect();
+        for client in &clients {
+            world.send(*client, &post("/echo", b"once"));
+            world.run(Duration::from_millis(25));
+        }
+        let what = format!("pods on {nodes:?}, with TLS: {is_secure}");
+        if nodes.len() > 1 {
+            let all = |w: &World| clients.iter().all(|client| !w.answers(*client).is_empty());
+            assert!(all(&world), "{what}: another node has pods, and none waits to the end");
+        }
+        world.thaw(1);
+        world.run(Duration::from_millis(200));
+        assert_eq!(outcomes(&world, &clients), served(180), "{what}");
+        assert_eq!(world.seen.len(), 180, "{what}");
+        world.run(Duration::from_secs(10));
+        world.assert_nothing_left();
+    }
+}
+
+#[test]
 fn a_proxy_that_stood_still_blames_nobody_for_the_silence() {
     for stands_still in [&[0][..], &[0, 1], &[1, 0]] {
         for (stop_ms, path) in

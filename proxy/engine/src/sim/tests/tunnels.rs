@@ -187,3 +187,21 @@ fn a_caller_that_takes_its_time_is_understood() {
         }
     }
 }
+
+#[test]
+fn what_a_caller_has_said_before_its_fin_reaches_the_application() {
+    // Each of these may still become HTTP.
+    for said in [&b"STATS"[..], b"QUIT\r", b"\r", b"PRI * HTTP/2.0", b"GET http"] {
+        for node in [0, 1] {
+            let mut world = echo_on(node, 6);
+            let client = connect(&mut world, "echo");
+            world.send(client, said);
+            world.shut(client);
+            world.until("the end", |w| w.clients[client].is_closed);
+            let got = world.clients[client].got.escape_ascii().to_string();
+            assert_eq!(got, said.escape_ascii().to_string(), "node {node}");
+            world.run(Duration::from_secs(1));
+            world.assert_nothing_left();
+        }
+    }
+}

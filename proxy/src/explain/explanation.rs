@@ -1,146 +1,194 @@
 //! A decision with everything that a person wants to know of it, as data.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use vicino_engine::rate::{RateKey, RateLimit};
 use vicino_engine::reply::Reason;
 use vicino_engine::retry::{Hedge, Retry};
-use vicino_engine::route::{Decision, Pod, Route};
+use vicino_engine::route::{Decision, Pod, Route, service_name};
 use vicino_engine::rules::{
     Action, Cors, HeaderEdit, Mismatch, NotAllowed, OVERRIDE_FIELD, OriginTest, PathTest, Rule, Test,
     ValueTest, overridden,
 };
-use vicino_engine::snapshot::{Backend, Edits, Protocol, ServiceName, Snapshot};
-use vicino_wire::head::RequestHead;
+use vicino_engine::snapshot::{Backend, Edits, Protocol, ServiceName, Snapshot, Times};
+use vicino_wire::head::{Authority, RequestHead};
 
 use super::Call;
-use crate::validate::{Outcome, Validated};
-use crate::world::Key;
+use super::egress::Egress;
+use super::node::Node;
+use super::policy::Judged;
 
 const NANOSECONDS_PER_MILLISECOND: u64 = 1_000_000;
 
 /// What a call gets. Fields that do not apply are absent.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Explanation {
-    pub(super) method: String,
-    pub(super) url: String,
-    pub(super) from: String,
+pub struct Explanation {
+    /// Method of the call.
+    pub method: String,
+    /// Its URL, or the authority of a tunnel.
+    pub url: String,
+    /// Namespace of the caller.
+    pub from: String,
     /// `namespace/name` of the Service.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) service: Option<String>,
+    pub service: Option<String>,
+    /// The Service of type ExternalName that was called.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) port: Option<u16>,
+    pub alias: Option<String>,
+    /// Port of the Service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
     /// What is spoken on the port, when it is no HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) protocol: Option<&'static str>,
+    pub protocol: Option<String>,
+    /// The node that was asked, and what only it knows; absent unless one was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<Node>,
+    /// Which nodes serve the MeshRoute as it is explained, by their own reports; absent for what is in files alone, and
+    /// where a node was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_force: Option<String>,
     /// Why its MeshRoute is not in force as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) problem: Option<String>,
+    pub problem: Option<String>,
+    /// The rule that the call falls under.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) rule: Option<Tested>,
+    pub rule: Option<Tested>,
     /// Tests that would have been more specific, or as much so and earlier, and were not met.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) passed_over: Vec<Tested>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passed_over: Vec<Tested>,
+    /// Of a host that is no Service: whether it may be called all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
     /// What a proxy answers by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) answer: Option<OwnAnswer>,
+    pub answer: Option<OwnAnswer>,
+    /// What is made slow or fails on purpose.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) fault: Option<Faults>,
+    pub fault: Option<Faults>,
     /// Changes to the request, one by one.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) request: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub request: Vec<String>,
     /// Changes to the response, one by one.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) response: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub response: Vec<String>,
+    /// How long it may take.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) limits: Option<Limits>,
+    pub limits: Option<Limits>,
     /// How many such calls each node lets through.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) rate_limit: Option<String>,
+    pub rate_limit: Option<String>,
     /// Which failed calls are repeated.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) retries: Option<String>,
+    pub retries: Option<String>,
     /// Which calls are sent once more.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) hedge: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) backends: Vec<Target>,
+    pub hedge: Option<String>,
+    /// Which answers are failures of a pod, when the rule says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failures: Option<String>,
+    /// Where it goes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backends: Vec<Target>,
     /// Services that a call may ask for by `vicino-route`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) overrides: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overrides: Vec<String>,
     /// Where copies of the request go.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) mirror: Option<String>,
+    pub mirror: Option<String>,
     /// Which pages of other origins may call.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) cors: Option<String>,
+    pub cors: Option<String>,
+    /// What policies make of it, for each backend; empty when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policy: Vec<Judged>,
     /// Documents that a proxy would not take.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) refused: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// A test of a rule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Tested {
+pub struct Tested {
     /// Index in `spec.rules`.
-    pub(super) index: usize,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub(super) name: String,
+    pub index: usize,
+    /// Name of the rule; empty when it has none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
     /// Index in its `matches`.
-    pub(super) r#match: usize,
-    pub(super) because: String,
+    pub r#match: usize,
+    /// What it asks for, or what was not so.
+    pub because: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// What a proxy answers by itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct OwnAnswer {
-    pub(super) status: u16,
+pub struct OwnAnswer {
+    /// Its status.
+    pub status: u16,
     /// The word in `vicino-error`; empty when it is no error.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub(super) error: String,
-    pub(super) text: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub error: String,
+    /// Its body, or what it says.
+    pub text: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// What is made slow or fails on purpose.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Faults {
-    pub(super) delay_milliseconds: u64,
-    pub(super) delay_percent: u8,
-    pub(super) abort_status: u16,
-    pub(super) abort_percent: u8,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Limits {
-    pub(super) connect_milliseconds: u64,
+pub struct Faults {
     /// 0 is none.
-    pub(super) request_milliseconds: u64,
-    pub(super) requeues: u32,
+    pub delay_milliseconds: u64,
+    /// Of a hundred calls.
+    pub delay_percent: u8,
+    /// 0 is none.
+    pub abort_status: u16,
+    /// Of a hundred calls.
+    pub abort_percent: u8,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// How long a call may take, and how often it is placed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Target {
-    pub(super) service: String,
-    pub(super) port: u16,
+pub struct Limits {
+    /// For a connection to open.
+    pub connect_milliseconds: u64,
+    /// From head to end; 0 is none.
+    pub request_milliseconds: u64,
+    /// Without anything from either side; 0 is none.
+    pub idle_milliseconds: u64,
+    /// How often it may be placed again, at most.
+    pub requeues: u32,
+}
+
+/// Where calls go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Target {
+    /// Name of the Service, before it the namespace when it is another one.
+    pub service: String,
+    /// Its port.
+    pub port: u16,
     /// Of a thousand calls.
-    pub(super) per_mille: u64,
-    pub(super) node_local: bool,
+    pub per_mille: u64,
+    /// Only pods of the caller's node are meant.
+    pub node_local: bool,
     /// Changes to heads on the way there and back, one by one.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) changes: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<String>,
     /// Calls that each of its pods takes at a time.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) per_pod: Option<u32>,
+    pub per_pod: Option<u32>,
     /// Where that is found out for each pod: what it is at least.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) per_pod_min: Option<u32>,
+    pub per_pod_min: Option<u32>,
     /// Failures in a row after which a pod is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) left_out_after: Option<u32>,
+    pub left_out_after: Option<u32>,
     /// Nodes with ready pods, and how many.
-    pub(super) nodes: Vec<(String, u32)>,
+    pub nodes: Vec<(String, u32)>,
 }
 
 impl From<Reason> for OwnAnswer {
@@ -151,10 +199,14 @@ impl From<Reason> for OwnAnswer {
 
 impl Explanation {
     /// In a word: where it goes, or what it is answered with.
-    pub(super) fn outcome(&self) -> String {
+    pub fn outcome(&self) -> String {
         match &self.answer {
             Some(answer) if answer.error.is_empty() => answer.status.to_string(),
             Some(answer) => format!("{} {}", answer.status, answer.error),
+            None if !self.policy.is_empty() && !self.policy.iter().any(|judged| judged.is_allowed) => {
+                "denied".to_owned()
+            }
+            None if self.egress.is_some() => self.egress.iter().map(|egress| egress.host.clone()).collect(),
             None => {
                 let names =
                     self.backends.iter().map(|backend| format!("{}:{}", backend.service, backend.port));
@@ -166,51 +218,41 @@ impl Explanation {
 
 /// Puts a decision into words.
 pub(super) fn of(
-    validated: &Validated,
     snapshot: &Snapshot,
     (call, head): (&Call, &RequestHead<'_>),
     decision: &Result<Decision, Reason>,
 ) -> Explanation {
     let mut all = Explanation {
         method: call.method.clone(),
-        url: format!("http://{}{}", call.host, call.path),
-        from: call.from.clone(),
+        url: if call.is_tunnel() { call.host.clone() } else { format!("http://{}{}", call.host, call.path) },
+        from: call.namespace().to_owned(),
         ..Explanation::default()
     };
     let route = match decision {
         Ok(decision) => Ok(decision.route.clone()),
-        Err(_) => vicino_engine::route::route(snapshot, &call.from, head.authority),
+        Err(_) => vicino_engine::route::route(snapshot, call.namespace(), head.authority),
     };
     if let Ok(route) = &route {
         let name = &route.service.name;
+        all.alias = alias(snapshot, call, head);
         all.service = Some(format!("{}/{}", name.namespace, name.name));
         all.port = Some(route.port().port);
         all.protocol = match route.port().protocol {
             Protocol::Http => None,
-            Protocol::Http1 => Some("HTTP/1.1"),
-            Protocol::Http2 => Some("HTTP/2"),
-            Protocol::Opaque => Some("TCP"),
+            Protocol::Http1 => Some("HTTP/1.1".to_owned()),
+            Protocol::Http2 => Some("HTTP/2".to_owned()),
+            Protocol::Opaque => Some("TCP".to_owned()),
         };
-        all.problem = problem(validated, &Key::new(&name.namespace, &name.name));
         if route.pod.is_none() {
             passed_over(&mut all, &route.service.rules, head, decision);
         }
-    } else {
-        let mut labels = call.host.split([':', '.']);
-        let (name, namespace) = (labels.next().unwrap_or_default(), labels.next());
-        let namespace = namespace.filter(|_| call.host.contains('.')).unwrap_or(&call.from);
-        all.problem = problem(validated, &Key::new(namespace, name));
     }
     match decision {
         Err(reason) => {
             all.answer = Some(OwnAnswer::from(*reason));
         }
         Ok(Decision { route, pick: None }) => {
-            all.limits = Some(limits(
-                route.service.connect_timeout_ns,
-                route.service.request_timeout_ns,
-                route.service.requeues,
-            ));
+            all.limits = Some(limits(route.service.times, route.service.requeues));
             all.retries = route.service.retry.as_ref().map(retries);
             all.hedge = route.service.hedge.filter(|_| route.pod.is_none()).map(hedge);
             all.rate_limit = route.service.rate_limit.as_ref().map(rate);
@@ -224,10 +266,10 @@ pub(super) fn of(
             of_rule(&mut all, rule, head, *pick);
             all.rate_limit = rule.rate_limit.as_ref().or(route.service.rate_limit.as_ref()).map(rate);
             if rule.action == Action::Forward {
-                all.limits =
-                    Some(limits(rule.connect_timeout_ns, rule.request_timeout_ns, route.service.requeues));
+                all.limits = Some(limits(rule.times, route.service.requeues));
                 all.retries = rule.retry.as_ref().map(retries);
                 all.hedge = rule.hedge.map(hedge);
+                all.failures = rule.failures.as_deref().map(failures);
                 if let Some(of_rule) = route.port().of_rules.get(pick.rule) {
                     all.backends = targets(snapshot, &of_rule.backends, &route.service.name.namespace);
                     all.mirror = of_rule.mirror.as_ref().map(|to| mirror(to, rule.mirror_percent));
@@ -239,6 +281,15 @@ pub(super) fn of(
         wishes(&mut all, snapshot, route, head);
     }
     all
+}
+
+/// The Service that was called, when it is another name for the one whose route holds.
+fn alias(snapshot: &Snapshot, call: &Call, head: &RequestHead<'_>) -> Option<String> {
+    let host = Authority::parse(head.authority)?.host.to_ascii_lowercase();
+    let (namespace, name) =
+        service_name(snapshot, call.namespace(), host.strip_suffix('.').unwrap_or(&host))?;
+    let is_alias = snapshot.service(namespace, name).is_none() && snapshot.alias(namespace, name).is_some();
+    is_alias.then(|| format!("{namespace}/{name}"))
 }
 
 /// What a call may ask for, and what becomes of one that does.
@@ -268,14 +319,6 @@ fn qualified(service: &ServiceName, own: &str) -> String {
         namespace if namespace == own => service.name.to_string(),
         namespace => format!("{}.{namespace}", service.name),
     }
-}
-
-/// Why a MeshRoute is not in force as it is.
-fn problem(validated: &Validated, key: &Key) -> Option<String> {
-    validated.routes.get(key).and_then(|verdict| match &verdict.outcome {
-        Outcome::Kept(problem) | Outcome::Nothing(problem) => Some(problem.text()),
-        Outcome::Compiled(_) => None,
-    })
 }
 
 /// The tests that were looked at before one was met, and that one.
@@ -351,10 +394,11 @@ fn changes(of: &Edits) -> Vec<String> {
     request.chain(edits(&of.response).into_iter().map(|edit| format!("response: {edit}"))).collect()
 }
 
-fn limits(connect_ns: u64, request_ns: u64, requeues: u32) -> Limits {
+fn limits(times: Times, requeues: u32) -> Limits {
     Limits {
-        connect_milliseconds: connect_ns / NANOSECONDS_PER_MILLISECOND,
-        request_milliseconds: request_ns / NANOSECONDS_PER_MILLISECOND,
+        connect_milliseconds: times.connect_ns / NANOSECONDS_PER_MILLISECOND,
+        request_milliseconds: times.request_ns / NANOSECONDS_PER_MILLISECOND,
+        idle_milliseconds: times.idle_ns / NANOSECONDS_PER_MILLISECOND,
         requeues,
     }
 }
@@ -376,6 +420,14 @@ fn hedge(hedge: Hedge) -> String {
         "once more after {} ms without an answer (idempotent methods); budget {budget_percent} % of the calls and {min_per_second} per second",
         delay_ns / NANOSECONDS_PER_MILLISECOND
     )
+}
+
+fn failures(codes: &[u16]) -> String {
+    if codes.is_empty() {
+        return "no answer counts as a failure of its pod".to_owned();
+    }
+    let codes: Vec<_> = codes.iter().map(u16::to_string).collect();
+    format!("answers with {} count as failures of their pod", codes.join(", "))
 }
 
 fn retries(retry: &Retry) -> String {
