@@ -41,7 +41,7 @@ pub(super) fn render(mesh: &AcceptedMesh, world: &World, bootstrap: &Rendered) -
         "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } },
         "template": {
             "metadata": { "labels": labels, "annotations": { ANNOTATION_BOOTSTRAP: digest } },
-            "spec": with_authority(pod(mesh, &world.settings, &name), mesh, trust::authority(world)),
+            "spec": with_authority(pod(mesh, &world.settings, &name), mesh, trust::address(world, mesh)),
         },
     }});
     let key = Key::new(names::PROXY_NAMESPACE, &name);
@@ -82,7 +82,7 @@ fn with_authority(mut pod: Value, mesh: &AcceptedMesh, authority: Option<SocketA
     let mount = json!({ "name": "authority", "mountPath": AUTHORITY_DIR, "readOnly": true });
     let container = "/containers/0";
     let variables = [
-        json!({ "name": "VICINO_AUTHORITY", "value": authority.to_string() }),
+        json!({ "name": trust::ADDRESS_VARIABLE, "value": authority.to_string() }),
         json!({ "name": "VICINO_AUTHORITY_TOKEN", "value": format!("{AUTHORITY_DIR}/token") }),
         json!({ "name": "VICINO_AUTHORITY_ROOTS", "value": format!("{AUTHORITY_DIR}/{}", names::TRUST_KEY) }),
     ];

@@ -10,7 +10,7 @@ use vicino_crds::mesh::IdentityMode;
 use vicino_crds::names;
 
 use crate::fixture::{SHOP, converge, load, manifests, planned, proxy_pod, world};
-use crate::world::{Body, Key, Kind, ObjectId, World};
+use crate::world::{Body, Key, Kind, ObjectId, Step, World};
 
 /// Every rendered object of `kind` whose name starts with `name`, as YAML.
 fn check(world: &World, kind: Kind, name: &str, expect: &ExpectFile) {
@@ -400,6 +400,16 @@ spec: {clusterIP: 10.96.0.5, ports: [{name: https, port: 443}]}
     converge(&mut world);
     world.authority = None;
     assert_eq!(named(&world, Kind::ConfigMap, "vicino-default.trust"), trust);
+
+    // Nor does one that misses the Service: proxies would be replaced by some without certificates.
+    let service = Key::new(names::SYSTEM_NAMESPACE, names::AUTHORITY_SERVICE);
+    world.services.step(Step::Gone(service, "Service:vicino-authority".to_owned()));
+    assert_eq!(crate::render::trust::authority(&world), None);
+    let plan = planned(&world);
+    assert_eq!(plan.changes, []);
+    let conditions = &plan.statuses.meshes["default"].conditions;
+    let identity = conditions.iter().find(|condition| condition.type_ == "IdentityReady").unwrap();
+    assert_eq!(identity.reason, "AuthorityAway");
 }
 
 #[test]

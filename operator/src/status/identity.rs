@@ -10,14 +10,18 @@ use vicino_crds::names;
 use crate::render::trust;
 use crate::world::{Mesh, World};
 
-pub(super) fn condition(world: &World, mesh: &Mesh, now: &Time) -> Wanted {
+pub(super) fn condition(world: &World, (name, mesh): (&str, &Mesh), now: &Time) -> Wanted {
     let say = |status, reason, message| Wanted { kind: kind::IDENTITY_READY, status, reason, message };
     let secret = format!("the Secret {}/{}", names::SYSTEM_NAMESPACE, names::AUTHORITY_SECRET);
     if trust::authority(world).is_none() {
-        let service = names::AUTHORITY_SERVICE;
-        let message =
-            format!("no authority is installed: there is no Service {}/{service}", names::SYSTEM_NAMESPACE);
-        return say(Some(false), "NoAuthority", message);
+        let service = format!("there is no Service {}/{}", names::SYSTEM_NAMESPACE, names::AUTHORITY_SERVICE);
+        if trust::told_address(world, name).is_some() {
+            let message = format!(
+                "{service}, so no certificate is renewed: create it again with `kubectl apply -k config/default`; proxies go on with the certificates that they have"
+            );
+            return say(Some(false), "AuthorityAway", message);
+        }
+        return say(Some(false), "NoAuthority", format!("no authority is installed: {service}"));
     }
     let Some(authority) = &world.authority else {
         let message =

@@ -42,7 +42,7 @@ pub(super) fn status(
     let verdict = context.input.validated.meshes.get(name).expect("every ServiceMesh has a verdict");
     let rollout = rollout(context, name);
     let (accepted, summary) = match verdict {
-        MeshVerdict::Accepted(accepted) => match &accepted.egress_problem {
+        MeshVerdict::Accepted(accepted) => match verdict.problem() {
             Some(problem) => (Some(problem), refused(problem)),
             None => (None, summary(context, accepted, rollout)),
         },
@@ -56,7 +56,7 @@ pub(super) fn status(
     let mut conditions = conditions(accepted, &summary);
     // Before those that are there at times only.
     let own = [
-        Some(identity::condition(context.input.world, mesh, now)),
+        Some(identity::condition(context.input.world, (name, mesh), now)),
         egress::condition(context, name, mesh, verdict),
     ];
     conditions.splice(FIXED..FIXED, own.into_iter().flatten());

@@ -48,6 +48,7 @@ fn authority(mesh: &ServiceMesh) -> Option<Finding> {
     let todo = match said.reason.as_str() {
         "Ready" | "NoAuthority" | "Starting" => return None,
         "Rotating" => "vicino identity",
+        "AuthorityAway" => "kubectl apply -k config/default",
         "LifetimeCut" => "renew the authority, or ask for certificates that live shorter",
         _ => MEND_SECRET,
     };
