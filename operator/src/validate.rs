@@ -50,7 +50,7 @@ impl MeshVerdict {
     /// What is wrong, if anything is.
     pub fn problem(&self) -> Option<&Problem> {
         match self {
-            Self::Accepted(mesh) => mesh.egress_problem.as_ref(),
+            Self::Accepted(mesh) => mesh.contested.as_ref().or(mesh.egress_problem.as_ref()),
             Self::Rejected(problem) | Self::Blocked(problem) => Some(problem),
             Self::Deleting => None,
         }
@@ -66,10 +66,13 @@ pub struct AcceptedMesh {
     pub uid: String,
     /// Its spec.
     pub spec: ServiceMeshSpec,
-    /// Nodes that it selects, sorted.
+    /// Nodes that it selects and that are no other mesh's, sorted.
     pub nodes: Vec<String>,
     /// Namespaces that name it, sorted; without those that are being deleted.
     pub namespaces: Vec<String>,
+    /// What is wrong with `spec.proxy.nodeSelector`, when it has come to select nodes of another mesh: a label of one node must not keep
+    /// a mesh that serves from all of its own.
+    pub contested: Option<Problem>,
     /// What is wrong with `spec.egress`: then proxies go on with what they were told of it last, and have everything else.
     pub egress_problem: Option<Problem>,
 }

@@ -18,7 +18,8 @@ pub(crate) const LABEL_OS: &str = "kubernetes.io/os";
 const EGRESS_BYTES_MAX: usize = DOCUMENT_BYTES_MAX / 2;
 
 /// Every mesh. Of two that want the same node, the one that has it keeps it, so that no change of one mesh ever takes a node from
-/// another that serves there; of two newcomers, the older one gets it (then the lower name).
+/// another that serves there; of two newcomers, the older one gets it (then the lower name). A mesh that serves goes on with the nodes
+/// that nobody else has; one that serves nowhere yet does not begin before its selector is right.
 pub(super) fn all(world: &World) -> BTreeMap<String, MeshVerdict> {
     let mut by_age: Vec<_> = world.meshes.iter().collect();
     by_age.sort_by_key(|(key, row)| (row.value.created, key.name.clone()));
@@ -66,15 +67,18 @@ fn verdict<'a>(
     if let Some(problem) = trust_domain(spec) {
         return MeshVerdict::Rejected(problem);
     }
-    let nodes: Vec<&str> = world
+    let mut nodes: Vec<&str> = world
         .nodes
         .iter()
         .filter(|(_, node)| selects(spec, &node.value))
         .map(|(key, _)| key.name.as_str())
         .collect();
-    if let Some(problem) = overlap(name, &nodes, owners) {
+    let contested = overlap(name, &nodes, owners);
+    let serves = owners.values().any(|owner| *owner == name);
+    if let Some(problem) = contested.clone().filter(|_| !serves) {
         return MeshVerdict::Rejected(problem);
     }
+    nodes.retain(|node| owners.get(node).is_none_or(|owner| *owner == name));
     owners.extend(nodes.iter().map(|node| (*node, name)));
     if let Some(problem) = proxy_namespace(world) {
         return MeshVerdict::Blocked(problem);
@@ -85,6 +89,7 @@ fn verdict<'a>(
         spec: spec.clone(),
         nodes: nodes.into_iter().map(str::to_owned).collect(),
         namespaces: namespaces(world, name),
+        contested,
         egress_problem: egress(&spec.egress),
     }))
 }

@@ -3,8 +3,8 @@
 use expect_test::{Expect, expect};
 
 use super::{MeshVerdict, Outcome, validate};
-use crate::fixture::{SHOP, converge, load, world};
-use crate::world::{Key, World};
+use crate::fixture::{SHOP, converge, load, planned, world};
+use crate::world::{Key, Kind, ObjectId, World};
 
 /// Every problem in `world`, one line each.
 fn check(world: &World, expect: &Expect) {
@@ -357,6 +357,54 @@ spec: {proxy: {nodeSelector: {topology.kubernetes.io/zone: a}}}
             r#"mesh elder: NodesBelongToAnotherMesh: spec.proxy.nodeSelector: selects "node1" of the mesh "default", and a node belongs to one mesh: choose labels that only nodes without a mesh have"#
         ]],
     );
+}
+
+#[test]
+fn a_node_that_comes_to_have_the_labels_of_two_meshes_keeps_neither_from_its_others() {
+    let mut world = shop_with(
+        "
+apiVersion: vicino.dev/v1alpha1
+kind: ServiceMesh
+metadata: {name: default, creationTimestamp: '2026-01-01T00:00:00Z'}
+spec: {proxy: {nodeSelector: {topology.kubernetes.io/zone: a}}}
+---
+apiVersion: vicino.dev/v1alpha1
+kind: ServiceMesh
+metadata: {name: other, creationTimestamp: '2026-01-02T00:00:00Z'}
+spec: {proxy: {nodeSelector: {pool: batch}}}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: node2, labels: {kubernetes.io/os: linux, pool: batch}}
+status: {addresses: [{type: InternalIP, address: 10.0.0.2}]}
+",
+    );
+    converge(&mut world);
+    load(
+        &mut world,
+        "
+apiVersion: v1
+kind: Node
+metadata: {name: node3, labels: {kubernetes.io/os: linux, pool: batch, topology.kubernetes.io/zone: a}}
+status: {addresses: [{type: InternalIP, address: 10.0.0.3}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: new, namespace: shop}
+spec: {nodeName: node2, serviceAccountName: batch, containers: []}
+status: {phase: Running, podIPs: [{ip: 10.2.0.9}]}
+",
+    );
+    check(
+        &world,
+        &expect![[
+            r#"mesh other: NodesBelongToAnotherMesh: spec.proxy.nodeSelector: selects "node3" of the mesh "default", and a node belongs to one mesh: choose labels that only nodes without a mesh have"#
+        ]],
+    );
+    let plan = planned(&world);
+    let written: Vec<_> = plan.pending().into_iter().filter(|id| id.kind == Kind::MeshNode).collect();
+    assert_eq!(written, ["node2", "node3"].map(|node| ObjectId::new(Kind::MeshNode, Key::cluster(node))));
+    assert_eq!(plan.objects[&written[1]].mesh, "default");
 }
 
 #[test]
