@@ -12,7 +12,7 @@ use crate::apply::Change;
 use crate::check::Fault;
 use crate::render::{Rendered, parts};
 use crate::validate::Validated;
-use crate::world::{Body, Key, ObjectId, Route, World};
+use crate::world::{Body, Key, Kind, ObjectId, Route, World};
 
 mod egress;
 mod identity;
@@ -55,7 +55,7 @@ pub fn derive(input: &Input<'_>, now: &Time) -> Statuses {
         .world
         .routes
         .iter()
-        .filter(|(key, row)| !is_leaving(input, key, &row.value))
+        .filter(|(key, row)| !context.is_leaving(key, &row.value))
         .map(|(key, row)| (key.clone(), route::status(&context, key, &row.value, now)))
         .collect();
     let meshes = input
@@ -68,12 +68,6 @@ pub fn derive(input: &Input<'_>, now: &Time) -> Statuses {
     let policies =
         policies.map(|(key, row)| (key.clone(), policy::status(&context, key, &row.value, now))).collect();
     Statuses { meshes, routes, policies }
-}
-
-/// Whether a MeshRoute is about to go, by our own hand or with its mesh: then nobody needs to know how it is.
-fn is_leaving(input: &Input<'_>, key: &Key, route: &Route) -> bool {
-    let wanted = input.validated.routes.get(key).is_some_and(|verdict| verdict.wanted);
-    route.deleting || (route.ours && !route.others && !wanted)
 }
 
 /// Lookups that every status needs, made once.
@@ -127,6 +121,22 @@ impl<'a> Context<'a> {
 }
 
 impl Context<'_> {
+    /// Whether a MeshRoute is about to go, by our own hand or with its mesh: then nobody needs to know how it is. One that stays, since
+    /// its mesh is not in force, has to say so.
+    fn is_leaving(&self, key: &Key, route: &Route) -> bool {
+        let is_wanted = self.input.validated.routes.get(key).is_some_and(|verdict| verdict.wanted);
+        let is_deleted = || !is_wanted && self.pending.contains(&ObjectId::new(Kind::MeshRoute, key.clone()));
+        let meshes = &self.input.world.meshes;
+        let is_collected = || {
+            let mut owners = route.owners.iter().filter(|owner| owner.kind == "ServiceMesh");
+            owners.any(|owner| {
+                let mesh = meshes.get(&Key::cluster(&owner.name)).filter(|mesh| mesh.uid == owner.uid);
+                mesh.is_none_or(|mesh| mesh.value.deleting)
+            })
+        };
+        route.deleting || is_deleted() || (!is_wanted && is_collected())
+    }
+
     /// Whose an object is that is rendered, or that is to be deleted.
     fn mesh_of(&self, id: &ObjectId) -> Option<&str> {
         self.input.objects.get(id).map(|object| object.mesh.as_str()).or_else(|| {

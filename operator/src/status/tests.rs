@@ -8,7 +8,7 @@ use vicino_crds::mesh::Tally;
 use vicino_crds::{contract, names};
 
 use crate::fixture::{SHOP, converge, load, planned, proxy_pod, report, rollout, serve, world};
-use crate::world::{Authority, Body, Failure, Key, Kind, ObjectId, Rollout, World};
+use crate::world::{Authority, Body, Failure, Key, Kind, ObjectId, Rollout, Step, World};
 
 fn text(conditions: &[Condition]) -> String {
     let line = |c: &Condition| format!("  {}={} {}: {}\n", c.type_, c.status, c.reason, c.message);
@@ -329,6 +329,36 @@ spec: {clusterIP: None, clusterIPs: [None], ports: [{port: 81}]}
     let after = planned(&world).statuses.routes;
     assert_eq!(after[&web].conditions, before[&web].conditions);
     assert_eq!(after[&v2].conditions[2].reason, "ApplyFailed");
+}
+
+#[test]
+fn a_route_that_stays_behind_its_service_says_so() {
+    let mut world = world(SHOP);
+    converge(&mut world);
+    let key = Key::new("shop", "web");
+    world.services.step(Step::Gone(key.clone(), "Service:web".to_owned()));
+    assert_eq!(planned(&world).statuses.routes.get(&key), None, "it is about to be deleted");
+    load(
+        &mut world,
+        "
+apiVersion: vicino.dev/v1alpha1
+kind: ServiceMesh
+metadata: {name: default, generation: 2}
+spec: {clusterDomain: Wrong}
+",
+    );
+    let plan = planned(&world);
+    assert_eq!(plan.changes, [], "nothing of a mesh that is rejected is deleted");
+    route(
+        &world,
+        &expect![[r#"
+            backends -, endpoints -, programmed -
+              Ready=False ServiceNotFound: there is no Service "web" in the namespace "shop": create it, or name the MeshRoute after the Service that it is for
+              Accepted=False ServiceNotFound: there is no Service "web" in the namespace "shop": create it, or name the MeshRoute after the Service that it is for
+              Programmed=False ServiceNotFound: not accepted, and there is no earlier version to go on with
+              Stalled=True ServiceNotFound: there is no Service "web" in the namespace "shop": create it, or name the MeshRoute after the Service that it is for
+        "#]],
+    );
 }
 
 #[test]
