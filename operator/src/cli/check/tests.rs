@@ -126,6 +126,20 @@ fn everything_is_well() {
 }
 
 #[test]
+fn a_proxy_of_an_older_release_that_refuses_nothing_is_a_warning() {
+    wrong(
+        |facts| {
+            let status = facts.nodes.as_mut().unwrap()[0].status.as_mut().unwrap();
+            status.proxy.as_mut().unwrap().contract -= 1;
+        },
+        &expect![[r#"
+            ‼ nodes       node1: ready, 1 routes, version 0.1.0, reads contract 4 and would refuse what needs 5 → upgrade the proxies
+            everything works; 1 to look at (‼)
+        "#]],
+    );
+}
+
+#[test]
 fn without_an_api_server_nothing_else_is_said() {
     wrong(
         |facts| facts.server = Err("cannot read the API server's version: connection refused".to_owned()),
