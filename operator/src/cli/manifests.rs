@@ -10,6 +10,10 @@ use vicino_crds::{MeshPolicySpec, MeshRouteSpec, ServiceMeshSpec, names};
 
 use crate::world::{LoadError, Settings, World};
 
+/// Kind of the documents with expectations of `policy test`, which lie beside manifests and are no object of a cluster.
+pub const POLICY_TEST: &str = "PolicyTest";
+/// What kustomize takes for its own file, in which `apiVersion` and `kind` may be left out.
+const KUSTOMIZATIONS: [&str; 2] = ["kustomization.yaml", "kustomization.yml"];
 /// A longer file is refused.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Folders below a folder are followed this deep.
@@ -100,14 +104,17 @@ fn collect(path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), Ma
             if depth > 0 {
                 collect(&path, depth - 1, files)?;
             }
-        } else if path
-            .extension()
-            .is_some_and(|end| ["yaml", "yml", "json"].iter().any(|known| end == *known))
-        {
+        } else if is_manifest(&path) {
             files.push(path);
         }
     }
     Ok(())
+}
+
+fn is_manifest(path: &Path) -> bool {
+    let is_for_kustomize = path.file_name().is_some_and(|name| KUSTOMIZATIONS.iter().any(|own| name == *own));
+    let end = path.extension();
+    !is_for_kustomize && end.is_some_and(|end| ["yaml", "yml", "json"].iter().any(|known| end == *known))
 }
 
 fn text(name: &str, from: impl Read) -> Result<String, ManifestError> {
@@ -272,6 +279,9 @@ pub fn world(
     let mut ignored = BTreeMap::new();
     for Manifest { source: path, object } in manifests {
         let kind = object["kind"].as_str().unwrap_or_default().to_owned();
+        if kind == POLICY_TEST {
+            continue;
+        }
         if !world.load(object).map_err(|source| ManifestError::Object { path, source })? {
             *ignored.entry(kind).or_insert(0) += 1;
         }

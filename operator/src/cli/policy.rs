@@ -31,7 +31,7 @@ use vicino_wire::http1::{Slots, parse_request};
 use super::arguments::{Global, PolicyTestOptions};
 use super::cluster::Live;
 use super::explain::{inputs_of, neighbours, refused};
-use super::manifests::{self, Manifest};
+use super::manifests::{self, Manifest, POLICY_TEST as KIND};
 use super::output::{self, Format};
 use super::render::{alone, now, problems, settle, world_of};
 use super::{Answer, Error};
@@ -39,8 +39,6 @@ use crate::world::Settings;
 
 pub mod list;
 
-/// Kind of the documents with expectations.
-const KIND: &str = "PolicyTest";
 /// A caller of whom nothing is proven.
 const UNIDENTIFIED: &str = "unidentified";
 /// The mesh that is assumed.

@@ -45,6 +45,24 @@ fn files_of_folders_come_by_name_and_a_folder_without_any_is_said() {
 }
 
 #[test]
+fn what_lies_beside_manifests_for_others_is_no_object() {
+    let folder = std::env::temp_dir().join(format!("vicino-beside-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let files = [
+        ("kustomization.yaml", "resources: [web.yaml]\n"),
+        ("test.yaml", "apiVersion: vicino.dev/v1alpha1\nkind: PolicyTest\ncases: []\n"),
+        ("web.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {ports: [{port: 80}]}\n"),
+    ];
+    for (file, text) in files {
+        std::fs::write(folder.join(file), text).unwrap();
+    }
+    let found = read(std::slice::from_ref(&folder)).unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    let (world, ignored) = world(Settings::default(), overlay(Vec::new(), found)).unwrap();
+    assert_eq!((world.services.len(), ignored), (1, BTreeMap::new()));
+}
+
+#[test]
 fn applying_a_file_replaces_the_spec_of_our_kinds_and_merges_into_others() {
     let live = objects(
         "apiVersion: vicino.dev/v1alpha1\nkind: MeshRoute\nmetadata: {name: web, namespace: demo, uid: u, generation: 3, labels: {a: b}}\n\
