@@ -41,25 +41,40 @@ pub async fn run(global: &Global, options: &DiffOptions) -> Result<Answer, Error
     manifests::place(&mut files, &cluster.namespace);
     let settings = settings(&options.files, Some(&cluster)).await?;
     let live = cluster::live(&cluster).await?;
-    let (differences, notes) = compare(settings, live, files)?;
-    Ok(Answer { found: !differences.is_empty(), text: show(&differences, global.output), notes })
+    let Compared { differences, notes, worse } = compare(settings, live, files)?;
+    Ok(Answer { found: worse || !differences.is_empty(), text: show(&differences, global.output), notes })
 }
 
-/// What would be written, and what is not accepted.
-fn compare(
-    settings: Settings,
-    live: Live,
-    files: Vec<Manifest>,
-) -> Result<(Vec<Difference>, Vec<String>), Error> {
+/// How the cluster and what it would become differ.
+#[derive(Debug)]
+struct Compared {
+    /// What would be written.
+    differences: Vec<Difference>,
+    /// What would not be accepted.
+    notes: Vec<String>,
+    /// Whether some of that is accepted now, or is not there yet: nothing is written for it, and that is what is to be found out.
+    worse: bool,
+}
+
+fn compare(settings: Settings, live: Live, files: Vec<Manifest>) -> Result<Compared, Error> {
     let mut old = objects(&live);
+    let now = now();
+    let before = if files.is_empty() {
+        None
+    } else {
+        let live = Live { inputs: live.inputs.clone(), written: live.written.clone() };
+        Some(problems(&settle(&mut world_of(settings.clone(), live)?, now).plan))
+    };
     let live = Live { inputs: manifests::overlay(live.inputs, files), written: live.written };
     let mut world = world_of(settings, live)?;
-    let Settled { plan, created } = settle(&mut world, now());
+    let Settled { plan, created } = settle(&mut world, now);
     let creation = |(id, manifest)| Difference { id, action: "create", old: None, new: Some(manifest) };
     let mut differences: Vec<_> = created.into_iter().map(creation).collect();
     differences.extend(plan.changes.iter().map(|change| difference(&plan, change, &mut old)));
     differences.sort_by(|a, b| a.id.cmp(&b.id));
-    Ok((differences, problems(&plan)))
+    let notes = problems(&plan);
+    let worse = before.is_some_and(|before| notes.iter().any(|note| !before.contains(note)));
+    Ok(Compared { differences, notes, worse })
 }
 
 fn difference(plan: &Plan, change: &Change, old: &mut BTreeMap<ObjectId, Value>) -> Difference {

@@ -41,7 +41,7 @@ fn change(text: &str) -> Vec<Manifest> {
 
 #[test]
 fn a_steady_cluster_has_no_difference() {
-    let (differences, notes) = compare(Settings::default(), steady(), Vec::new()).unwrap();
+    let Compared { differences, notes, .. } = compare(Settings::default(), steady(), Vec::new()).unwrap();
     assert_eq!((show(&differences, Format::Table).as_str(), notes), ("", Vec::new()));
     assert_eq!(show(&differences, Format::Json), output::json(&json!({ "differences": [] })));
 }
@@ -51,7 +51,7 @@ fn a_route_to_be_applied_shows_what_proxies_would_be_told() {
     let files = change(
         "{apiVersion: vicino.dev/v1alpha1, kind: MeshRoute, metadata: {name: web, namespace: demo}, spec: {requeues: 3}}",
     );
-    let (differences, notes) = compare(Settings::default(), steady(), files).unwrap();
+    let Compared { differences, notes, .. } = compare(Settings::default(), steady(), files).unwrap();
     assert_eq!(notes, Vec::<String>::new());
     assert_eq!(
         show(&differences, Format::Name),
@@ -77,7 +77,7 @@ fn a_new_service_and_a_namespace_that_leaves() {
     let files = change(
         "{apiVersion: v1, kind: Service, metadata: {name: new, namespace: demo}, spec: {ports: [{port: 80}]}}",
     );
-    let (differences, _) = compare(Settings::default(), steady(), files).unwrap();
+    let Compared { differences, .. } = compare(Settings::default(), steady(), files).unwrap();
     let actions = |differences: &[Difference]| -> Vec<String> {
         differences.iter().map(|d| format!("{} {}", d.action, d.id)).collect()
     };
@@ -89,7 +89,7 @@ fn a_new_service_and_a_namespace_that_leaves() {
 
     let files =
         change("{apiVersion: v1, kind: Namespace, metadata: {name: demo, labels: {vicino.dev/mesh: null}}}");
-    let (differences, _) = compare(Settings::default(), steady(), files).unwrap();
+    let Compared { differences, .. } = compare(Settings::default(), steady(), files).unwrap();
     let gone = ["authors", "quotes", "ratings", "web"].map(|route| format!("delete MeshRoute demo/{route}"));
     assert_eq!(actions(&differences)[..4], gone);
     assert_eq!(actions(&differences)[4..], ["delete ConfigMap vicino-proxy/vicino-default-routes-demo"]);
@@ -100,7 +100,11 @@ fn what_would_not_be_accepted_is_said() {
     let files = change(
         "{apiVersion: vicino.dev/v1alpha1, kind: MeshRoute, metadata: {name: web, namespace: demo}, spec: {backends: [{name: wbe}]}}",
     );
-    let (_, notes) = compare(Settings::default(), steady(), files).unwrap();
+    let Compared { notes, worse, .. } = compare(Settings::default(), steady(), files.clone()).unwrap();
+    assert!(worse, "it is accepted now");
+    let mut live = steady();
+    live.inputs = manifests::overlay(live.inputs, files.clone());
+    assert!(!compare(Settings::default(), live, files).unwrap().worse, "it is wrong already");
     assert_eq!(notes.len(), 1);
     assert!(
         notes[0].starts_with("MeshRoute demo/web: spec.backends[0].name: there is no Service \"wbe\""),
