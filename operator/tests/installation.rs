@@ -311,6 +311,78 @@ fn the_operator_writes_only_cluster_roles_of_meshes_and_grants_only_what_it_has(
     assert!(said.contains("named vicino-<mesh>, not view"), "{said}");
 }
 
+/// A kubeconfig by which `account` of the namespace `default` speaks.
+fn kubeconfig_of(account: &str) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("vicino-{account}-{}.kubeconfig", std::process::id()));
+    std::fs::copy(kubeconfig(), &path).unwrap();
+    let token = kubectl(&["create", "token", account, "-n", "default"], "");
+    assert!(token.status.success(), "{}", text(&token.stderr));
+    let set = |arguments: &[&str]| {
+        let output = Command::new("kubectl").arg("--kubeconfig").arg(&path).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    };
+    set(&["config", "set-credentials", account, "--token", text(&token.stdout).trim()]);
+    set(&["config", "set-context", "--current", "--user", account]);
+    path
+}
+
+#[test]
+fn the_roles_that_are_named_for_the_command_line_suffice() {
+    install();
+    let account = "looker";
+    let apply = |manifest: &str| {
+        let output = kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"], manifest);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    };
+    let binding = |kind: &str, name: &str, role: &str| {
+        let place = if kind == "RoleBinding" { "namespace: default" } else { "labels: {}" };
+        format!(
+            "apiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}\nmetadata: {{name: {name}, {place}}}\n\
+             roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: '{role}'}}\n\
+             subjects: [{{kind: ServiceAccount, name: {account}, namespace: default}}]\n"
+        )
+    };
+    apply(&format!(
+        "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {account}, namespace: default}}\n---\n{}",
+        binding("RoleBinding", account, "view")
+    ));
+    let kubeconfig = kubeconfig_of(account);
+    let runs = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vicino"));
+        let output = command.arg("--kubeconfig").arg(&kubeconfig).args(arguments).output().unwrap();
+        // 1 says that something was found.
+        match output.status.code() {
+            Some(0 | 1) => Ok(()),
+            _ => Err(format!("{arguments:?}: {}", text(&output.stderr))),
+        }
+    };
+    until(|| runs(&["routes", "-n", "default"]));
+    let said = runs(&["diff"]).unwrap_err();
+    assert!(said.contains("ask for the ClusterRoles view and vicino:inspect"), "{said}");
+    apply(&format!(
+        "{}---\n{}",
+        binding("ClusterRoleBinding", "looker-view", "view"),
+        binding("ClusterRoleBinding", "looker-inspect", "vicino:inspect")
+    ));
+    for arguments in
+        [&["diff"][..], &["render"], &["routes", "-A", "-o", "wide"], &["policy", "list", "-A"], &["version"]]
+    {
+        until(|| runs(arguments));
+    }
+    let checked = Command::new(env!("CARGO_BIN_EXE_vicino"))
+        .arg("--kubeconfig")
+        .arg(&kubeconfig)
+        .arg("check")
+        .output()
+        .unwrap();
+    let said = text(&checked.stdout);
+    assert!(!said.contains("cannot read"), "{said}");
+    kubectl(&["delete", "clusterrolebinding", "looker-view", "looker-inspect"], "");
+    kubectl(&["delete", "serviceaccount", account, "-n", "default"], "");
+    kubectl(&["delete", "rolebinding", account, "-n", "default"], "");
+    std::fs::remove_file(kubeconfig).unwrap();
+}
+
 #[test]
 fn built_in_roles_reach_our_kinds() {
     install();

@@ -90,7 +90,9 @@ fn hint(error: &kube::Error) -> &'static str {
         kube::Error::Api(status) if status.code == 401 => {
             " (does the kubeconfig name a user that the cluster knows?)"
         }
-        kube::Error::Api(status) if status.code == 403 => " (ask for the ClusterRole vicino:view and view)",
+        kube::Error::Api(status) if status.code == 403 => {
+            " (ask for the ClusterRoles view and vicino:inspect; `vicino routes` of one namespace needs view there alone)"
+        }
         kube::Error::HyperError(_) | kube::Error::Service(_) => {
             " (does the cluster run, and is it the right --context?)"
         }

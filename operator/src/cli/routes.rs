@@ -14,6 +14,7 @@ use vicino_crds::{MeshNode, MeshRoute, names};
 
 use super::arguments::{Global, RoutesOptions};
 use super::cluster::{Cluster, Only};
+use super::output::Format;
 use super::version::MESH_NODES;
 use super::{Answer, Error, age, listing, table};
 
@@ -112,13 +113,17 @@ pub async fn run(global: &Global, options: &RoutesOptions) -> Result<Answer, Err
     let here = Only { namespace: namespace.as_deref(), labels: None };
     let label = format!("{}={}", names::LABEL_CONFIG, names::CONFIG_ROUTES);
     let configs = Only { namespace: Some(names::PROXY_NAMESPACE), labels: Some(&label) };
-    let (routes, nodes, config_maps) = try_join3(
-        cluster.list_as(MESH_ROUTES, here),
-        cluster.list_as(MESH_NODES, Only::default()),
-        cluster.list_as(CONFIG_MAPS, configs),
-    )
-    .await?;
-    let facts = Facts { routes, nodes, config_maps };
+    let routes = cluster.list_as(MESH_ROUTES, here);
+    let facts = match global.output {
+        // They say nothing of nodes, and are for whoever may see one namespace only.
+        Format::Table | Format::Name => Facts { routes: routes.await?, ..Facts::default() },
+        Format::Wide | Format::Json | Format::Yaml => {
+            let nodes = cluster.list_as(MESH_NODES, Only::default());
+            let (routes, nodes, config_maps) =
+                try_join3(routes, nodes, cluster.list_as(CONFIG_MAPS, configs)).await?;
+            Facts { routes, nodes, config_maps }
+        }
+    };
     let rows = rows(&facts, super::render::now());
     Ok(listing::answer(global, &options.names, rows, || nothing(namespace.as_deref())))
 }

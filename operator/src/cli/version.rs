@@ -10,7 +10,7 @@ use vicino_crds::{MeshNode, names};
 use super::arguments::{Global, VersionOptions};
 use super::cluster::{Cluster, Only};
 use super::output::{self, Format};
-use super::{Answer, Error};
+use super::{Answer, Error, chain};
 
 /// Version of this command.
 pub const OWN: &str = env!("CARGO_PKG_VERSION");
@@ -45,18 +45,26 @@ pub struct Operator {
 pub async fn run(global: &Global, options: &VersionOptions) -> Result<Answer, Error> {
     let mut versions =
         Versions { client: OWN.to_owned(), contract: CONTRACT_VERSION, operator: None, proxies: None };
-    if !options.client {
-        let cluster = Cluster::connect(global).await?;
-        let deployment = cluster.operator().await?;
-        versions.operator = deployment.as_ref().map(operator);
-        let nodes = cluster.list_as(MESH_NODES, Only::default()).await;
-        versions.proxies = Some(match nodes {
-            // The kinds are not installed.
-            Err(error) if error.is_not_found() => BTreeMap::new(),
-            nodes => proxies(&nodes?),
-        });
+    if options.client {
+        return Ok(Answer { text: show(&versions, global.output), ..Answer::default() });
     }
-    Ok(Answer { text: show(&versions, global.output), ..Answer::default() })
+    // What is known without a cluster is said all the same.
+    let problem = ask(global, &mut versions).await.err();
+    let notes: Vec<_> = problem.iter().map(|error| format!("error: {}", chain(error))).collect();
+    Ok(Answer { text: show(&versions, global.output), found: problem.is_some(), notes })
+}
+
+async fn ask(global: &Global, versions: &mut Versions) -> Result<(), Error> {
+    let cluster = Cluster::connect(global).await?;
+    let deployment = cluster.operator().await?;
+    let nodes = cluster.list_as(MESH_NODES, Only::default()).await;
+    versions.proxies = Some(match nodes {
+        // The kinds are not installed.
+        Err(error) if error.is_not_found() => BTreeMap::new(),
+        nodes => proxies(&nodes?),
+    });
+    versions.operator = deployment.as_ref().map(operator);
+    Ok(())
 }
 
 /// Where the API serves MeshNodes.
