@@ -12,6 +12,8 @@ pub mod kind {
     pub const STALLED: &str = "Stalled";
     /// The spec is valid and refers to things that exist.
     pub const ACCEPTED: &str = "Accepted";
+    /// What a MeshRoute refers to exists, and may be referred to (as in the Gateway API); unknown while something else is wrong with it.
+    pub const RESOLVED_REFS: &str = "ResolvedRefs";
     /// Every ready proxy serves this generation.
     pub const PROGRAMMED: &str = "Programmed";
     /// There is an authority, as its Secret says, and it issues certificates.

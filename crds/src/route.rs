@@ -552,7 +552,7 @@ pub struct MeshRouteStatus {
     /// The generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`, `Accepted`, `Programmed`, and while they apply `Reconciling` and `Stalled`.
+    /// `Ready`, `Accepted`, `ResolvedRefs`, `Programmed`, and while they apply `Reconciling` and `Stalled`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -27,6 +27,14 @@ impl Problem {
         Self { reason, field: field.to_owned(), message }
     }
 
+    /// Whether the field names something that is not there, or that may not be named.
+    pub(crate) fn is_of_reference(&self) -> bool {
+        matches!(
+            self.reason,
+            "BackendNotFound" | "BackendPortNotFound" | "RefNotPermitted" | "UnsupportedBackend"
+        )
+    }
+
     /// Field and message, as a condition says them.
     pub fn text(&self) -> String {
         if self.field.is_empty() { self.message.clone() } else { format!("{}: {}", self.field, self.message) }

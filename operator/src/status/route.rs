@@ -30,7 +30,10 @@ pub(super) fn status(context: &Context<'_>, key: &Key, route: &Route, now: &Time
         let progress = programmed(context, Some(&own), verdict.mesh.as_deref(), placed);
         (progress.condition, progress.serving)
     };
-    let conditions = conditions(verdict.outcome.problem(), programmed);
+    let mut conditions = conditions(verdict.outcome.problem(), programmed);
+    let after_accepted =
+        conditions.iter().position(|said| said.kind == kind::ACCEPTED).map_or(0, |at| at + 1);
+    conditions.insert(after_accepted, resolved_refs(verdict.outcome.problem()));
     MeshRouteStatus {
         observed_generation: Some(route.generation),
         conditions: condition::merge(&route.status.conditions, &conditions, route.generation, now),
@@ -40,6 +43,23 @@ pub(super) fn status(context: &Context<'_>, key: &Key, route: &Route, now: &Time
         endpoints: in_force.as_ref().map(|route| endpoints(context, route)),
         programmed: verdict.wanted.then(|| Tally::new(serving, ready)),
         plain_callers: context.plain.get(&(key.namespace.as_str(), key.name.as_str())).cloned(),
+    }
+}
+
+/// A route that refers to what is not there is not accepted as a whole, so that proxies go on with what they have: this says that
+/// nothing else is wrong with it.
+fn resolved_refs(problem: Option<&Problem>) -> Wanted {
+    match problem {
+        None => wanted(kind::RESOLVED_REFS, true, "ResolvedRefs", "everything that it refers to exists"),
+        Some(problem) if problem.is_of_reference() => {
+            wanted(kind::RESOLVED_REFS, false, problem.reason, problem.text())
+        }
+        Some(problem) => Wanted {
+            kind: kind::RESOLVED_REFS,
+            status: None,
+            reason: problem.reason,
+            message: "something else is wrong; see Accepted".to_owned(),
+        },
     }
 }
 

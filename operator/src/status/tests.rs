@@ -56,24 +56,26 @@ fn from_nothing_to_programmed() {
     route(
         &world,
         &expect![[r#"
-        backends web:80,web:8080, endpoints 0/0, programmed 0/0
-          Ready=False NoReadyProxy: no proxy of the mesh "default" is ready
-          Accepted=True Accepted: the spec is valid and what it names exists
-          Programmed=False NoReadyProxy: no proxy of the mesh "default" is ready
-          Reconciling=True NoReadyProxy: no proxy of the mesh "default" is ready
-    "#]],
+            backends web:80,web:8080, endpoints 0/0, programmed 0/0
+              Ready=False NoReadyProxy: no proxy of the mesh "default" is ready
+              Accepted=True Accepted: the spec is valid and what it names exists
+              ResolvedRefs=True ResolvedRefs: everything that it refers to exists
+              Programmed=False NoReadyProxy: no proxy of the mesh "default" is ready
+              Reconciling=True NoReadyProxy: no proxy of the mesh "default" is ready
+        "#]],
     );
     load(&mut world, &proxy_pod("default", "node1", "vicino-default-node1"));
     converge(&mut world);
     route(
         &world,
         &expect![[r#"
-        backends web:80,web:8080, endpoints 0/0, programmed 0/1
-          Ready=False Programming: 0 of 1 ready proxies serve it; not yet: node1
-          Accepted=True Accepted: the spec is valid and what it names exists
-          Programmed=False Programming: 0 of 1 ready proxies serve it; not yet: node1
-          Reconciling=True Programming: 0 of 1 ready proxies serve it; not yet: node1
-    "#]],
+            backends web:80,web:8080, endpoints 0/0, programmed 0/1
+              Ready=False Programming: 0 of 1 ready proxies serve it; not yet: node1
+              Accepted=True Accepted: the spec is valid and what it names exists
+              ResolvedRefs=True ResolvedRefs: everything that it refers to exists
+              Programmed=False Programming: 0 of 1 ready proxies serve it; not yet: node1
+              Reconciling=True Programming: 0 of 1 ready proxies serve it; not yet: node1
+        "#]],
     );
     serve(&mut world, "default", "node1");
     load(&mut world, &proxy_pod("default", "node2", "vicino-default-node2"));
@@ -82,11 +84,12 @@ fn from_nothing_to_programmed() {
     route(
         &world,
         &expect![[r#"
-        backends web:80,web:8080, endpoints 0/0, programmed 2/2
-          Ready=True Ready: every ready proxy serves it
-          Accepted=True Accepted: the spec is valid and what it names exists
-          Programmed=True Programmed: every ready proxy serves it
-    "#]],
+            backends web:80,web:8080, endpoints 0/0, programmed 2/2
+              Ready=True Ready: every ready proxy serves it
+              Accepted=True Accepted: the spec is valid and what it names exists
+              ResolvedRefs=True ResolvedRefs: everything that it refers to exists
+              Programmed=True Programmed: every ready proxy serves it
+        "#]],
     );
 }
 
@@ -151,12 +154,13 @@ fn the_word_of_a_proxy_that_is_not_ready_counts_for_nothing() {
     route(
         &world,
         &expect![[r#"
-        backends web:80,web:8080, endpoints 0/0, programmed 0/1
-          Ready=False Programming: 0 of 1 ready proxies serve it; not yet: node1
-          Accepted=True Accepted: the spec is valid and what it names exists
-          Programmed=False Programming: 0 of 1 ready proxies serve it; not yet: node1
-          Reconciling=True Programming: 0 of 1 ready proxies serve it; not yet: node1
-    "#]],
+            backends web:80,web:8080, endpoints 0/0, programmed 0/1
+              Ready=False Programming: 0 of 1 ready proxies serve it; not yet: node1
+              Accepted=True Accepted: the spec is valid and what it names exists
+              ResolvedRefs=True ResolvedRefs: everything that it refers to exists
+              Programmed=False Programming: 0 of 1 ready proxies serve it; not yet: node1
+              Reconciling=True Programming: 0 of 1 ready proxies serve it; not yet: node1
+        "#]],
     );
 }
 
@@ -174,12 +178,13 @@ fn a_refused_key_is_named_and_a_full_list_of_refusals_counts_for_every_key() {
     route(
         &world,
         &expect![[r#"
-        backends web:80,web:8080, endpoints 0/0, programmed 0/1
-          Ready=False Rejected: the proxy of node "node1" refuses it: ports[0].port: must be 1 to 65535
-          Accepted=True Accepted: the spec is valid and what it names exists
-          Programmed=False Rejected: the proxy of node "node1" refuses it: ports[0].port: must be 1 to 65535
-          Stalled=True Rejected: the proxy of node "node1" refuses it: ports[0].port: must be 1 to 65535
-    "#]],
+            backends web:80,web:8080, endpoints 0/0, programmed 0/1
+              Ready=False Rejected: the proxy of node "node1" refuses it: ports[0].port: must be 1 to 65535
+              Accepted=True Accepted: the spec is valid and what it names exists
+              ResolvedRefs=True ResolvedRefs: everything that it refers to exists
+              Programmed=False Rejected: the proxy of node "node1" refuses it: ports[0].port: must be 1 to 65535
+              Stalled=True Rejected: the proxy of node "node1" refuses it: ports[0].port: must be 1 to 65535
+        "#]],
     );
     let many: Vec<_> = (0..20).map(|i| rejected(format!("other-{i}.yaml"))).collect();
     status["configs"][at.unwrap()]["rejected"] = json!(many);
@@ -187,12 +192,13 @@ fn a_refused_key_is_named_and_a_full_list_of_refusals_counts_for_every_key() {
     route(
         &world,
         &expect![[r#"
-        backends web:80,web:8080, endpoints 0/0, programmed 0/1
-          Ready=False Programming: 0 of 1 ready proxies serve it; not yet: node1
-          Accepted=True Accepted: the spec is valid and what it names exists
-          Programmed=False Programming: 0 of 1 ready proxies serve it; not yet: node1
-          Reconciling=True Programming: 0 of 1 ready proxies serve it; not yet: node1
-    "#]],
+            backends web:80,web:8080, endpoints 0/0, programmed 0/1
+              Ready=False Programming: 0 of 1 ready proxies serve it; not yet: node1
+              Accepted=True Accepted: the spec is valid and what it names exists
+              ResolvedRefs=True ResolvedRefs: everything that it refers to exists
+              Programmed=False Programming: 0 of 1 ready proxies serve it; not yet: node1
+              Reconciling=True Programming: 0 of 1 ready proxies serve it; not yet: node1
+        "#]],
     );
 }
 
@@ -215,12 +221,13 @@ spec: {backends: [{name: nobody}]}
     route(
         &world,
         &expect![[r#"
-        backends web:80,web:8080, endpoints 0/0, programmed 0/0
-          Ready=False BackendNotFound: spec.backends[0].name: there is no Service "nobody" in the namespace "shop"; its Services: "web", "web-v2"
-          Accepted=False BackendNotFound: spec.backends[0].name: there is no Service "nobody" in the namespace "shop"; its Services: "web", "web-v2"
-          Programmed=False BackendNotFound: not accepted; proxies go on with generation 1
-          Stalled=True BackendNotFound: spec.backends[0].name: there is no Service "nobody" in the namespace "shop"; its Services: "web", "web-v2"
-    "#]],
+            backends web:80,web:8080, endpoints 0/0, programmed 0/0
+              Ready=False BackendNotFound: spec.backends[0].name: there is no Service "nobody" in the namespace "shop"; its Services: "web", "web-v2"
+              Accepted=False BackendNotFound: spec.backends[0].name: there is no Service "nobody" in the namespace "shop"; its Services: "web", "web-v2"
+              ResolvedRefs=False BackendNotFound: spec.backends[0].name: there is no Service "nobody" in the namespace "shop"; its Services: "web", "web-v2"
+              Programmed=False BackendNotFound: not accepted; proxies go on with generation 1
+              Stalled=True BackendNotFound: spec.backends[0].name: there is no Service "nobody" in the namespace "shop"; its Services: "web", "web-v2"
+        "#]],
     );
 }
 
@@ -299,12 +306,13 @@ fn what_cannot_be_written_is_named() {
     route(
         &world,
         &expect![[r#"
-        backends web:80,web:8080, endpoints 0/0, programmed 0/0
-          Ready=False ApplyFailed: cannot write ConfigMap vicino-proxy/vicino-default-routes-shop: configmaps is forbidden: quota exceeded
-          Accepted=True Accepted: the spec is valid and what it names exists
-          Programmed=False ApplyFailed: cannot write ConfigMap vicino-proxy/vicino-default-routes-shop: configmaps is forbidden: quota exceeded
-          Reconciling=True ApplyFailed: cannot write ConfigMap vicino-proxy/vicino-default-routes-shop: configmaps is forbidden: quota exceeded
-    "#]],
+            backends web:80,web:8080, endpoints 0/0, programmed 0/0
+              Ready=False ApplyFailed: cannot write ConfigMap vicino-proxy/vicino-default-routes-shop: configmaps is forbidden: quota exceeded
+              Accepted=True Accepted: the spec is valid and what it names exists
+              ResolvedRefs=True ResolvedRefs: everything that it refers to exists
+              Programmed=False ApplyFailed: cannot write ConfigMap vicino-proxy/vicino-default-routes-shop: configmaps is forbidden: quota exceeded
+              Reconciling=True ApplyFailed: cannot write ConfigMap vicino-proxy/vicino-default-routes-shop: configmaps is forbidden: quota exceeded
+        "#]],
     );
 }
 
@@ -328,7 +336,8 @@ spec: {clusterIP: None, clusterIPs: [None], ports: [{port: 81}]}
     world.failures.insert(routes_of_shop(), failure);
     let after = planned(&world).statuses.routes;
     assert_eq!(after[&web].conditions, before[&web].conditions);
-    assert_eq!(after[&v2].conditions[2].reason, "ApplyFailed");
+    let programmed = after[&v2].conditions.iter().find(|condition| condition.type_ == "Programmed").unwrap();
+    assert_eq!(programmed.reason, "ApplyFailed");
 }
 
 #[test]
@@ -355,6 +364,7 @@ spec: {clusterDomain: Wrong}
             backends -, endpoints -, programmed -
               Ready=False ServiceNotFound: there is no Service "web" in the namespace "shop": create it, or name the MeshRoute after the Service that it is for
               Accepted=False ServiceNotFound: there is no Service "web" in the namespace "shop": create it, or name the MeshRoute after the Service that it is for
+              ResolvedRefs=Unknown ServiceNotFound: something else is wrong; see Accepted
               Programmed=False ServiceNotFound: not accepted, and there is no earlier version to go on with
               Stalled=True ServiceNotFound: there is no Service "web" in the namespace "shop": create it, or name the MeshRoute after the Service that it is for
         "#]],
@@ -397,6 +407,7 @@ fn routes_of_a_mesh_that_is_not_in_force_any_more_say_what_proxies_go_on_with() 
             backends web:80,web:8080, endpoints 0/0, programmed 0/0
               Ready=False MeshNotAccepted: the ServiceMesh "default" is not in force (InvalidSpec): see its status
               Accepted=False MeshNotAccepted: the ServiceMesh "default" is not in force (InvalidSpec): see its status
+              ResolvedRefs=Unknown MeshNotAccepted: something else is wrong; see Accepted
               Programmed=False MeshNotAccepted: not accepted; proxies go on with generation 1
               Stalled=True MeshNotAccepted: the ServiceMesh "default" is not in force (InvalidSpec): see its status
         "#]],

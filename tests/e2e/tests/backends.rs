@@ -215,8 +215,10 @@ spec: {{backends: [{{name: ledger, namespace: {bank}}}]}}
         space.apply(&route).await?;
         let front = (&*space.name, "front");
         let refused = "spec.backends[0].namespace: no ReferenceGrant of the namespace";
-        let said = route_says(fixture, front, ("Accepted", "False"), refused).await?;
-        ensure!(said.reason == "RefNotPermitted", "{said:?}");
+        for kind in ["Accepted", "ResolvedRefs"] {
+            let said = route_says(fixture, front, (kind, "False"), refused).await?;
+            ensure!(said.reason == "RefNotPermitted", "{said:?}");
+        }
         space.reachable("front").await.context("it stays as it was")?;
 
         kubectl.run_with(["apply", "-f", "-"], GRANT_KIND).await?;
