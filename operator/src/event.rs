@@ -49,12 +49,14 @@ pub struct Notice {
 #[derive(Clone, Debug, Default)]
 pub struct Said {
     namespaces: BTreeMap<String, String>,
-    /// Namespaces of pods with an annotation that cannot be read, with what is wrong.
-    annotations: BTreeSet<(String, String)>,
+    pods: BTreeSet<PodProblem>,
 }
 
+/// Namespace of pods, reason, and what is wrong with them.
+type PodProblem = (String, &'static str, String);
+
 /// What `plan` changes that a user wants to know: a mesh becomes ready or ceases to be, or its authority does, a route or a policy is refused or put
-/// right, a namespace names a mesh that does not exist, a pod has an annotation that cannot be read.
+/// right, a namespace names a mesh that does not exist, a pod has an annotation that cannot be read or labels that are too long.
 pub fn notices(world: &World, plan: &Plan, said: &mut Said) -> Vec<Notice> {
     let mut notices = Vec::new();
     for (name, status) in &plan.statuses.meshes {
@@ -94,27 +96,32 @@ pub fn notices(world: &World, plan: &Plan, said: &mut Said) -> Vec<Notice> {
             notices.push(Notice { regarding, warning: true, reason, action: RECONCILE, note });
         }
     }
-    notices.extend(annotations(world, said));
+    notices.extend(pods(world, said));
     notices
 }
 
-/// Pods of one workload have the same annotation, so the first with each mistake in a namespace speaks for all, as long as there is one.
-fn annotations(world: &World, said: &mut Said) -> Vec<Notice> {
-    let mut first: BTreeMap<(String, String), (&Key, &str)> = BTreeMap::new();
+/// Pods of one workload have the same labels and annotations, so the first with each mistake in a namespace speaks for all, as long as there is one.
+fn pods(world: &World, said: &mut Said) -> Vec<Notice> {
+    let mut first: BTreeMap<PodProblem, (&Key, &str)> = BTreeMap::new();
     for (key, row) in world.pods.iter().filter(|(_, row)| !row.value.ips.is_empty()) {
+        let plain_ports = row.value.plain_ports.problem.as_ref();
+        let plain_ports = plain_ports.map(|problem| {
+            ("InvalidAnnotation", format!("annotation {}: {problem}", names::ANNOTATION_PLAIN_PORTS))
+        });
+        let labels = row.value.labels_problem.clone().map(|problem| ("LabelsTooLong", problem));
         let is_meshed = || {
             let namespace = world.namespaces.get(&Key::cluster(&key.namespace));
             namespace.is_some_and(|row| row.value.mesh.is_some())
         };
-        if let Some(problem) = row.value.plain_ports.problem.as_ref().filter(|_| is_meshed()) {
-            first.entry((key.namespace.clone(), problem.clone())).or_insert((key, &row.uid));
+        for (reason, note) in plain_ports.into_iter().chain(labels).filter(|_| is_meshed()) {
+            first.entry((key.namespace.clone(), reason, note)).or_insert((key, &row.uid));
         }
     }
-    said.annotations.retain(|one| first.contains_key(one));
+    said.pods.retain(|one| first.contains_key(one));
     let mut notices = Vec::new();
     for (one, (key, uid)) in first {
-        let note = format!("annotation {}: {}", names::ANNOTATION_PLAIN_PORTS, one.1);
-        if said.annotations.insert(one) {
+        let (_, reason, note) = one.clone();
+        if said.pods.insert(one) {
             let regarding = ObjectReference {
                 api_version: Some("v1".to_owned()),
                 kind: Some("Pod".to_owned()),
@@ -123,7 +130,7 @@ fn annotations(world: &World, said: &mut Said) -> Vec<Notice> {
                 uid: Some(uid.to_owned()),
                 ..ObjectReference::default()
             };
-            let reason = "InvalidAnnotation".to_owned();
+            let reason = reason.to_owned();
             notices.push(Notice { regarding, warning: true, reason, action: RECONCILE, note });
         }
     }

@@ -186,6 +186,8 @@ pub struct Pod {
     pub ips: Vec<String>,
     /// All its labels, while it has addresses of its own: by these policies select it.
     pub labels: BTreeMap<String, String>,
+    /// What is wrong with them, when they are too long to be told to a proxy; then there are none.
+    pub labels_problem: Option<String>,
     /// Mesh whose proxy it is.
     pub proxy_of: Option<String>,
     /// Whether it is ready and not being deleted; kept for proxies only.

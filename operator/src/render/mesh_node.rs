@@ -16,13 +16,18 @@ pub(super) const LABEL_ZONE: &str = "topology.kubernetes.io/zone";
 pub(super) fn by_node(world: &World) -> BTreeMap<&str, Vec<Neighbour>> {
     let mut nodes: BTreeMap<&str, Vec<Neighbour>> = BTreeMap::new();
     for (key, row) in world.pods.iter().filter(|(_, row)| !row.value.ips.is_empty()) {
+        let is_meshed = is_meshed(world, &key.namespace);
+        // A pod that policies cannot select is not to be taken for one that they do not select.
+        if is_meshed && row.value.labels_problem.is_some() {
+            continue;
+        }
         nodes.entry(&row.value.node).or_default().push(Neighbour {
             uid: row.uid.clone(),
             namespace: key.namespace.clone(),
             name: key.name.clone(),
             service_account: row.value.service_account.clone(),
             ips: row.value.ips.clone(),
-            labels: if is_meshed(world, &key.namespace) { row.value.labels.clone() } else { BTreeMap::new() },
+            labels: if is_meshed { row.value.labels.clone() } else { BTreeMap::new() },
             inbound: None,
             plain_ports: row.value.plain_ports.ports.clone(),
             plain_ports_problem: row.value.plain_ports.problem.clone(),

@@ -413,6 +413,41 @@ spec: {clusterIP: 10.96.0.5, ports: [{name: https, port: 443}]}
 }
 
 #[test]
+fn labels_of_one_pod_do_not_keep_a_node_from_knowing_the_others() {
+    let mut world = world(SHOP);
+    let label = |number: usize| format!("l{number}: {}", "x".repeat(60));
+    let pod = |name: &str, namespace: &str, labels: usize| {
+        let labels: Vec<_> = (0..labels).map(label).collect();
+        format!(
+            "
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: {namespace}, labels: {{{}}}}}
+spec: {{nodeName: node1, containers: []}}
+status: {{phase: Running, podIPs: [{{ip: 10.1.0.1}}]}}
+",
+            labels.join(", ")
+        )
+    };
+    for (name, namespace, labels) in
+        [("few", "shop", 3), ("many", "shop", 5000), ("other", "elsewhere", 5000)]
+    {
+        load(&mut world, &pod(name, namespace, labels));
+    }
+    let plan = planned(&world);
+    let Body::Neighbours(spec) = &plan.objects[&ObjectId::new(Kind::MeshNode, Key::cluster("node1"))].body
+    else {
+        panic!("{plan:?}")
+    };
+    let mut pods: Vec<_> = spec.pods.iter().map(|pod| (&*pod.name, pod.labels.len())).collect();
+    pods.sort_unstable();
+    assert_eq!(pods, [("few", 3), ("other", 0)], "of other namespaces no labels are told");
+    let notices = crate::event::notices(&world, &plan, &mut crate::event::Said::default());
+    let of_pods: Vec<_> = notices.iter().filter(|n| n.regarding.kind.as_deref() == Some("Pod")).collect();
+    assert_eq!((of_pods.len(), &*of_pods[0].reason), (1, "LabelsTooLong"));
+}
+
+#[test]
 fn pods_of_the_mesh_say_how_they_are_called_around_it_and_others_do_not() {
     let mut world = world(SHOP);
     for (name, namespace, ports) in

@@ -24,6 +24,9 @@ const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// The condition of a Pod whose sandbox stands and has its network (KEP-3085).
 const CONDITION_NETWORK: &str = "PodReadyToStartContainers";
 
+/// Longest labels of a pod, names and values together. A thousand pods of a node are then below what the API server takes in a request (3 MiB) as long as most have ordinary ones.
+const LABELS_BYTES_MAX: usize = 8 * 1024;
+
 /// Name and identity of an object.
 pub(crate) fn key(meta: &ObjectMeta) -> Key {
     Key { namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() }
@@ -279,9 +282,32 @@ pub(crate) fn pod(object: &core::Pod) -> Option<Pod> {
     let service_account = spec.service_account_name.clone().unwrap_or_default();
     let plain_ports = plain_ports(&object.metadata);
     let labels = object.metadata.labels.clone().filter(|_| !ips.is_empty()).unwrap_or_default();
+    let (labels, labels_problem) = bounded(labels);
     let network = conditions.iter().find(|c| c.type_ == CONDITION_NETWORK && c.status == "True");
     let network_since = network.filter(|_| !ips.is_empty()).and_then(|c| c.last_transition_time.clone());
-    Some(Pod { node, service_account, ips, labels, proxy_of, ready, plain_ports, network_since })
+    Some(Pod {
+        node,
+        service_account,
+        ips,
+        labels,
+        labels_problem,
+        proxy_of,
+        ready,
+        plain_ports,
+        network_since,
+    })
+}
+
+/// The API bounds each label of a pod and not how many there are, while all pods of a node have to fit into one MeshNode.
+fn bounded(labels: BTreeMap<String, String>) -> (BTreeMap<String, String>, Option<String>) {
+    let bytes: usize = labels.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes <= LABELS_BYTES_MAX {
+        return (labels, None);
+    }
+    let problem = format!(
+        "labels: have {bytes} bytes, at most {LABELS_BYTES_MAX} fit into the MeshNode of a node, so the mesh does not know the pod, and refuses its calls (not-a-neighbour): give it fewer or shorter ones"
+    );
+    (BTreeMap::new(), Some(problem))
 }
 
 fn plain_ports(meta: &ObjectMeta) -> PlainPorts {
