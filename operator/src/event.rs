@@ -45,6 +45,15 @@ pub struct Notice {
     pub note: String,
 }
 
+impl Notice {
+    /// Whether it regards one of these, by kind and name.
+    pub fn is_about(&self, objects: &BTreeSet<(&'static str, Key)>) -> bool {
+        let said = |field: &Option<String>| field.clone().unwrap_or_default();
+        let key = Key { namespace: said(&self.regarding.namespace), name: said(&self.regarding.name) };
+        objects.iter().any(|(kind, object)| *object == key && self.regarding.kind.as_deref() == Some(*kind))
+    }
+}
+
 /// What was said already about things that have no status of ours.
 #[derive(Clone, Debug, Default)]
 pub struct Said {

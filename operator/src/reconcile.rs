@@ -119,10 +119,12 @@ impl Reconciler {
             plan = self.plan();
         }
         outcome += rest;
-        for notice in event::notices(&self.world, &plan, said) {
+        let notices = event::notices(&self.world, &plan, said);
+        let unwritten = self.statuses.write(&mut self.world, &plan).await;
+        // What a status does not say yet is found again, and told once it does.
+        for notice in notices.into_iter().filter(|notice| !notice.is_about(&unwritten)) {
             self.events.tell(notice);
         }
-        self.statuses.write(&mut self.world, &plan).await;
         let reports = Some(Reports::of(&self.world));
         self.reported.send_if_modified(|before| {
             let is_news = *before != reports;

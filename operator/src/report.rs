@@ -1,6 +1,6 @@
 //! Statuses → the API server: only those that changed, and none of them in a torrent; decides nothing about content.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -13,7 +13,7 @@ use vicino_crds::names;
 use crate::apply::{CONCURRENCY, SendError, Sender};
 use crate::metric::Metrics;
 use crate::plan::Plan;
-use crate::world::{Change, Key, Kind, Step, World, trim};
+use crate::world::{Change, Key, Kind, World, trim, written};
 
 /// Counts in the status of one object are written at most once in this time; a condition that turns is written at once.
 const SPACING: Duration = Duration::from_millis(500);
@@ -92,13 +92,16 @@ pub struct StatusWriter {
     sender: Sender,
     metrics: Metrics,
     holds: BTreeMap<(Subject, Key), Hold>,
+    /// What the API server keeps otherwise than it was sent, since its schema is older or somebody adds conditions: at this version
+    /// of the object there is nothing to do about that.
+    settled: BTreeMap<(Subject, Key), (u64, Value)>,
     due_at: Option<Instant>,
 }
 
 impl StatusWriter {
     /// Writes through `sender` and counts in `metrics`.
     pub fn new(sender: Sender, metrics: Metrics) -> Self {
-        Self { sender, metrics, holds: BTreeMap::new(), due_at: None }
+        Self { sender, metrics, holds: BTreeMap::new(), settled: BTreeMap::new(), due_at: None }
     }
 
     /// When a status that was held back may be written.
@@ -106,13 +109,14 @@ impl StatusWriter {
         self.due_at
     }
 
-    /// Writes every status of `plan` that differs and is due, and takes the responses into `world`.
-    pub async fn write(&mut self, world: &mut World, plan: &Plan) {
+    /// Writes every status of `plan` that differs and is due, and takes the responses into `world`. Kind and name of those that
+    /// differ still.
+    pub async fn write(&mut self, world: &mut World, plan: &Plan) -> BTreeSet<(&'static str, Key)> {
         let now = Instant::now();
         self.holds.retain(|_, hold| hold.until > now);
         self.due_at = None;
         let mut due = Vec::new();
-        for pending in pending(world, plan) {
+        for pending in self.unsettled(world, plan) {
             match self.holds.get(&(pending.subject, pending.key.clone())) {
                 Some(hold) if hold.applies_to(&pending) => {
                     let until = hold.until;
@@ -131,7 +135,10 @@ impl StatusWriter {
         let (mut results, mut unavailable) = (Vec::new(), 0);
         while let Some((subject, key, version, result)) = writes.next().await {
             self.metrics.wrote(subject.kind(), "status");
-            let result = result.map(|object| take(world, subject, &object));
+            let result = result.map(|object| {
+                take(world, subject, &object);
+                version_of(&object)
+            });
             unavailable += usize::from(result.as_ref().is_err_and(SendError::unavailable));
             results.push((subject, key, version, result));
             // The API server is away: what is left is as good later.
@@ -140,14 +147,36 @@ impl StatusWriter {
             }
         }
         drop(writes);
+        let written: BTreeMap<_, _> = results
+            .iter()
+            .filter_map(|(subject, key, _, result)| Some(((*subject, key.clone()), *result.as_ref().ok()?)))
+            .collect();
         self.note(results);
+        for Pending { subject, key, version, status, .. } in pending(world, plan) {
+            let subject = (subject, key);
+            if written.get(&subject) == Some(&version) {
+                self.settled.insert(subject, (version, status));
+            }
+        }
+        self.unsettled(world, plan).into_iter().map(|of| (of.subject.kind(), of.key)).collect()
     }
 
-    fn note(&mut self, results: Vec<(Subject, Key, u64, Result<(), SendError>)>) {
+    fn unsettled(&mut self, world: &World, plan: &Plan) -> Vec<Pending> {
+        let all = pending(world, plan);
+        let differs: BTreeSet<_> = all.iter().map(|of| (of.subject, of.key.clone())).collect();
+        self.settled.retain(|subject, _| differs.contains(subject));
+        let is_settled = |of: &Pending| {
+            let settled = self.settled.get(&(of.subject, of.key.clone()));
+            settled.is_some_and(|(version, status)| *version == of.version && *status == of.status)
+        };
+        all.into_iter().filter(|of| !is_settled(of)).collect()
+    }
+
+    fn note(&mut self, results: Vec<(Subject, Key, u64, Result<u64, SendError>)>) {
         let mut failed = Vec::new();
         for (subject, key, version, result) in results {
             let (last, pause) = match result {
-                Ok(()) => (Last::Written, SPACING),
+                Ok(_) => (Last::Written, SPACING),
                 // It was deleted meanwhile.
                 Err(error) if error.code() == Some(404) => (Last::Written, SPACING),
                 // The event about what it is now is on its way.
@@ -214,15 +243,17 @@ fn turns(old: &[Condition], new: &[Condition]) -> bool {
     old.len() != new.len() || old.iter().map(essence).ne(new.iter().map(essence))
 }
 
+fn version_of(object: &DynamicObject) -> u64 {
+    trim::row(&object.metadata, ()).version
+}
+
 fn take(world: &mut World, subject: Subject, object: &DynamicObject) {
     match subject {
         Subject::Mesh => {
-            let row = trim::row(&object.metadata, trim::mesh(object));
-            world.take(Change::Mesh(Step::Put(trim::key(&object.metadata), row)));
+            world.take(Change::Mesh(written(object, trim::mesh(object))));
         }
         Subject::Policy => {
-            let row = trim::row(&object.metadata, trim::policy(object));
-            world.take(Change::Policy(Box::new(Step::Put(trim::key(&object.metadata), row))));
+            world.take(Change::Policy(Box::new(written(object, trim::policy(object)))));
         }
         Subject::Route => {
             world.take_written(Kind::MeshRoute, object.clone());

@@ -152,7 +152,7 @@ async fn lead(
     health.lead();
     let (events, sending) = Events::new(client.clone(), options.identity, metrics.clone(), all.clone());
     tasks.spawn(sending);
-    let sender = Sender::new(client.clone());
+    let sender = Sender::new(client.clone(), health.clone());
     // They may be known already.
     authority.mark_changed();
     let reconciler = Reconciler {

@@ -24,7 +24,7 @@ const CONNECTIONS_MAX: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection is closed after this long.
 const CONNECTION_TIMEOUT: Duration = Duration::from_mins(1);
-/// A pass that lasts longer than this is stuck: every request in it has an end, so it cannot be at work.
+/// A pass in which no write ends for this long is stuck: every request has an end, so it cannot be at work.
 const PASS_MAX: Duration = Duration::from_mins(5);
 
 /// What this process is doing.
@@ -42,7 +42,8 @@ enum Role {
 #[derive(Debug, Default)]
 struct State {
     role: Role,
-    pass_began: Option<Instant>,
+    /// When the pass that is under way began, or a write of it ended last.
+    moved: Option<Instant>,
 }
 
 /// How it goes; clones say it to the same place.
@@ -61,19 +62,24 @@ impl Health {
 
     /// A pass begins.
     pub fn begin_pass(&self) {
-        self.with(|state| state.pass_began = Some(Instant::now()));
+        self.with(|state| state.moved = Some(Instant::now()));
+    }
+
+    /// A write has ended. A pass of many writes to a slow API server takes its time.
+    pub fn progress(&self) {
+        self.with(|state| state.moved = state.moved.map(|_| Instant::now()));
     }
 
     /// A pass has ended.
     pub fn end_pass(&self) {
         self.with(|state| {
-            state.pass_began = None;
+            state.moved = None;
             state.role = Role::Leading;
         });
     }
 
     fn healthy(&self) -> Result<&'static str, &'static str> {
-        let stuck = self.with(|state| state.pass_began.is_some_and(|began| began.elapsed() > PASS_MAX));
+        let stuck = self.with(|state| state.moved.is_some_and(|moved| moved.elapsed() > PASS_MAX));
         if stuck { Err("a pass of the pipeline does not end") } else { Ok("ok") }
     }
 
@@ -164,4 +170,26 @@ fn answer(request: &Request<Incoming>, health: &Health, metrics: &Exposition) ->
         .header(hyper::header::CONTENT_TYPE, content)
         .body(Full::new(Bytes::from(text)))
         .expect("status and header are constants")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pass_of_many_slow_writes_is_at_work_and_one_in_which_nothing_ends_is_stuck() {
+        let health = Health::default();
+        health.begin_pass();
+        for _ in 0..3 {
+            tokio::time::advance(Duration::from_mins(4)).await;
+            assert_eq!(health.healthy(), Ok("ok"));
+            health.progress();
+        }
+        tokio::time::advance(PASS_MAX + Duration::from_secs(1)).await;
+        assert!(health.healthy().is_err());
+        health.end_pass();
+        health.progress();
+        tokio::time::advance(PASS_MAX * 2).await;
+        assert_eq!(health.healthy(), Ok("ok"), "between passes nothing is due");
+    }
 }

@@ -25,6 +25,7 @@ pub(crate) mod trim;
 
 pub use history::{DIGESTS_MAX, History};
 pub use load::LoadError;
+pub(crate) use load::written;
 pub use object::{Key, Kind, ObjectId};
 pub use table::{Row, Step, Table};
 
@@ -93,6 +94,8 @@ pub struct Policy {
 /// A MeshNode.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Neighbourhood {
+    /// Whether it is being deleted.
+    pub deleting: bool,
     /// Labels of the operator.
     pub labels: BTreeMap<String, String>,
     /// Objects that own it.
@@ -408,7 +411,7 @@ impl World {
     fn take_config_map(&mut self, step: Step<Child>) -> bool {
         let table = self.children.of_mut(Kind::ConfigMap);
         let named = match &step {
-            Step::Put(key, _) | Step::Gone(key, _) => Some(key.clone()),
+            Step::Put(key, _) | Step::Written(key, _) | Step::Gone(key, _) => Some(key.clone()),
             Step::Listing | Step::Listed => None,
         };
         let changed = table.step(step);

@@ -84,6 +84,7 @@ fn ours(world: &World, in_force: impl Fn(&str) -> bool) -> Vec<Change> {
     for (key, row) in world.neighbourhoods.iter() {
         if let Some(mesh) = mesh(&row.value.labels).filter(|mesh| in_force(mesh))
             && owned(&row.value.owners)
+            && !row.value.deleting
         {
             found.push(delete(Kind::MeshNode, key, row, mesh));
         }
@@ -116,7 +117,8 @@ pub(super) fn differs(world: &World, object: &Rendered) -> bool {
         Kind::MeshNode => world.neighbourhoods.get(key).is_some_and(|row| {
             let node = &row.value;
             let same = matches!(&object.body, Body::Neighbours(spec) if *spec == node.spec);
-            !(same && within(&object.labels, &node.labels) && owns(object, &node.owners))
+            let as_rendered = same && within(&object.labels, &node.labels) && owns(object, &node.owners);
+            !node.deleting && !as_rendered
         }),
         kind => world.children.of(kind).get(key).is_some_and(|row| child_differs(object, &row.value)),
     };

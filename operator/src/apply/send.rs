@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::core::{ApiResource, DynamicObject, Status};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use vicino_crds::names;
 
+use crate::serve::Health;
 use crate::world::{Failure, Key, Kind, ObjectId};
 
 /// A write that takes longer than this has failed.
@@ -105,6 +106,7 @@ fn takes_over(kind: Kind, uid: Option<&str>) -> bool {
 pub struct Sender {
     client: Client,
     params: PatchParams,
+    health: Health,
 }
 
 impl std::fmt::Debug for Sender {
@@ -114,9 +116,21 @@ impl std::fmt::Debug for Sender {
 }
 
 impl Sender {
-    /// Writes through `client`.
-    pub fn new(client: Client) -> Self {
-        Self { client, params: PatchParams::apply(names::FIELD_MANAGER).force() }
+    /// Writes through `client`, and tells `health` of each write that has ended.
+    pub fn new(client: Client, health: Health) -> Self {
+        Self { client, params: PatchParams::apply(names::FIELD_MANAGER).force(), health }
+    }
+
+    async fn bounded<T>(
+        &self,
+        request: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, SendError> {
+        let answer = tokio::time::timeout(WRITE_TIMEOUT, request).await;
+        self.health.progress();
+        match answer {
+            Ok(answer) => answer.map_err(|error| SendError::Kube(Box::new(error))),
+            Err(_) => Err(SendError::Timeout),
+        }
     }
 
     fn api(&self, key: &Key, resource: &ApiResource) -> Api<DynamicObject> {
@@ -139,7 +153,7 @@ impl Sender {
         }
         let params = PatchParams { force: takes_over(id.kind, uid), ..self.params.clone() };
         let api = self.api(&id.key, &id.kind.resource());
-        bounded(api.patch(&id.key.name, &params, &Patch::Apply(&manifest))).await
+        self.bounded(api.patch(&id.key.name, &params, &Patch::Apply(&manifest))).await
     }
 
     /// Server-side-applies the status of an object of ours at the version that the status is about: a UID would not do,
@@ -157,24 +171,24 @@ impl Sender {
             "status": status,
         });
         let api = self.api(key, resource);
-        bounded(api.patch_status(&key.name, &self.params, &Patch::Apply(&body))).await
+        self.bounded(api.patch_status(&key.name, &self.params, &Patch::Apply(&body))).await
     }
 
-    /// Deletes one incarnation of an object as it was last seen. One that is gone already is deleted.
-    pub async fn delete(&self, id: &ObjectId, uid: &str, version: u64) -> Result<(), SendError> {
+    /// Deletes one incarnation of an object as it was last seen. One that is gone already is deleted. What it is from now on, when
+    /// somebody's finalizer keeps it.
+    pub async fn delete(
+        &self,
+        id: &ObjectId,
+        uid: &str,
+        version: u64,
+    ) -> Result<Option<DynamicObject>, SendError> {
         let only = Preconditions { uid: Some(uid.to_owned()), resource_version: Some(version.to_string()) };
         let params = DeleteParams::background().preconditions(only);
-        match bounded(self.api(&id.key, &id.kind.resource()).delete(&id.key.name, &params)).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.code() == Some(404) => Ok(()),
+        let api = self.api(&id.key, &id.kind.resource());
+        match self.bounded(api.delete(&id.key.name, &params)).await {
+            Ok(answer) => Ok(answer.left().filter(|object| !object.finalizers().is_empty())),
+            Err(error) if error.code() == Some(404) => Ok(None),
             Err(error) => Err(error),
         }
-    }
-}
-
-async fn bounded<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, SendError> {
-    match tokio::time::timeout(WRITE_TIMEOUT, request).await {
-        Ok(answer) => answer.map_err(|error| SendError::Kube(Box::new(error))),
-        Err(_) => Err(SendError::Timeout),
     }
 }

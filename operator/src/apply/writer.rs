@@ -242,7 +242,7 @@ async fn send(sender: &Sender, plan: &Plan, change: &Change) -> Result<Option<Dy
             let object = plan.objects.get(id).expect("a plan changes what it renders");
             sender.apply(id, object.manifest(), uid.as_deref()).await.map(Some)
         }
-        Change::Delete { id, uid, version, .. } => sender.delete(id, uid, *version).await.map(|()| None),
+        Change::Delete { id, uid, version, .. } => sender.delete(id, uid, *version).await,
     }
 }
 
@@ -251,7 +251,11 @@ fn absorb(world: &mut World, plan: &Plan, change: &Change, written: Option<Dynam
     // The plan that follows derives statuses: they must not tell of a failure that is over.
     world.failures.remove(id);
     match (change, written) {
-        (Change::Delete { uid, .. }, _) => world.bury(id, uid),
+        (Change::Delete { uid, .. }, None) => world.bury(id, uid),
+        // It is there until its finalizers are done, and is neither deleted again nor made again before.
+        (Change::Delete { .. }, Some(object)) => {
+            world.take_written(id.kind, object);
+        }
         (Change::Apply(..), Some(object)) => {
             world.take_written(id.kind, object);
             world.settled.remove(id);

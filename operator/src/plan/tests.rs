@@ -190,3 +190,31 @@ spec: {proxy: {nodeSelector: {only: this}}}
     assert_eq!(plan.faults.keys().collect::<Vec<_>>(), ["default", "default-nodes"]);
     assert!(plan.changes.is_empty());
 }
+
+#[test]
+fn what_a_finalizer_keeps_is_neither_deleted_again_nor_made_again_before_it_is_gone() {
+    let mut world = world(SHOP);
+    converge(&mut world);
+    let keys = [
+        (Kind::ConfigMap, Key::new(names::PROXY_NAMESPACE, "vicino-default-routes-shop")),
+        (Kind::MeshNode, Key::cluster("node1")),
+    ];
+    for (kind, key) in keys {
+        let plan = planned(&world);
+        let id = crate::world::ObjectId::new(kind, key.clone());
+        let mut manifest = plan.objects[&id].manifest();
+        let (version, uid) = world.identity(&id).unwrap();
+        manifest["metadata"]["resourceVersion"] = json!((version + 1).to_string());
+        manifest["metadata"]["uid"] = json!(uid);
+        manifest["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        world.take_written(kind, serde_json::from_value(manifest).unwrap());
+        assert!(planned(&world).changes.is_empty(), "{id} is wanted");
+    }
+    let mesh = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n";
+    load(&mut world, mesh);
+    let deleted: BTreeSet<_> = planned(&world).pending();
+    assert!(
+        !deleted.iter().any(|id| id.kind == Kind::ConfigMap && id.key.name.ends_with("-routes-shop")),
+        "{deleted:?}"
+    );
+}

@@ -78,14 +78,14 @@ impl World {
         Ok(true)
     }
 
-    /// Takes in a live object of a generated kind; `None` when it is none of ours.
+    /// Takes in what the API server answered to a write of a generated kind; true when that changes anything.
     pub fn take_written(&mut self, kind: Kind, object: DynamicObject) -> bool {
         let change = match kind {
-            Kind::MeshRoute => Change::Route(Box::new(put(&object, trim::route(&object)))),
-            Kind::MeshNode => Change::Neighbourhood(put(&object, trim::neighbourhood(&object))),
+            Kind::MeshRoute => Change::Route(Box::new(written(&object, trim::route(&object)))),
+            Kind::MeshNode => Change::Neighbourhood(written(&object, trim::neighbourhood(&object))),
             kind => {
                 let (key, meta) = (trim::key(&object.metadata), object.metadata.clone());
-                Change::Child(kind, Step::Put(key, trim::row(&meta, trim::child(kind, object))))
+                Change::Child(kind, Step::Written(key, trim::row(&meta, trim::child(kind, object))))
             }
         };
         self.take(change)
@@ -94,6 +94,10 @@ impl World {
 
 fn put<T>(object: &DynamicObject, value: T) -> Step<T> {
     trim::put(&object.metadata, Some(value))
+}
+
+pub(crate) fn written<T>(object: &DynamicObject, value: T) -> Step<T> {
+    Step::Written(trim::key(&object.metadata), trim::row(&object.metadata, value))
 }
 
 fn read<T: DeserializeOwned>(manifest: Value) -> Result<T, String> {
@@ -107,7 +111,7 @@ fn dynamic(manifest: Value) -> Result<DynamicObject, String> {
 /// Gives a namespaced object from a file its namespace.
 fn place(change: &mut Change, to: Key) {
     fn rename<T>(step: &mut Step<T>, to: Key) {
-        if let Step::Put(key, _) | Step::Gone(key, _) = step
+        if let Step::Put(key, _) | Step::Written(key, _) | Step::Gone(key, _) = step
             && key.namespace.is_empty()
         {
             *key = to;

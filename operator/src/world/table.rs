@@ -22,6 +22,8 @@ pub enum Step<T> {
     Listing,
     /// An object as it is now.
     Put(Key, Row<T>),
+    /// An object as the answer to a write of this process has it.
+    Written(Key, Row<T>),
     /// An object is gone (or no longer of interest); the UID says which incarnation.
     Gone(Key, String),
     /// The listing is complete: what it did not name does not exist.
@@ -32,13 +34,23 @@ pub enum Step<T> {
 ///
 /// A write's response enters at once, so that the operator never acts on a cache older than its own last write: an
 /// event with a lower version than the row's is from before that write and is ignored, and so is an event about an
-/// incarnation that this process has deleted.
+/// incarnation that this process has deleted. A listing is as new as what was written before it began: a lower version in it is
+/// the truth of a cluster that was restored from a backup.
 #[derive(Clone, Debug)]
 pub struct Table<T> {
     rows: BTreeMap<Key, Row<T>>,
-    listing: Option<BTreeSet<Key>>,
+    listing: Option<Listing>,
     buried: BTreeMap<Key, String>,
     synced: bool,
+}
+
+/// A listing that is under way.
+#[derive(Clone, Debug, Default)]
+struct Listing {
+    /// What it named so far.
+    seen: BTreeSet<Key>,
+    /// What this process wrote meanwhile.
+    written: BTreeSet<Key>,
 }
 
 impl<T> Default for Table<T> {
@@ -52,12 +64,23 @@ impl<T: PartialEq> Table<T> {
     pub fn step(&mut self, step: Step<T>) -> bool {
         match step {
             Step::Listing => {
-                self.listing = Some(BTreeSet::new());
+                self.listing = Some(Listing::default());
                 false
             }
             Step::Put(key, row) => {
-                if let Some(seen) = &mut self.listing {
-                    seen.insert(key.clone());
+                if let Some(listing) = &mut self.listing {
+                    listing.seen.insert(key.clone());
+                    // `put` keeps what is newer.
+                    if let Some(old) = self.rows.get_mut(&key).filter(|_| !listing.written.contains(&key)) {
+                        old.version = old.version.min(row.version);
+                    }
+                }
+                self.put(key, row)
+            }
+            Step::Written(key, row) => {
+                if let Some(listing) = &mut self.listing {
+                    listing.written.insert(key.clone());
+                    listing.seen.insert(key.clone());
                 }
                 self.put(key, row)
             }
@@ -107,7 +130,7 @@ impl<T: PartialEq> Table<T> {
     fn finish_listing(&mut self) -> bool {
         let first = !self.synced;
         self.synced = true;
-        let Some(seen) = self.listing.take() else { return first };
+        let Some(Listing { seen, .. }) = self.listing.take() else { return first };
         self.buried.retain(|key, _| seen.contains(key));
         let before = self.rows.len();
         self.rows.retain(|key, _| seen.contains(key));
@@ -198,6 +221,22 @@ mod tests {
         assert!(table.step(Step::Listed));
         assert_eq!(value(&table), None);
         assert!(table.synced() && table.get(&other).is_some());
+    }
+
+    #[test]
+    fn a_listing_of_a_cluster_from_a_backup_is_the_truth_but_not_what_was_written_meanwhile() {
+        let mut table = Table::default();
+        table.put(key(), row("a", 9, "lost"));
+        table.step(Step::Listing);
+        assert!(table.step(Step::Put(key(), row("a", 5, "restored"))));
+        table.step(Step::Listed);
+        assert_eq!((value(&table), table.get(&key()).map(|row| row.version)), (Some("restored"), Some(5)));
+
+        table.step(Step::Listing);
+        table.step(Step::Written(key(), row("a", 6, "written")));
+        assert!(!table.step(Step::Put(key(), row("a", 5, "restored"))));
+        table.step(Step::Listed);
+        assert_eq!(value(&table), Some("written"));
     }
 
     #[test]

@@ -107,6 +107,7 @@ pub(crate) fn neighbourhood(object: &DynamicObject) -> Neighbourhood {
         certificates.identities.clear();
     }
     Neighbourhood {
+        deleting: object.metadata.deletion_timestamp.is_some(),
         labels: object.metadata.labels.clone().unwrap_or_default(),
         owners: owners(&object.metadata),
         spec: part(&object.data, "spec").unwrap_or_default(),

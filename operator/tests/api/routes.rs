@@ -50,6 +50,44 @@ async fn a_users_route_is_the_users_and_without_it_the_default_is_back() {
 }
 
 #[tokio::test]
+async fn a_condition_that_somebody_adds_stays_and_makes_no_writes() {
+    let cluster = Cluster::new("reviewed").await;
+    cluster.shop().await;
+    let operator = Operator::start(&cluster).await;
+    until("it is accepted", SOON, async || {
+        condition(cluster.route("web").await.as_ref(), "Accepted") == "True/Accepted"
+    })
+    .await;
+    let reviewed = json!({
+        "apiVersion": "vicino.dev/v1alpha1", "kind": "MeshRoute", "metadata": { "name": "web" },
+        "status": { "conditions": [{ "type": "Reviewed", "status": "True", "reason": "Looked", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z" }] },
+    });
+    let routes = cluster.api("MeshRoute", &cluster.name);
+    routes.patch_status("web", &PatchParams::apply("reviewer"), &Patch::Apply(&reviewed)).await.unwrap();
+    until("the operator sees it", SOON, async || {
+        condition(cluster.route("web").await.as_ref(), "Reviewed") == "True/Looked"
+    })
+    .await;
+    operator.settle().await;
+    let written = || operator.metric("vicino_operator_writes_total", "kind=\"MeshRoute\",verb=\"status\"");
+    let before = written();
+    // Each of them is a pass, and concerns no route.
+    for number in 0..4 {
+        let name = format!("{}-{number}", cluster.name);
+        let service = json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": name },
+            "spec": { "ports": [{ "port": 80 }] } });
+        let services = cluster.api("Service", "default");
+        services.patch(&name, &PatchParams::apply("tests"), &Patch::Apply(&service)).await.unwrap();
+        operator.settle().await;
+        services.delete(&name, &DeleteParams::default()).await.unwrap();
+    }
+    operator.settle().await;
+    assert_eq!(written(), before);
+    assert_eq!(condition(cluster.route("web").await.as_ref(), "Reviewed"), "True/Looked");
+}
+
+#[tokio::test]
 async fn leaving_the_mesh_takes_the_defaults_and_leaves_the_users() {
     let cluster = Cluster::new("leave").await;
     cluster.shop().await;
