@@ -570,7 +570,7 @@ impl Core {
                 self.judge_pod(id, &pod);
             }
             if let Some(limit) = &choice.limit {
-                limit.freed(&pod, (&self.mailbox, self.now));
+                self.freed(limit, &pod);
             }
         }
         if let Some(node) = counted {

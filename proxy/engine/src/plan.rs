@@ -79,7 +79,7 @@ pub(crate) struct Choice {
     /// The port's line, and whose turn it is.
     pub(crate) queue: Arc<Queue>,
     /// How many calls each of them takes.
-    pub(crate) limit: Option<Limit>,
+    pub(crate) limit: Option<Arc<Limit>>,
     /// When each of them is left out.
     pub(crate) breaker: Option<Breaker>,
     /// What changes in heads on the way there and back.
@@ -463,10 +463,17 @@ fn edits_max(backends: &[Backend]) -> (usize, usize) {
 }
 
 /// The limit that the Service's own route sets, whichever route leads to it.
-fn limit(snapshot: &Snapshot, service: &ServiceName, endpoints: &PortEndpoints) -> Option<Limit> {
+fn limit(snapshot: &Snapshot, backend: &Backend, endpoints: &PortEndpoints) -> Option<Arc<Limit>> {
+    let Backend { service, port_name, .. } = backend;
     let route = snapshot.service(&service.namespace, &service.name)?;
-    let has_breaker = route.breaker.is_some();
-    Some(Limit { concurrency: route.concurrency?, has_breaker, queue: Arc::clone(&endpoints.queue) })
+    let limit = Limit {
+        service: service.clone(),
+        port_name: Arc::clone(port_name),
+        concurrency: route.concurrency?,
+        has_breaker: route.breaker.is_some(),
+        queue: Arc::clone(&endpoints.queue),
+    };
+    Some(Arc::new(limit))
 }
 
 fn choice(snapshot: &Snapshot, backend: &Backend, nodes: &mut Nodes) -> Choice {
@@ -505,7 +512,7 @@ fn choice(snapshot: &Snapshot, backend: &Backend, nodes: &mut Nodes) -> Choice {
         pods: endpoints.local.clone(),
         algorithm: route.map(|route| route.algorithm).unwrap_or_default(),
         queue: Arc::clone(&endpoints.queue),
-        limit: limit(snapshot, service, endpoints),
+        limit: limit(snapshot, backend, endpoints),
         breaker: route.and_then(|route| route.breaker.clone()),
         edits: edits.clone(),
     }

@@ -15,7 +15,7 @@ use crate::deadline::Time;
 use crate::exchange::{Exchange, ExchangeId};
 use crate::plan::Choice;
 use crate::reply::Reason;
-use crate::snapshot::{Concurrency, PodSlot};
+use crate::snapshot::{Concurrency, PodSlot, ServiceName};
 
 /// How often a free pod is looked for again after another worker was faster, before the call lines up.
 const RACES_MAX: u32 = 16;
@@ -49,17 +49,8 @@ struct Waiter {
 pub(crate) struct Grant {
     exchange: ExchangeId,
     pub(crate) slot: Arc<PodSlot>,
-    limit: Limit,
+    limit: Arc<Limit>,
     pub(crate) is_probe: bool,
-}
-
-impl Grant {
-    /// Nobody needs it: the next in line gets it.
-    pub(crate) fn give_back(self, turn: (&Arc<Mailbox>, Time)) {
-        self.slot.release();
-        self.slot.health.end_probe(self.is_probe);
-        self.limit.freed(&self.slot, turn);
-    }
 }
 
 /// Where a worker finds the slots that others took for its calls.
@@ -71,8 +62,11 @@ pub(crate) struct Mailbox {
 }
 
 /// A limit, and the line of those who wait because of it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Limit {
+    /// Whose pods have it: a Service, and one of its ports by the name in EndpointSlices.
+    pub(crate) service: ServiceName,
+    pub(crate) port_name: Arc<str>,
     pub(crate) concurrency: Concurrency,
     /// Pods that fail are left out.
     pub(crate) has_breaker: bool,
@@ -126,40 +120,6 @@ impl Queue {
         }
         found.is_some()
     }
-
-    /// Takes slots of `pods` for those in line, while there are both. Whoever frees a slot calls this after it, and whoever lines up
-    /// after that: whichever is later sees what the other did.
-    fn serve(
-        self: &Arc<Self>,
-        pods: &[Arc<PodSlot>],
-        (concurrency, has_breaker): (Concurrency, bool),
-        (own, now): (&Arc<Mailbox>, Time),
-    ) {
-        if self.waiting() == 0 {
-            return;
-        }
-        let mut line = self.line();
-        while !line.is_empty() {
-            // A pod is held idle until a reservation's call has come, so that is for pods that would be idle anyway.
-            let first = line.iter().position(|waiter| !waiter.is_reservation).unwrap_or(0);
-            let is_any = !has_breaker || line.get(first).is_some_and(|first| first.is_last_resort);
-            let is_free = |pod: &&Arc<PodSlot>| {
-                let is_in = is_any || pod.health.standing(now) != Standing::Out;
-                is_in && pod.in_flight() < pod.limit(&concurrency)
-            };
-            let free = pods.iter().filter(is_free);
-            let Some(slot) = free.min_by_key(|pod| pod.in_flight()) else { return };
-            if !slot.acquire_below(slot.limit(&concurrency)) {
-                continue;
-            }
-            let Some(Waiter { mailbox, exchange, .. }) = line.remove(first) else { return slot.release() };
-            self.waiting.fetch_sub(1, Ordering::SeqCst);
-            let limit = Limit { concurrency, has_breaker, queue: Arc::clone(self) };
-            let is_probe =
-                has_breaker && slot.health.standing(now) == Standing::Probe && slot.health.begin_probe();
-            mailbox.post(Grant { exchange, slot: Arc::clone(slot), limit, is_probe }, own);
-        }
-    }
 }
 
 impl Mailbox {
@@ -186,14 +146,33 @@ impl Mailbox {
 }
 
 impl Limit {
-    /// A slot was given back: the first in line gets it.
-    pub(crate) fn freed(&self, slot: &Arc<PodSlot>, turn: (&Arc<Mailbox>, Time)) {
-        self.serve(std::slice::from_ref(slot), turn);
-    }
-
-    /// Those in line get what is free.
-    pub(crate) fn serve(&self, pods: &[Arc<PodSlot>], turn: (&Arc<Mailbox>, Time)) {
-        self.queue.serve(pods, (self.concurrency, self.has_breaker), turn);
+    /// Takes slots of `pods` for those in line, while there are both. Whoever frees a slot calls this after it, and whoever lines up
+    /// after that: whichever is later sees what the other did.
+    pub(crate) fn serve(self: &Arc<Self>, pods: &[Arc<PodSlot>], (own, now): (&Arc<Mailbox>, Time)) {
+        let Limit { concurrency, has_breaker, queue, .. } = &**self;
+        if queue.waiting() == 0 {
+            return;
+        }
+        let mut line = queue.line();
+        while !line.is_empty() {
+            // A pod is held idle until a reservation's call has come, so that is for pods that would be idle anyway.
+            let first = line.iter().position(|waiter| !waiter.is_reservation).unwrap_or(0);
+            let is_any = !*has_breaker || line.get(first).is_some_and(|first| first.is_last_resort);
+            let is_free = |pod: &&Arc<PodSlot>| {
+                let is_in = is_any || pod.health.standing(now) != Standing::Out;
+                is_in && pod.in_flight() < pod.limit(concurrency)
+            };
+            let free = pods.iter().filter(is_free);
+            let Some(slot) = free.min_by_key(|pod| pod.in_flight()) else { return };
+            if !slot.acquire_below(slot.limit(concurrency)) {
+                continue;
+            }
+            let Some(Waiter { mailbox, exchange, .. }) = line.remove(first) else { return slot.release() };
+            queue.waiting.fetch_sub(1, Ordering::SeqCst);
+            let is_probe =
+                *has_breaker && slot.health.standing(now) == Standing::Probe && slot.health.begin_probe();
+            mailbox.post(Grant { exchange, slot: Arc::clone(slot), limit: Arc::clone(self), is_probe }, own);
+        }
     }
 
     /// Lines a call up, or, with `is_reservation`, one that is in line elsewhere, too. False when the line is full, to a reservation when it is
@@ -208,9 +187,7 @@ impl Limit {
         let length_max = self.concurrency.queue_length / if is_reservation { 2 } else { 1 };
         self.queue.push(waiter, length_max, now)
     }
-}
 
-impl Limit {
     /// How long a call that lines up now may wait. A line that does not end for long is no burst that the next moment takes away, and whoever joined it would wait for as long as all others: then calls wait for a
     /// short time only, so that those that are served are served soon (Maurer, "Fail at Scale", ACM Queue 13(8), 2015, after CoDel, RFC 8289).
     fn patience(&self, now: Time) -> Duration {
@@ -252,7 +229,7 @@ impl Core {
             let Some(exchange) = self.exchanges.get_mut(id).filter(|exchange| exchange.queued.is_some())
             else {
                 if let Some(grant) = self.granted_here(id, grant) {
-                    grant.give_back((&self.mailbox, self.now));
+                    self.return_grant(grant);
                 }
                 continue;
             };
@@ -269,17 +246,40 @@ impl Core {
         }
     }
 
+    /// Nobody needs a slot that was taken: the next in line gets it.
+    pub(crate) fn return_grant(&self, grant: Grant) {
+        let Grant { slot, limit, is_probe, .. } = grant;
+        slot.release();
+        slot.health.end_probe(is_probe);
+        self.freed(&limit, &slot);
+    }
+
+    /// A slot was given back: the first in line gets it. Not one of a pod that has left, which is to come to an end; only where it was the last
+    /// one those in line have nowhere else to go.
+    pub(crate) fn freed(&self, limit: &Arc<Limit>, slot: &Arc<PodSlot>) {
+        if limit.queue.waiting() == 0 {
+            return;
+        }
+        let ServiceName { namespace, name } = &limit.service;
+        let local = self.snapshot.endpoints(namespace, name, &limit.port_name).map(|port| &port.local[..]);
+        let is_here =
+            |local: &[Arc<PodSlot>]| local.is_empty() || local.iter().any(|pod| Arc::ptr_eq(pod, slot));
+        if local.is_none_or(is_here) {
+            limit.serve(std::slice::from_ref(slot), (&self.mailbox, self.now));
+        }
+    }
+
     /// A slot of the least busy pod that is below its limit, or a place in line. Nobody passes those who are in line.
     pub(crate) fn find_slot(
         &mut self,
         id: ExchangeId,
         choice: usize,
-        (limit, of): (&Limit, &Choice),
+        (limit, of): (&Arc<Limit>, &Choice),
     ) -> Found {
         let pods = &of.pods[..];
         let now = self.now;
         let Some(exchange) = self.exchanges.get_mut(id) else { return Found::Waits };
-        let Limit { concurrency, queue, .. } = limit;
+        let Limit { concurrency, queue, .. } = &**limit;
         let standing = |exchange: &Exchange, pod: &PodSlot| exchange.standing(pod, choice, now);
         let has_any = pods.iter().any(|pod| standing(exchange, pod) != Standing::Out);
         if !has_any && pods.iter().any(|pod| !exchange.has_tried(pod)) {
@@ -368,12 +368,17 @@ impl Core {
     pub(crate) fn serve_queues(&mut self) {
         for (namespace, sets) in &self.snapshot.endpoints {
             for (name, set) in sets {
-                for port in set.ports.values().filter(|port| port.queue.waiting() > 0) {
+                for (port_name, port) in set.ports.iter().filter(|(_, port)| port.queue.waiting() > 0) {
                     let service = self.snapshot.service(namespace, name);
                     let unlimited = Concurrency { per_pod: u32::MAX, ..Concurrency::default() };
-                    let concurrency = service.and_then(|service| service.concurrency).unwrap_or(unlimited);
-                    let has_breaker = service.is_some_and(|service| service.breaker.is_some());
-                    port.queue.serve(&port.local, (concurrency, has_breaker), (&self.mailbox, self.now));
+                    let limit = Limit {
+                        service: ServiceName { namespace: Arc::clone(namespace), name: Arc::clone(name) },
+                        port_name: Arc::clone(port_name),
+                        concurrency: service.and_then(|service| service.concurrency).unwrap_or(unlimited),
+                        has_breaker: service.is_some_and(|service| service.breaker.is_some()),
+                        queue: Arc::clone(&port.queue),
+                    };
+                    Arc::new(limit).serve(&port.local, (&self.mailbox, self.now));
                 }
             }
         }

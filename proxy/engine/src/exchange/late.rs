@@ -38,7 +38,7 @@ enum Place {
     /// On another node.
     Stream(ConnId, u32),
     /// On the own one.
-    Own(Limit),
+    Own(Arc<Limit>),
 }
 
 impl Place {
@@ -277,7 +277,7 @@ impl Core {
     fn let_go(&mut self, held: Held) {
         match held {
             Held::There(_, hop, stream) => self.reset_reservation(hop, stream),
-            Held::Here(_, grant) => grant.give_back((&self.mailbox, self.now)),
+            Held::Here(_, grant) => self.return_grant(grant),
             Held::No | Held::Lost => {}
         }
     }

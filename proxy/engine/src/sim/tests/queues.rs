@@ -206,6 +206,56 @@ fn another_configuration_serves_those_who_wait() {
     }
 }
 
+/// What a pod that has left still has to do is finished there, and nobody in line comes after it.
+#[test]
+fn a_pod_that_has_left_gets_no_more_calls_while_others_are_there() {
+    for node in [0, 1] {
+        let mut world = world_with(&[node, node], limited(1, 100, 60_000), 11);
+        let ask = |world: &mut World, path: &str| {
+            let client = world.client(0);
+            world.send(client, &get(path));
+            world.run(Duration::from_millis(20));
+            client
+        };
+        let first = ask(&mut world, "/slow/500");
+        let leaving = world.seen[0].pod;
+        ask(&mut world, "/hang");
+        for _ in 0..3 {
+            ask(&mut world, "/hang");
+        }
+        assert_eq!((world.seen.len(), queued(&world)), (2, 3), "node {node}");
+        let pods = world.snapshot.endpoints.get_mut("web").unwrap();
+        pods.retain(|(_, address)| *address != leaving);
+        world.publish();
+        world.run(Duration::from_secs(1));
+        assert_eq!(world.answers(first)[0].status, 200);
+        let at_leaving = world.seen.iter().filter(|seen| seen.pod == leaving).count();
+        assert_eq!((at_leaving, queued(&world)), (1, 3), "node {node}");
+        assert_eq!(open_at(&world, leaving), 0);
+    }
+}
+
+/// Those who were in line before the last pod left have nowhere else to go: it serves them as long as it can.
+#[test]
+fn the_last_pod_serves_its_line_when_it_has_left() {
+    for node in [0, 1] {
+        let mut world = world_with(&[node], limited(1, 100, 60_000), 12);
+        let clients: Vec<usize> = (0..4).map(|_| world.client(0)).collect();
+        for client in &clients {
+            world.send(*client, &get("/slow/100"));
+        }
+        world.run(Duration::from_millis(50));
+        assert_eq!(queued(&world), 3);
+        world.snapshot.endpoints.get_mut("web").unwrap().clear();
+        world.publish();
+        world.run(Duration::from_secs(1));
+        for client in clients {
+            assert_eq!(world.answers(client)[0].status, 200, "node {node}");
+        }
+        world.assert_nothing_left();
+    }
+}
+
 #[test]
 fn the_time_of_the_call_goes_on_in_line() {
     for node in [0, 1] {
