@@ -462,7 +462,9 @@ impl Core {
 
     /// While draining: whether nothing is left to wait for, so that the process may end. Otherwise: whether nothing is open at all.
     pub fn is_idle(&self) -> bool {
-        self.exchanges.len() == 0
+        // Nobody waits for copies, so stopping does not either.
+        let unawaited = if self.draining.is_some() { self.mirrors as usize } else { 0 };
+        self.exchanges.len() == unawaited
             && self.tally.clients.open.get() == 0
             && self.tally.hops_accepted.open.get() == 0
     }

@@ -54,6 +54,25 @@ fn draining_l1_says_close_and_lets_idle_callers_go() {
 }
 
 #[test]
+fn nobody_waits_for_copies() {
+    // On the own node the copy is with a pod, on the other one on a hop.
+    for shadow in [0, 1] {
+        let mut world = super::mirrors::mirrored(shadow, 100, 3);
+        let client = world.client(0);
+        assert_eq!(world.ask(client, &get("/shadow/hang")).status, 200);
+        assert!(!world.nodes[0].core.is_idle(), "the copy is still open");
+        let (now, end) = (world.now, world.now + Duration::from_secs(20));
+        world.nodes[0].core.drain(now, end);
+        world.turn(0);
+        world.until("the caller's end", |w| w.clients[client].is_closed);
+        world.run(Duration::from_millis(50));
+        assert!(world.now.since(now) < Duration::from_secs(3) && world.nodes[0].core.is_idle(), "{shadow}");
+        world.run(Duration::from_secs(40));
+        world.assert_nothing_left();
+    }
+}
+
+#[test]
 fn what_is_left_at_the_deadline_is_cut() {
     for node in [0, 1] {
         let mut world = web_on(&[node], 2);

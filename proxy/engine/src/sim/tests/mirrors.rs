@@ -11,7 +11,7 @@ use crate::snapshot::{Concurrency, Edits};
 const SHADOW: u8 = 62;
 
 /// `web` on node 1 with one rule for everything, of which copies go to `shadow` on the node given.
-fn mirrored(shadow: usize, percent: u8, seed: u64) -> World {
+pub(super) fn mirrored(shadow: usize, percent: u8, seed: u64) -> World {
     let mut world = World::new(3, seed);
     world.pod("web", 1, 1);
     world.pod("shadow", shadow, SHADOW);
