@@ -1,7 +1,8 @@
-//! Calls that wait for a pod with a limit: one line for each port of a Service, shared by the workers of a proxy; who is first is served first,
+//! Calls that wait for a pod with a limit: one line for each port of a Service, shared by the workers of a proxy; who is first is served first, but for pods at which it has failed,
 //! and calls that are in line elsewhere, too, only when nobody else is: a pod that waits for those to come would be idle.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
@@ -38,6 +39,8 @@ pub struct Queue {
 struct Waiter {
     mailbox: Arc<Mailbox>,
     exchange: ExchangeId,
+    /// Pods at which it has failed: not those.
+    tried_pods: Box<[SocketAddr]>,
     /// A pod that is left out will do.
     is_last_resort: bool,
     /// The call is in line elsewhere, too, and has to come from there first.
@@ -154,20 +157,11 @@ impl Limit {
             return;
         }
         let mut line = queue.line();
-        while !line.is_empty() {
-            // A pod is held idle until a reservation's call has come, so that is for pods that would be idle anyway.
-            let first = line.iter().position(|waiter| !waiter.is_reservation).unwrap_or(0);
-            let is_any = !*has_breaker || line.get(first).is_some_and(|first| first.is_last_resort);
-            let is_free = |pod: &&Arc<PodSlot>| {
-                let is_in = is_any || pod.health.standing(now) != Standing::Out;
-                is_in && pod.in_flight() < pod.limit(concurrency)
-            };
-            let free = pods.iter().filter(is_free);
-            let Some(slot) = free.min_by_key(|pod| pod.in_flight()) else { return };
+        while let Some((next, slot)) = self.next(&line, pods, now) {
             if !slot.acquire_below(slot.limit(concurrency)) {
                 continue;
             }
-            let Some(Waiter { mailbox, exchange, .. }) = line.remove(first) else { return slot.release() };
+            let Some(Waiter { mailbox, exchange, .. }) = line.remove(next) else { return slot.release() };
             queue.waiting.fetch_sub(1, Ordering::SeqCst);
             let is_probe =
                 *has_breaker && slot.health.standing(now) == Standing::Probe && slot.health.begin_probe();
@@ -175,15 +169,52 @@ impl Limit {
         }
     }
 
+    /// The first in line that may have one of the pods that are free, and that pod.
+    fn next<'p>(
+        &self,
+        line: &VecDeque<Waiter>,
+        pods: &'p [Arc<PodSlot>],
+        now: Time,
+    ) -> Option<(usize, &'p Arc<PodSlot>)> {
+        let has_room = |pod: &PodSlot| pod.in_flight() < pod.limit(&self.concurrency);
+        let is_in = |pod: &PodSlot| !self.has_breaker || pod.health.standing(now) != Standing::Out;
+        // Most often none is free, and the line is not looked through.
+        if !pods.iter().any(|pod| has_room(pod)) {
+            return None;
+        }
+        let has_any_in = pods.iter().any(|pod| has_room(pod) && is_in(pod));
+        let best = |waiter: &Waiter| {
+            let may_have = |pod: &PodSlot| {
+                (waiter.is_last_resort || is_in(pod)) && !waiter.tried_pods.contains(&pod.address)
+            };
+            // Nor are all pods for each of a long line when all that is free is left out.
+            let pods = if has_any_in || waiter.is_last_resort { pods } else { &[] };
+            pods.iter().filter(|pod| has_room(pod) && may_have(pod)).min_by_key(|pod| pod.in_flight())
+        };
+        let first = |is_reservation: bool| {
+            let mut waiters =
+                line.iter().enumerate().filter(|(_, waiter)| waiter.is_reservation == is_reservation);
+            waiters.find_map(|(at, waiter)| Some((at, best(waiter)?)))
+        };
+        // A pod is held idle until a reservation's call has come, so that is for pods that would be idle anyway.
+        first(false).or_else(|| first(true))
+    }
+
     /// Lines a call up, or, with `is_reservation`, one that is in line elsewhere, too. False when the line is full, to a reservation when it is
     /// half full: room is for calls that have no other place.
     pub(crate) fn line_up(
         &self,
-        (mailbox, exchange): (&Arc<Mailbox>, ExchangeId),
-        (is_last_resort, is_reservation): (bool, bool),
+        (mailbox, id): (&Arc<Mailbox>, ExchangeId),
+        (exchange, is_reservation): (&Exchange, bool),
         now: Time,
     ) -> bool {
-        let waiter = Waiter { mailbox: Arc::clone(mailbox), exchange, is_last_resort, is_reservation };
+        let waiter = Waiter {
+            mailbox: Arc::clone(mailbox),
+            exchange: id,
+            tried_pods: exchange.tried_pods.as_slice().into(),
+            is_last_resort: exchange.is_last_resort,
+            is_reservation,
+        };
         let length_max = self.concurrency.queue_length / if is_reservation { 2 } else { 1 };
         self.queue.push(waiter, length_max, now)
     }
@@ -316,21 +347,19 @@ impl Core {
             }
             races += 1;
         }
-        // A call that failed at one pod may not be given that one: it does not line up.
         let Some(exchange) = self.exchanges.get_mut(id) else { return Found::Waits };
-        if pods.is_empty() || !exchange.tried_pods.is_empty() {
+        // There is none, or it has failed at each.
+        if !has_any {
             return Found::Nothing(if pods.is_empty() { Reason::NoEndpoint } else { exchange.failure });
         }
-        let is_last_resort = exchange.is_last_resort;
         let is_reservation = exchange.is_reservation;
         let origin = exchange.origin;
-        exchange.choice = choice;
-        exchange.queued = Some(Arc::clone(queue));
         let due = exchange.deadline.min(now + limit.patience(now));
-        if !limit.line_up((&self.mailbox, id), (is_last_resort, is_reservation), now) {
-            exchange.queued = None;
+        if !limit.line_up((&self.mailbox, id), (exchange, is_reservation), now) {
             return Found::Nothing(Reason::QueueFull);
         }
+        exchange.choice = choice;
+        exchange.queued = Some(Arc::clone(queue));
         self.exchanges.set_due(id, due);
         self.tally.queued.add(u64::from(!is_reservation));
         self.say_waits(origin);

@@ -142,8 +142,7 @@ impl Core {
         let Some(exchange) = self.exchanges.get_mut(id) else { return false };
         let of = &plan.choices[exchange.choice];
         let Some(limit) = of.limit.clone().filter(|_| exchange.tried_pods.is_empty()) else { return false };
-        let is_last_resort = exchange.is_last_resort;
-        if !limit.line_up((&self.mailbox, id), (is_last_resort, true), self.now) {
+        if !limit.line_up((&self.mailbox, id), (exchange, true), self.now) {
             return false;
         }
         exchange.add_place(node, Place::Own(limit.clone()));

@@ -256,6 +256,56 @@ fn the_last_pod_serves_its_line_when_it_has_left() {
     }
 }
 
+/// One of two pods refuses connections, which makes it the least busy one: each call fails there once, and then waits for the other.
+#[test]
+fn a_call_that_failed_at_one_pod_has_a_place_in_line_for_the_others() {
+    for node in [0, 1] {
+        let mut world = world_with(&[node, node], limited(1, 100, 60_000), 13);
+        let (dead, well) = (pod_address(node, 1), pod_address(node, 2));
+        world.listeners.insert(dead, Listener::Refuses);
+        let clients: Vec<usize> = (0..6).map(|_| world.client(0)).collect();
+        for client in &clients {
+            world.send(*client, &get("/slow/200"));
+            world.run(Duration::from_millis(10));
+        }
+        assert_eq!((open_at(&world, well), queued(&world)), (1, 5), "node {node}");
+        world.run(Duration::from_secs(2));
+        for client in clients {
+            assert_eq!(world.answers(client)[0].status, 200, "node {node}");
+        }
+        assert!(world.seen.iter().all(|seen| seen.pod == well));
+        world.assert_nothing_left();
+    }
+}
+
+/// Whoever cannot have the pod that is free keeps nobody from it.
+#[test]
+fn those_who_may_have_a_pod_pass_one_that_failed_there() {
+    for node in [0, 1] {
+        let mut world = world_with(&[node, node], limited(1, 100, 60_000), 14);
+        let (sick, busy) = (pod_address(node, 1), pod_address(node, 2));
+        world.listeners.insert(sick, Listener::Refuses);
+        let ask = |world: &mut World, path: &str| {
+            let client = world.client(0);
+            world.send(client, &get(path));
+            world.run(Duration::from_millis(10));
+            client
+        };
+        ask(&mut world, "/slow/1000");
+        let failed = ask(&mut world, "/");
+        assert_eq!((open_at(&world, busy), queued(&world)), (1, 1));
+        world.listeners.insert(sick, Listener::Pod);
+        let next = ask(&mut world, "/");
+        world.run(Duration::from_millis(50));
+        assert!(world.answers(failed).is_empty(), "it waits for the other one");
+        assert_eq!(world.answers(next)[0].status, 200);
+        world.run(Duration::from_secs(2));
+        assert_eq!(world.answers(failed)[0].status, 200);
+        assert_eq!(world.seen.iter().filter(|seen| seen.pod == busy).count(), 2);
+        world.assert_nothing_left();
+    }
+}
+
 #[test]
 fn the_time_of_the_call_goes_on_in_line() {
     for node in [0, 1] {
