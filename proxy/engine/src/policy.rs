@@ -319,6 +319,11 @@ impl Policies {
         self.default == Action::Allow && self.namespaces.is_empty()
     }
 
+    /// Whether what becomes of a call to a namespace may depend on the pod.
+    pub fn selects_pods(&self, namespace: &str) -> bool {
+        self.namespaces.get(namespace).is_some_and(|namespace| !namespace.selecting.is_empty())
+    }
+
     /// How many policies there are.
     pub fn len(&self) -> usize {
         self.namespaces.values().map(|namespace| namespace.policies.len()).sum()

@@ -236,6 +236,8 @@ pub(crate) enum Found {
     Slot(Arc<PodSlot>),
     /// The call is in line.
     Waits,
+    /// No pod may have it, and whoever sent it has been told.
+    Refused,
     /// Neither.
     Nothing(Reason),
 }
@@ -348,18 +350,31 @@ impl Core {
             races += 1;
         }
         let Some(exchange) = self.exchanges.get_mut(id) else { return Found::Waits };
+        exchange.choice = choice;
         // There is none, or it has failed at each.
         if !has_any {
             return Found::Nothing(if pods.is_empty() { Reason::NoEndpoint } else { exchange.failure });
         }
-        let is_reservation = exchange.is_reservation;
+        self.line_up(id, limit, pods)
+    }
+
+    /// A place in line, for a call that any of the pods may have.
+    fn line_up(&mut self, id: ExchangeId, limit: &Arc<Limit>, pods: &[Arc<PodSlot>]) -> Found {
+        let now = self.now;
+        let is_reservation = self.exchanges.get(id).is_some_and(|exchange| exchange.is_reservation);
+        // Of a call that waits elsewhere nothing is here to be judged; it was judged where it lined up.
+        let refusal = if is_reservation { None } else { self.refusal(id, pods) };
+        if let Some(reason) = refusal {
+            self.fail(id, reason);
+            return Found::Refused;
+        }
+        let Some(exchange) = self.exchanges.get_mut(id) else { return Found::Waits };
         let origin = exchange.origin;
         let due = exchange.deadline.min(now + limit.patience(now));
         if !limit.line_up((&self.mailbox, id), (exchange, is_reservation), now) {
             return Found::Nothing(Reason::QueueFull);
         }
-        exchange.choice = choice;
-        exchange.queued = Some(Arc::clone(queue));
+        exchange.queued = Some(Arc::clone(&limit.queue));
         self.exchanges.set_due(id, due);
         self.tally.queued.add(u64::from(!is_reservation));
         self.say_waits(origin);

@@ -1,4 +1,5 @@
-//! Whether policies let a call go to the pod that was chosen for it: asked where it is delivered, at L2 and, for pods of the caller's own node, at L1.
+//! Whether policies let a call go to the pod that was chosen for it: asked where it is delivered, at L2 and, for pods of the caller's own node, at L1; before
+//! it waits for one there, too.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use super::{Exchange, ExchangeId, Origin};
 use crate::account::{Account, Party};
 use crate::connection::Kind as ConnKind;
 use crate::core::{Core, Event};
-use crate::policy::{Action, Call, Decision, in_words};
+use crate::policy::{Action, Call, Decision, Verdict, in_words};
+use crate::reply::Reason;
 use crate::snapshot::{PodSlot, Snapshot};
 use crate::tally::Tally;
 
@@ -25,8 +27,18 @@ impl Core {
         is_anyone && self.snapshot.service(&to.namespace, &to.name).is_some_and(|service| service.is_strict)
     }
 
-    /// Whether a call may go to this pod. What is refused, or would be by policies in audit, is told.
-    pub(super) fn is_allowed(&mut self, id: ExchangeId, pod: &PodSlot) -> bool {
+    /// Why a call is refused whichever of these pods it would be given, which is told then. Asked of calls that would have to wait, so that
+    /// those that may not call take no place in line from those that may.
+    pub(crate) fn refusal(&mut self, id: ExchangeId, pods: &[Arc<PodSlot>]) -> Option<Reason> {
+        match () {
+            () if self.is_from_anyone(id) => Some(Reason::NoIdentity),
+            () if !self.is_allowed(id, pods, false) => Some(Reason::PolicyDenied),
+            () => None,
+        }
+    }
+
+    /// Whether a call may go to one of these pods. What is refused is told, and, of a call that `is_delivered`, what would be by policies in audit.
+    pub(super) fn is_allowed(&mut self, id: ExchangeId, pods: &[Arc<PodSlot>], is_delivered: bool) -> bool {
         if self.snapshot.policies.is_open() {
             return true;
         }
@@ -40,7 +52,11 @@ impl Core {
         // It was written here, or read.
         let Ok(Some((Frame::Request { request, .. }, _))) = decode(kept) else { return false };
         let (caller, source) = self.caller_of(exchange, &request);
-        let (is_allowed, events) = judge((&snapshot, &self.tally), exchange, (&request, caller, source), pod);
+        let namespace = &exchange.plan.choices[exchange.choice].service.namespace;
+        // Where no policy selects pods, one is as good as another.
+        let pods = if snapshot.policies.selects_pods(namespace) { pods } else { &pods[..pods.len().min(1)] };
+        let (is_allowed, events) =
+            judge((&snapshot, &self.tally), exchange, (&request, caller, source), (pods, is_delivered));
         for event in events.into_iter().flatten() {
             if let Event::PolicyDecision { is_audit: true, .. } = event {
                 self.tally.policy_audits.add(1);
@@ -70,12 +86,12 @@ impl Core {
     }
 }
 
-/// Whether it is allowed, and what is to be told of that.
+/// Whether it is allowed at one of the pods, and what is to be told of that: see [`Core::is_allowed`].
 fn judge(
     (snapshot, tally): (&Snapshot, &Tally),
     exchange: &Exchange,
     (request, caller, source): (&RequestFrame<'_>, Option<&Account>, Option<IpAddr>),
-    pod: &PodSlot,
+    (pods, is_delivered): (&[Arc<PodSlot>], bool),
 ) -> (bool, [Option<Event>; 2]) {
     let choice = &exchange.plan.choices[exchange.choice];
     let (mut head, mut fields) = (request.head, Vec::new());
@@ -92,10 +108,17 @@ fn judge(
         namespace: &told.namespace,
         service: &told.name,
         port,
-        pod: &pod.uid,
+        pod: "",
         head: (exchange.kind == Kind::Http).then_some(&head),
     };
-    let verdict = snapshot.policies.judge(&call);
+    let at = |pod: &Arc<PodSlot>| snapshot.policies.judge(&Call { pod: &pod.uid, ..call });
+    let Some((first, others)) = pods.split_first() else { return (true, [None, None]) };
+    let first = at(first);
+    let allowed = || others.iter().map(at).find(Verdict::is_allowed);
+    let verdict = if first.is_allowed() { first } else { allowed().unwrap_or(first) };
+    if verdict.is_allowed() && !is_delivered {
+        return (true, [None, None]);
+    }
     let count = |decision: Decision<'_>, is_audit| {
         if decision.action == Action::Deny {
             tally.policy(decision.by.map(|by| by.policy), is_audit);

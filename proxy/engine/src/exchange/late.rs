@@ -315,7 +315,7 @@ impl Core {
         };
         match found {
             Found::Slot(slot) => self.hold_pod(id, &slot),
-            Found::Waits => {}
+            Found::Waits | Found::Refused => {}
             Found::Nothing(reason) => self.give_up_reservation(id, reason.to_reset()),
         }
     }

@@ -287,7 +287,7 @@ impl Core {
     fn place_on_pod(&mut self, id: ExchangeId, plan: &Plan, choice: usize, fresh: Option<Fresh<'_>>) -> bool {
         if let Some(limit) = &plan.choices[choice].limit {
             return match self.find_slot(id, choice, (limit, &plan.choices[choice])) {
-                Found::Waits => true,
+                Found::Waits | Found::Refused => true,
                 Found::Slot(slot) => {
                     self.choose_pod(id, choice, &slot, fresh);
                     true
@@ -343,7 +343,7 @@ impl Core {
         if self.is_from_anyone(id) {
             return self.fail(id, Reason::NoIdentity);
         }
-        if !self.is_allowed(id, slot) {
+        if !self.is_allowed(id, std::slice::from_ref(slot), true) {
             return self.fail(id, Reason::PolicyDenied);
         }
         let Some(exchange) = self.exchanges.get_mut(id) else { return };

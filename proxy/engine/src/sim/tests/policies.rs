@@ -243,3 +243,49 @@ fn a_strict_service_takes_nothing_over_hops_without_tls_in_a_mesh_that_does() {
     assert_eq!(world.seen.len(), 1);
     world.assert_nothing_left();
 }
+
+/// Callers that may not call take no place in line from those that may, and are told at once, each of them once.
+#[test]
+fn who_is_refused_is_not_in_line() {
+    for node in [0, 1] {
+        let allow = rule(Action::Allow, accounts(&["a"]), &[]);
+        let audit = rule(Action::Deny, accounts(&["a"]), &[]);
+        let mut world = world(node, Action::Deny, (false, vec![allow.clone()]));
+        world.pod("web", node, 9);
+        let of = |name: &str, is_audit, rules| {
+            let target = Target::Service { name: "web".into(), port: None };
+            Arc::new(Policy { namespace: "demo".into(), name: name.into(), is_audit, target, rules })
+        };
+        let policies = [of("p", false, vec![allow]), of("audit", true, vec![audit])];
+        world.snapshot.policies = Arc::new(Policies::new(Action::Deny, "cluster.local".into(), policies, []));
+        world.snapshot.concurrency = Some(crate::snapshot::Concurrency {
+            per_pod: 1,
+            queue_length: 4,
+            queue_timeout_ns: 10_000_000_000,
+            ..Default::default()
+        });
+        world.publish();
+        let ask = |world: &mut World, name: &str| {
+            let client = world.client_from(ip_of(name), 0);
+            world.send(client, b"GET /hang HTTP/1.1\r\nhost: web.demo\r\n\r\n");
+            world.run(Duration::from_millis(10));
+            client
+        };
+        ask(&mut world, "a");
+        ask(&mut world, "a");
+        let refused: Vec<usize> = (0..10).map(|_| ask(&mut world, "b")).collect();
+        for client in refused {
+            let answers = world.answers(client);
+            assert_eq!(answers.iter().map(|answer| answer.status).collect::<Vec<_>>(), [403], "node {node}");
+        }
+        let waits = ask(&mut world, "a");
+        assert!(world.answers(waits).is_empty(), "node {node}: there is room for it");
+        assert_eq!(world.nodes[node].core.tally().queued.get(), 1);
+        let told = decisions(&world);
+        let count = |name: &str| {
+            let caller = format!("spiffe://cluster.local/ns/demo/sa/{name}");
+            told.iter().filter(|(by, ..)| *by == caller).count()
+        };
+        assert_eq!((count("b"), count("a")), (10, 2), "node {node}: the one in line was not delivered yet");
+    }
+}
