@@ -310,6 +310,8 @@ impl Core {
         let plan = Rc::clone(&exchange.plan);
         let choice = &plan.choices[0];
         let found = match &choice.limit {
+            // The call would be refused where it went, and may be served where it waits.
+            _ if self.is_from_anyone(id) => Found::Nothing(Reason::NoIdentity),
             Some(limit) => self.find_slot(id, 0, (limit, choice)),
             None => Found::Nothing(Reason::Overloaded),
         };

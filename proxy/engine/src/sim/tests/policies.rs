@@ -289,3 +289,32 @@ fn who_is_refused_is_not_in_line() {
         assert_eq!((count("b"), count("a")), (10, 2), "node {node}: the one in line was not delivered yet");
     }
 }
+
+/// A call in line on its own node, which knows who makes it, does not leave it for a node that does not.
+#[test]
+fn a_strict_service_gives_no_place_to_calls_over_hops_without_tls() {
+    let mut world = world(0, Action::Allow, (true, Vec::new()));
+    world.pod("web", 1, 9);
+    world.snapshot.near.insert("web".into(), [0].into());
+    world.snapshot.is_strict = true;
+    world.snapshot.concurrency = Some(crate::snapshot::Concurrency {
+        per_pod: 1,
+        queue_length: 4,
+        queue_timeout_ns: 10_000_000_000,
+        ..Default::default()
+    });
+    world.without_tls.insert(1);
+    world.publish();
+    let clients = ["/slow/500", "/"].map(|path| {
+        let client = world.client_from(ip_of("a"), 0);
+        world.send(client, format!("GET {path} HTTP/1.1\r\nhost: web.demo\r\n\r\n").as_bytes());
+        world.run(Duration::from_millis(10));
+        client
+    });
+    world.run(Duration::from_secs(1));
+    for client in clients {
+        assert_eq!(world.answers(client)[0].status, 200);
+    }
+    assert!(world.seen.iter().all(|seen| seen.pod == pod_address(0, 1)));
+    world.assert_nothing_left();
+}
