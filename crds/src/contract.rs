@@ -24,7 +24,7 @@ use crate::egress::{self, EgressMode, EgressRule, EgressSpec};
 use crate::identity::is_trust_domain;
 use crate::mesh::IdentityMode;
 use crate::policy::{self, PolicyAction, PolicyMode, PolicyRule, PolicySource, PolicyTarget};
-use crate::route::{Affinity, AffinityType, LoadBalancer, PortProtocol, RateLimit};
+use crate::route::{Affinity, LoadBalancer, PortProtocol, RateLimit, check_affinity};
 use crate::rule::{HeaderModifier, RouteRule, check_all, check_modifiers};
 
 /// The highest version that this code reads. A document is written with the lowest version that has everything it says, so
@@ -194,21 +194,9 @@ impl CompiledRoute {
 
     /// What neither types nor ports say.
     fn check_limits(&self) -> Result<(), ContractError> {
-        if self
-            .affinity
-            .as_ref()
-            .is_some_and(|affinity| (affinity.kind == AffinityType::Source) != affinity.name.is_none())
-        {
-            return Err(invalid(
-                "affinity.name".to_owned(),
-                "must say which header, cookie or query parameter, and be absent with the type Source",
-            ));
-        }
-        if self.affinity.as_ref().is_some_and(|affinity| !affinity.may_set_cookie()) {
-            return Err(invalid(
-                "affinity.setCookie".to_owned(),
-                "goes with the type Cookie, and with a name of letters, digits, '_', '.' and '-'",
-            ));
+        if let Some(affinity) = &self.affinity {
+            check_affinity(affinity)
+                .map_err(|flaw| ContractError::Invalid { field: flaw.field, problem: flaw.problem })?;
         }
         let bound = self.affinity.as_ref().and_then(|affinity| affinity.max_load_percent);
         if bound.is_some_and(|percent| percent <= 100) {

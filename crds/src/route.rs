@@ -8,6 +8,11 @@ use serde::{Deserialize, Serialize};
 use crate::mesh::{IdentityMode, Tally};
 use crate::rule::{HeaderModifier, RouteRule};
 
+mod check;
+
+pub use check::check;
+pub(crate) use check::{check_affinity, check_rule};
+
 /// What calls to one Service get. Every field is optional; absent ones take the mesh's defaults.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[kube(

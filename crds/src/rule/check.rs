@@ -5,9 +5,10 @@ use std::borrow::Borrow;
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::{
-    Cors, HeaderModifier, PathMatchType, PathModifier, PathModifierType, RouteMatch, RouteRule,
+    Cors, HeaderField, HeaderModifier, PathMatchType, PathModifier, PathModifierType, RouteMatch, RouteRule,
     ValueMatchType,
 };
+use crate::route;
 
 /// Regular expressions of one route.
 pub const REGEXES_MAX: usize = 32;
@@ -162,6 +163,7 @@ fn check_match(at: &str, one: &RouteMatch) -> Result<usize, Flaw> {
 }
 
 fn check_rule(at: &str, rule: &RouteRule) -> Result<(), Flaw> {
+    route::check_rule(at, rule)?;
     check_modifiers(at, rule.request_header_modifier.as_ref(), rule.response_header_modifier.as_ref())?;
     if let Some(cors) = &rule.cors {
         check_cors(&format!("{at}.cors"), cors)?;
@@ -227,11 +229,17 @@ fn check_numbers(at: &str, rule: &RouteRule) -> Result<(), Flaw> {
     if rule.request_mirror.as_ref().is_some_and(|mirror| !(0..=100).contains(&mirror.percent)) {
         return wrong("requestMirror.percent", "0 to 100");
     }
+    if rule.cors.as_ref().is_some_and(|cors| !(0..=86_400).contains(&cors.max_age_seconds)) {
+        return wrong("cors.maxAgeSeconds", "0 to 86400");
+    }
     let codes = rule.failure_codes.as_deref().unwrap_or_default();
     if codes.len() > FAILURE_CODES_MAX || codes.iter().any(|code| !(400..=599).contains(code)) {
         return wrong("failureCodes", &format!("at most {FAILURE_CODES_MAX} statuses of 400 to 599"));
     }
     let Some(fault) = &rule.fault else { return Ok(()) };
+    if fault.delay.is_none() && fault.abort.is_none() {
+        return wrong("fault", "a delay, an abort, or both");
+    }
     if fault.abort.as_ref().is_some_and(|abort| !(400..=599).contains(&abort.status_code)) {
         return wrong("fault.abort.statusCode", "400 to 599");
     }
@@ -323,23 +331,30 @@ fn check_modifier(at: &str, modifier: &HeaderModifier) -> Result<(), Flaw> {
             ));
         }
     }
-    let values = modifier.set.iter().map(|f| ("set", f)).chain(modifier.add.iter().map(|f| ("add", f)));
-    for (list, field) in values {
-        let is_text = field.value.bytes().all(|b| b == b'\t' || (b' '..=b'~').contains(&b));
-        if !is_text || field.value.trim() != field.value {
-            let problem =
-                format!("the value of {:?} must be visible ASCII, with blanks only between", field.name);
-            return Err(flaw(format!("{at}.{list}"), problem));
+    for (list, fields) in [("set", &modifier.set), ("add", &modifier.add)] {
+        for (i, HeaderField { name, value }) in fields.iter().enumerate() {
+            let is_text = value.bytes().all(|b| b == b'\t' || (b' '..=b'~').contains(&b));
+            if !is_text || value.trim() != value {
+                let problem =
+                    format!("the value of {name:?} must be visible ASCII, with blanks only between");
+                return Err(flaw(format!("{at}.{list}[{i}].value"), problem));
+            }
         }
     }
     Ok(())
 }
 
 fn check_path(at: &str, path: &PathModifier, rule: &RouteRule) -> Result<(), Flaw> {
-    let (field, value) = match path.kind {
-        PathModifierType::ReplaceFullPath => ("replaceFullPath", &path.replace_full_path),
-        PathModifierType::ReplacePrefixMatch => ("replacePrefixMatch", &path.replace_prefix_match),
+    let full = ("replaceFullPath", &path.replace_full_path);
+    let prefix = ("replacePrefixMatch", &path.replace_prefix_match);
+    let ((field, value), (other, unused)) = match path.kind {
+        PathModifierType::ReplaceFullPath => (full, prefix),
+        PathModifierType::ReplacePrefixMatch => (prefix, full),
     };
+    if unused.is_some() {
+        let problem = format!("must be absent, since type is {:?}", path.kind);
+        return Err(flaw(format!("{at}.{other}"), problem));
+    }
     let Some(value) = value else {
         return Err(flaw(
             format!("{at}.{field}"),
@@ -465,8 +480,13 @@ mod tests {
                 "no name",
             ),
             (
+                "[{responseHeaderModifier: {set: [{name: a, value: b}, {name: c, value: ' d'}]}}]",
+                "rules[0].responseHeaderModifier.set[1].value",
+                "visible",
+            ),
+            (
                 "[{requestHeaderModifier: {add: [{name: a, value: \"x\\r\\nb: c\"}]}}]",
-                "rules[0].requestHeaderModifier.add",
+                "rules[0].requestHeaderModifier.add[0].value",
                 "visible",
             ),
         ]);

@@ -8,7 +8,7 @@ use vicino_crds::contract::{
 };
 use vicino_crds::mesh::RouteDefaults;
 use vicino_crds::route::{
-    Backend, CircuitBreaker, Hedge, Override, PortProtocol, Retry, RoutePort, Timeouts,
+    Backend, CircuitBreaker, Hedge, Override, PortProtocol, Retry, RoutePort, Timeouts, check,
 };
 use vicino_crds::rule::{HeaderModifier, RequestMirror, check_modifiers};
 use vicino_crds::{MeshRouteSpec, names};
@@ -116,9 +116,13 @@ fn judge(world: &World, key: &Key, service: &Service, defaults: &RouteDefaults) 
         }
     };
     let times = Times::of(defaults).with(spec.timeouts.as_ref());
-    let compiled = ports(world, key, service, spec)
-        .and_then(|ports| Ok((ports, rules::compile(world, key, service, (spec, times))?)));
-    match compiled {
+    let compiled = || {
+        check(spec)
+            .map_err(|flaw| Problem::new("InvalidSpec", &format!("spec.{}", flaw.field), flaw.problem))?;
+        let ports = ports(world, key, service, spec)?;
+        Ok((ports, rules::compile(world, key, service, (spec, times))?))
+    };
+    match compiled() {
         Ok((ports, rules)) => {
             let requeues = unsigned(spec.requeues.unwrap_or(defaults.requeues));
             let route = compile(key, service, (generation, spec), (times, requeues), (ports, rules));
@@ -136,7 +140,7 @@ struct Times {
     idle: u32,
 }
 
-/// The schema keeps these at 0 or above.
+/// The schema keeps these at 0 or above, and so does [`check`].
 fn unsigned(value: i32) -> u32 {
     u32::try_from(value).unwrap_or(0)
 }

@@ -611,6 +611,51 @@ fn a_backend_is_named_once() {
     );
 }
 
+/// Files have not been past the API server, and an older schema lets more in.
+#[test]
+fn what_the_schema_would_not_let_in_is_not_accepted() {
+    for (spec, expected) in [
+        (
+            "{backends: [{name: web, weight: 0}, {name: web, port: 80, weight: 0}]}",
+            expect![
+                "route shop/web (kept): InvalidSpec: spec.backends: must have one with a weight above 0, or no call could go anywhere"
+            ],
+        ),
+        (
+            "{rules: [{backends: [{name: web, weight: 0}]}]}",
+            expect![
+                "route shop/web (kept): InvalidRule: spec.rules[0].backends: must have one with a weight above 0, or no call could go anywhere"
+            ],
+        ),
+        (
+            "{retry: {budgetPercent: 0, minPerSecond: 0}}",
+            expect![
+                "route shop/web (kept): InvalidSpec: spec.retry.budgetPercent: or minPerSecond must be above 0, or retry be left out: without a budget nothing is repeated"
+            ],
+        ),
+        (
+            "{timeouts: {requestMilliseconds: -1}}",
+            expect![
+                "route shop/web (kept): InvalidSpec: spec.timeouts.requestMilliseconds: must be 0 to 86400000"
+            ],
+        ),
+        (
+            "{circuitBreaker: {ejectionMilliseconds: 5000, maxEjectionMilliseconds: 1000}}",
+            expect![
+                "route shop/web (kept): InvalidSpec: spec.circuitBreaker.maxEjectionMilliseconds: is 1000, and must not be below ejectionMilliseconds, which is 5000"
+            ],
+        ),
+        (
+            "{concurrency: {perPod: 2, adaptive: {targetMilliseconds: 5, minPerPod: 3}}}",
+            expect![
+                "route shop/web (kept): InvalidSpec: spec.concurrency.adaptive.minPerPod: must not be above perPod, which is 2"
+            ],
+        ),
+    ] {
+        check(&route("web", spec), &expected);
+    }
+}
+
 #[test]
 fn what_calls_may_ask_for_is_there_for_the_ports_that_it_has() {
     let world = route("web", "{overrides: [{name: web-v2}, {name: web-v2, port: 80}]}");

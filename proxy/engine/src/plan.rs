@@ -257,16 +257,15 @@ impl Plan {
         Some(found.map(|index| first + index))
     }
 
-    /// A choice by weight, whether it has endpoints or not; of calls with the same key, the same one.
+    /// A choice by weight, whether it has endpoints or not; of calls with the same key, the same one. None when none has a weight.
     #[inline]
-    pub(crate) fn draw(&self, key: Option<u64>, random: &mut Random) -> usize {
-        match &self.choices[..] {
-            [_] => 0,
-            choices if key.is_some() => {
-                let places = choices.iter().map(|choice| Some((choice.key, choice.weight)));
-                key.and_then(|key| affinity::pick(key, places)).unwrap_or(0)
+    pub(crate) fn draw(&self, key: Option<u64>, random: &mut Random) -> Option<usize> {
+        match (&self.choices[..], key) {
+            ([only], _) => (only.weight > 0).then_some(0),
+            (choices, Some(key)) => {
+                affinity::pick(key, choices.iter().map(|choice| Some((choice.key, choice.weight))))
             }
-            choices => pick_weighted(choices.iter().map(|c| u64::from(c.weight)), random).unwrap_or(0),
+            (choices, None) => pick_weighted(choices.iter().map(|c| u64::from(c.weight)), random),
         }
     }
 }

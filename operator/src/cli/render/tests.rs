@@ -63,6 +63,7 @@ async fn what_is_wrong_is_said_with_its_field_and_what_would_be_right() {
     let folder = std::env::temp_dir().join(format!("vicino-render-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let wrong = "apiVersion: vicino.dev/v1alpha1\nkind: MeshRoute\nmetadata: {name: web, namespace: demo}\nspec: {backends: [{name: wbe}]}\n---\n\
+                 apiVersion: vicino.dev/v1alpha1\nkind: MeshRoute\nmetadata: {name: quotes, namespace: demo}\nspec: {rules: [{retry: {attempts: -1}}]}\n---\n\
                  {apiVersion: v1, kind: Namespace, metadata: {name: other, labels: {vicino.dev/mesh: nope}}}\n";
     std::fs::write(folder.join("wrong.yaml"), wrong).unwrap();
     let paths = [repository("config/demo"), repository("config/samples/servicemesh.yaml"), folder.clone()];
@@ -72,6 +73,7 @@ async fn what_is_wrong_is_said_with_its_field_and_what_would_be_right() {
     expect![[r#"
         not of interest to the mesh: 4 Deployment
         Namespace other: metadata.labels[vicino.dev/mesh]: there is no ServiceMesh "nope": create it, or label the namespace with one of "default"
+        MeshRoute demo/quotes: spec.rules[0].retry.attempts: must be 1 to 5
         MeshRoute demo/web: spec.backends[0].name: there is no Service "wbe" in the namespace "demo"; its Services: "authors", "quotes", "ratings", "web""#]]
     .assert_eq(&answer.notes.join("\n"));
 }

@@ -289,9 +289,12 @@ impl Core {
         }
         let wish = way.wishes.and_then(|wishes| plan.overridden(wishes));
         let choice = match wish {
-            None => plan.draw(key, &mut self.random),
-            Some(Ok(choice)) => choice,
-            Some(Err(NotAllowed)) => return self.answer(ask.asker(), Reason::OverrideNotAllowed),
+            None => plan.draw(key, &mut self.random).ok_or(Reason::NoEndpoint),
+            Some(wish) => wish.map_err(|NotAllowed| Reason::OverrideNotAllowed),
+        };
+        let choice = match choice {
+            Ok(choice) => choice,
+            Err(reason) => return self.answer(ask.asker(), reason),
         };
         let frame = RequestFrame {
             to: plan.choices[choice].destination(),

@@ -180,8 +180,9 @@ impl Core {
         let Ok(plan) = planned else { return self.net.close_flushed(id) };
         let head = RequestHead::opaque();
         let key = plan.key(&head, Some(peer));
+        let Some(choice) = plan.draw(key, &mut self.random) else { return self.net.close_flushed(id) };
         let frame = RequestFrame {
-            to: plan.choices[plan.draw(key, &mut self.random)].destination(),
+            to: plan.choices[choice].destination(),
             kind: Kind::Opaque,
             deadline_ms: DEADLINE_MS_NONE,
             hops: 1,

@@ -236,6 +236,22 @@ fn a_caller_may_ask_which_way_its_call_went() {
     }
 }
 
+/// No document says so; a call would else go to the first of them.
+#[test]
+fn backends_none_of_which_has_a_weight_get_no_call() {
+    let mut world = web_on(&[1], 14);
+    world.pod("canary", 1, 9);
+    for backends in [vec![("web".into(), 0)], vec![("web".into(), 0), ("canary".into(), 0)]] {
+        world.snapshot.services.insert("web".into(), backends);
+        world.publish();
+        let client = world.client(0);
+        let answer = world.ask(client, &get("/"));
+        assert_eq!((answer.status, answer.field("vicino-error")), (503, Some("no-endpoint")));
+    }
+    assert_eq!(world.seen.len(), 0);
+    world.assert_nothing_left();
+}
+
 #[test]
 fn backends_get_their_weights_and_one_without_endpoints_gets_none() {
     let mut world = web_on(&[1, 2], 14);
