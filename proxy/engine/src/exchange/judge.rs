@@ -30,10 +30,10 @@ impl Core {
     /// Why a call is refused whichever of these pods it would be given, which is told then. Asked of calls that would have to wait, so that
     /// those that may not call take no place in line from those that may.
     pub(crate) fn refusal(&mut self, id: ExchangeId, pods: &[Arc<PodSlot>]) -> Option<Reason> {
-        match () {
-            () if self.is_from_anyone(id) => Some(Reason::NoIdentity),
-            () if !self.is_allowed(id, pods, false) => Some(Reason::PolicyDenied),
-            () => None,
+        if self.is_from_anyone(id) {
+            Some(Reason::NoIdentity)
+        } else {
+            (!self.is_allowed(id, pods, false)).then_some(Reason::PolicyDenied)
         }
     }
 
