@@ -130,6 +130,8 @@ impl Reason {
             Reset::Draining => Reason::Draining,
             Reset::Protocol => Reason::HopProtocol,
             Reset::Overloaded => Reason::Overloaded,
+            Reset::QueueFull => Reason::QueueFull,
+            Reset::QueueTimeout => Reason::QueueTimeout,
             Reset::Internal => Reason::Internal,
         }
     }
@@ -144,7 +146,9 @@ impl Reason {
             Reason::UpstreamClosed => Reset::UpstreamClosed,
             Reason::BadResponse => Reset::BadResponse,
             Reason::Timeout => Reset::DeadlineExpired,
-            Reason::Overloaded | Reason::QueueFull | Reason::QueueTimeout => Reset::Overloaded,
+            Reason::Overloaded => Reset::Overloaded,
+            Reason::QueueFull => Reset::QueueFull,
+            Reason::QueueTimeout => Reset::QueueTimeout,
             Reason::Draining => Reset::Draining,
             Reason::Cancelled => Reset::Cancelled,
             Reason::HopProtocol => Reset::Protocol,

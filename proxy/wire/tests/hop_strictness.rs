@@ -346,5 +346,5 @@ fn credit_has_bounds() {
         (Err(HopError::FlowControl), Ok(()), Err(HopError::FlowControl))
     );
     assert_eq!((receive.release(4), receive.release(1), receive.release(100)), (None, Some(5), Some(5)));
-    assert_eq!(Reset::from_number(200), Reset::Internal);
+    assert_eq!(Reset::of(200, 0), Reset::Internal);
 }

@@ -47,7 +47,7 @@ pub fn decode(buf: &[u8]) -> Result<Option<(Frame<'_>, usize)>, HopError> {
         kind::RESPONSE => response(stream, end, payload).unwrap_or_else(malformed),
         kind::TRAILERS => trailers(stream, end, payload).unwrap_or_else(malformed),
         kind::WINDOW => window(stream, last(payload.u32()?, &payload)?)?,
-        kind::RESET => Frame::Reset { stream, reason: Reset::from_number(last(payload.u8()?, &payload)?) },
+        kind::RESET => Frame::Reset { stream, reason: Reset::of(last(payload.u8()?, &payload)?, flags) },
         kind::PING => Frame::Ping(last(payload.u64()?, &payload)?),
         kind::PONG => Frame::Pong(last(payload.u64()?, &payload)?),
         kind::DRAIN => last(Frame::Drain, &payload)?,

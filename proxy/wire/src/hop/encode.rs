@@ -128,7 +128,10 @@ pub fn encode_trailers(out: &mut Vec<u8>, stream: u32, trailers: Headers<'_>) ->
 
 /// Appends RESET.
 pub fn encode_reset(out: &mut Vec<u8>, stream: u32, reason: Reset) {
+    const FLAGS_AT: usize = 3;
+    let start = out.len();
     push_header(out, kind::RESET, stream, 1, false);
+    out[start + FLAGS_AT] = reason.flags();
     out.push(reason.number());
 }
 

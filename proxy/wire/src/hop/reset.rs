@@ -32,11 +32,15 @@ pub enum Reset {
     Ejected = 13,
     /// Policies do not allow the call.
     Denied = 14,
+    /// [`Reset::Overloaded`], with a flag that older peers do not look at: the line for the Service's pods is full.
+    QueueFull,
+    /// Likewise: the call has waited in that line for as long as it may.
+    QueueTimeout,
 }
 
 impl Reset {
     /// All of them, in order of their numbers.
-    pub const ALL: [Reset; 14] = [
+    pub const ALL: [Reset; 16] = [
         Reset::Unprocessed,
         Reset::NoEndpoint,
         Reset::ConnectFailed,
@@ -51,16 +55,31 @@ impl Reset {
         Reset::Internal,
         Reset::Ejected,
         Reset::Denied,
+        Reset::QueueFull,
+        Reset::QueueTimeout,
     ];
 
     /// The number on the wire.
     pub fn number(self) -> u8 {
-        self as u8
+        match self {
+            Reset::QueueFull | Reset::QueueTimeout => Reset::Overloaded as u8,
+            _ => self as u8,
+        }
     }
 
-    /// The reason of that number; [`Reset::Internal`] when it is unknown, which never allows a requeue.
-    pub fn from_number(number: u8) -> Reset {
-        number.checked_sub(1).and_then(|i| Reset::ALL.get(usize::from(i))).copied().unwrap_or(Reset::Internal)
+    /// The flags of the frame that go with the number.
+    pub fn flags(self) -> u8 {
+        match self {
+            Reset::QueueFull => 0x02,
+            Reset::QueueTimeout => 0x04,
+            _ => 0,
+        }
+    }
+
+    /// The reason of that number, or what the flags say closer; [`Reset::Internal`] when it is unknown, which never allows a requeue.
+    pub fn of(number: u8, flags: u8) -> Reset {
+        let is_it = |reset: &Reset| reset.number() == number && flags & reset.flags() == reset.flags();
+        Reset::ALL.into_iter().filter(is_it).max_by_key(|reset| reset.flags()).unwrap_or(Reset::Internal)
     }
 
     /// A bounded word, for `vicino-error`, metrics and logs.
@@ -80,6 +99,8 @@ impl Reset {
             Reset::Internal => "internal",
             Reset::Ejected => "ejected",
             Reset::Denied => "denied",
+            Reset::QueueFull => "queue-full",
+            Reset::QueueTimeout => "queue-timeout",
         }
     }
 
@@ -91,7 +112,9 @@ impl Reset {
             | Reset::ConnectFailed
             | Reset::Draining
             | Reset::Overloaded
-            | Reset::Ejected => true,
+            | Reset::Ejected
+            | Reset::QueueFull
+            | Reset::QueueTimeout => true,
             Reset::UpstreamClosed
             | Reset::BadResponse
             | Reset::Timeout
@@ -113,7 +136,9 @@ impl Reset {
             | Reset::Cancelled
             | Reset::Draining
             | Reset::Overloaded
-            | Reset::Ejected => 503,
+            | Reset::Ejected
+            | Reset::QueueFull
+            | Reset::QueueTimeout => 503,
             Reset::UpstreamClosed | Reset::BadResponse | Reset::Protocol => 502,
             Reset::Timeout | Reset::DeadlineExpired => 504,
             Reset::Internal => 500,

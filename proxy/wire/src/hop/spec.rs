@@ -55,14 +55,25 @@ fn resets_mean_what_the_specification_says() {
     for reason in Reset::ALL {
         let expected = [
             reason.as_str().to_owned(),
-            reason.number().to_string(),
+            match reason.flags() {
+                0 => reason.number().to_string(),
+                flags => format!("{}, flag {flags:#04x}", reason.number()),
+            },
             if reason.is_requeue_safe() { "yes" } else { "no" }.to_owned(),
             reason.status().to_string(),
         ];
         assert_eq!(row(reason.as_str()), expected);
-        assert_eq!(Reset::from_number(reason.number()), reason);
+        assert_eq!(Reset::of(reason.number(), reason.flags()), reason);
+        assert_eq!(reason.flags() & super::frame::FLAG_END, 0);
+        // Whoever does not know the flags may do the same.
+        let without = Reset::of(reason.number(), 0);
+        assert_eq!(
+            (without.is_requeue_safe(), without.status()),
+            (reason.is_requeue_safe(), reason.status())
+        );
     }
-    for unknown in [0, 15, 255] {
-        assert_eq!(Reset::from_number(unknown), Reset::Internal);
+    assert_eq!(Reset::of(Reset::Denied.number(), 0xff), Reset::Denied, "flags of others say nothing");
+    for unknown in [0, 15, 16, 255] {
+        assert_eq!(Reset::of(unknown, 0), Reset::Internal);
     }
 }

@@ -113,13 +113,17 @@ fn a_full_line_is_told_and_so_is_a_wait_that_is_too_long() {
         assert!(world.now.since(started) < Duration::from_millis(300));
         world.assert_nothing_left();
     }
-    let mut world = world_with(&[0], limited(1, 0, 1000), 5);
-    let clients = [world.client(0), world.client(0)];
-    world.send(clients[0], &get("/slow/100"));
-    world.run(Duration::from_millis(10));
-    let answer = world.ask(clients[1], &get("/"));
-    assert_eq!((answer.status, answer.field("vicino-error")), (503, Some("queue-full")));
-    assert_eq!(answer.field("retry-after"), Some("1"));
+    for (node, length, word) in
+        [(0, 0, "queue-full"), (1, 0, "queue-full"), (0, 9, "queue-timeout"), (1, 9, "queue-timeout")]
+    {
+        let mut world = world_with(&[node], limited(1, length, 20), 5);
+        let clients = [world.client(0), world.client(0)];
+        world.send(clients[0], &get("/slow/100"));
+        world.run(Duration::from_millis(10));
+        let answer = world.ask(clients[1], &get("/"));
+        assert_eq!((answer.status, answer.field("vicino-error")), (503, Some(word)), "node {node}");
+        assert_eq!(answer.field("retry-after"), Some("1"));
+    }
 }
 
 #[test]
