@@ -219,7 +219,10 @@ impl Core {
         request: &RequestFrame<'_>,
     ) -> Result<(Rc<Plan>, Arc<PodSlot>, bool), Fault> {
         let held = self.exchanges.get_mut(id).filter(|exchange| {
-            exchange.is_reservation && exchange.plan.choices[0].destination() == request.to
+            let held = exchange.plan.choices[0].destination();
+            // The port is told by its name; its number may have changed meanwhile.
+            let is_same = held == Destination { port: held.port, ..request.to };
+            exchange.is_reservation && is_same
         });
         let exchange = held.ok_or(Fault::Connection)?;
         let slot = exchange.pod.take().ok_or(Fault::Connection)?;
@@ -323,8 +326,13 @@ impl Core {
         if let Some(plan) = plans_inbound.get(&texts) {
             return Some(Rc::clone(plan));
         }
-        let plan = Rc::new(inbound(snapshot, to, nodes, tally)?);
-        plans_inbound.put(&texts, &plan);
+        // The number is the peer's word, the name decides: else one peer's word would hold for the calls of all.
+        let port = snapshot.port_number(to.namespace, to.service, to.port_name);
+        let told = Destination { port: port.unwrap_or(to.port), ..*to };
+        let plan = Rc::new(inbound(snapshot, &told, nodes, tally)?);
+        if port.is_some() {
+            plans_inbound.put(&texts, &plan);
+        }
         Some(plan)
     }
 

@@ -18,6 +18,16 @@ fn hello() -> Vec<u8> {
 
 fn request(stream: u32, service: &str, framing: Framing, deadline_ms: u32) -> Vec<u8> {
     let to = Destination { namespace: "demo", service, port: 80, port_name: "http", pod: None };
+    request_to(stream, to, framing, deadline_ms)
+}
+
+/// A call to `web` by the name of its port, with a number that is not the port's.
+fn request_to_port_81(stream: u32) -> Vec<u8> {
+    let to = Destination { namespace: "demo", service: "web", port: 81, port_name: "http", pod: None };
+    request_to(stream, to, Framing::None, 0)
+}
+
+fn request_to(stream: u32, to: Destination<'_>, framing: Framing, deadline_ms: u32) -> Vec<u8> {
     let via = [Header { name: b"via", value: b"1.1 vicino" }];
     let head = RequestHead {
         method: "POST",
@@ -236,6 +246,40 @@ fn a_pod_that_is_held_is_the_one_that_the_call_gets() {
     world.send(peer, &request(4, "web", Framing::Length(0), 0));
     world.until("the next call is served", |w| w.seen.len() == 2);
     assert!(!world.clients[peer].is_closed);
+}
+
+/// The name of a port decides, and no peer's word on its number holds for another peer.
+#[test]
+fn a_wrong_number_of_a_port_harms_nobody() {
+    let mut world = limited();
+    let liar = peer_of_node_1(&mut world);
+    world.send(liar, &request_to_port_81(1));
+    world.run(Duration::from_millis(20));
+    let mut reset = Vec::new();
+    encode_reset(&mut reset, 1, Reset::Cancelled);
+    world.send(liar, &reset);
+    let peer = peer_of_node_1(&mut world);
+    world.send(peer, &reserve(1));
+    world.run(Duration::from_millis(20));
+    assert_eq!(granted(&world, peer), [1]);
+    world.send(peer, &request(1, "web", Framing::None, 0));
+    world.run(Duration::from_millis(20));
+    assert!(!world.clients[peer].is_closed);
+    assert_eq!(world.seen.len(), 2);
+}
+
+/// What a pod speaks is told by its route, whichever number the first to ask since the last snapshot has said.
+#[test]
+fn a_wrong_number_of_a_port_changes_no_protocol() {
+    let mut world = web_on(&[1], 1);
+    world.snapshot.protocols.insert("web".to_owned(), Protocol::Http2);
+    world.publish();
+    let liar = peer_of_node_1(&mut world);
+    world.send(liar, &request_to_port_81(1));
+    world.run(Duration::from_millis(20));
+    let client = world.client(0);
+    assert_eq!(world.ask(client, &get("/")).status, 200);
+    assert!(world.seen.iter().all(|seen| seen.head.contains(" HTTP/2\r\n")), "{:?}", world.seen);
 }
 
 #[test]
