@@ -94,6 +94,8 @@ pub(crate) enum Listener {
     Refuses,
     /// Nothing ever comes back.
     Silent,
+    /// What comes back is what the test says.
+    Scripted,
 }
 
 /// How the network behaves.
@@ -365,9 +367,11 @@ impl World {
                 self.links[link].ends[0] = End::Nobody;
                 self.nodes[node].core.connect_failed(id, ErrorKind::ConnectionRefused, now);
             }
-            Listener::Pod => {
+            listener @ (Listener::Pod | Listener::Scripted) => {
                 self.links[link].ends[1] = End::Pod(self.pods.len());
-                self.pods.push(PodConn::new(link, address));
+                let mut pod = PodConn::new(link, address);
+                pod.is_scripted = listener == Listener::Scripted;
+                self.pods.push(pod);
                 self.nodes[node].core.connected(id, local, now);
             }
             Listener::Core(to, _) if self.links[link].secure.is_some() && self.without_tls.contains(&to) => {

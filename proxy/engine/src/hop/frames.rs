@@ -14,7 +14,7 @@ use super::HopState;
 use crate::core::{ConnId, Core};
 use crate::deadline::Time;
 use crate::downstream::HOPS_MAX;
-use crate::exchange::{ExchangeId, Fresh, Half, Origin, take_length};
+use crate::exchange::{ExchangeId, Fresh, Half, Method, Origin, take_length};
 use crate::grpc;
 use crate::plan::{Plan, inbound};
 use crate::reply::Reason;
@@ -418,7 +418,10 @@ impl Core {
 
     fn response_frame(&mut self, id: ExchangeId, response: &ResponseFrame<'_>) -> Handled {
         let call = self.exchanges.get(id).ok_or(Fault::Connection)?;
-        if call.has_head() {
+        // The frame does not say to what it answers: that an answer to HEAD has no body is to be seen here only, and the caller
+        // would take one for the answer to its next call.
+        let has_body = response.framing != Framing::None && response.head.status != 101;
+        if call.has_head() || (has_body && call.method == Method::Head) {
             return Err(Fault::Stream);
         }
         self.respond_head(id, &response.head, response.framing);

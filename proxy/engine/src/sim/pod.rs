@@ -39,6 +39,8 @@ pub(crate) struct PodConn {
     pub(crate) is_stalled: bool,
     /// Speaks no HTTP: sends back what it gets.
     is_echo: bool,
+    /// Says only what the test has it say.
+    pub(super) is_scripted: bool,
     decoder: Option<(BodyDecoder, usize)>,
     later: Option<(Time, Vec<u8>)>,
     /// It is spoken to in HTTP/2, and does so, too.
@@ -62,6 +64,7 @@ impl PodConn {
             resets: false,
             is_stalled: false,
             is_echo: address.ip().to_string().ends_with(".99"),
+            is_scripted: false,
             decoder: None,
             later: None,
             mux: None,
@@ -93,6 +96,9 @@ impl PodConn {
     pub(super) fn serve(&mut self, bytes: &[u8], is_end: bool, now: Time, seen: &mut Vec<Seen>) {
         if let Some((_, answer)) = self.later.take_if(|(at, _)| *at <= now) {
             self.out.extend(answer);
+        }
+        if self.is_scripted {
+            return;
         }
         if self.is_echo {
             self.out.extend_from_slice(bytes);

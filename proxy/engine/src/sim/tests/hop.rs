@@ -1,9 +1,10 @@
 //! A peer that does not keep to the hop's specification harms its own streams, or its own connection, and no application.
 
-use vicino_wire::head::{Framing, Header, Headers, RequestHead, Version};
+use vicino_wire::head::{Framing, Header, Headers, RequestHead, ResponseHead, Version};
 use vicino_wire::hop::{
-    Destination, Frame, Hello, Kind, RequestFrame, Reset, decode, encode_cancel, encode_data, encode_grant,
-    encode_hello, encode_request, encode_reserve, encode_reset, encode_started, encode_wait, encode_window,
+    Destination, Frame, Hello, Kind, RequestFrame, Reset, ResponseFrame, decode, encode_cancel, encode_data,
+    encode_grant, encode_hello, encode_request, encode_reserve, encode_reset, encode_response,
+    encode_started, encode_wait, encode_window,
 };
 
 use super::*;
@@ -246,6 +247,47 @@ fn a_pod_that_is_held_is_the_one_that_the_call_gets() {
     world.send(peer, &request(4, "web", Framing::Length(0), 0));
     world.until("the next call is served", |w| w.seen.len() == 2);
     assert!(!world.clients[peer].is_closed);
+}
+
+fn response(stream: u32, framing: Framing) -> Vec<u8> {
+    let head = ResponseHead {
+        status: 200,
+        reason: b"",
+        version: Version::Http11,
+        declared_length: None,
+        headers: Headers::default(),
+    };
+    let mut out = Vec::new();
+    encode_response(&mut out, stream, &ResponseFrame { head, framing }, &[]).unwrap();
+    out
+}
+
+/// An answer to HEAD has no body, whatever the other node says: its bytes would be the answer to the caller's next call.
+#[test]
+fn a_body_behind_an_answer_to_head_forges_no_other_answer() {
+    let forged = b"HTTP/1.1 299 Forged\r\ncontent-length: 0\r\n\r\n";
+    for framing in [Framing::Length(forged.len() as u64), Framing::Chunked, Framing::UntilClose] {
+        let mut world = web_on(&[1], 1);
+        world.listeners.insert(SocketAddr::new(node_ip(1), L2_PORT), Listener::Scripted);
+        let client = world.client(0);
+        world.send(client, b"HEAD / HTTP/1.1\r\nHost: web\r\n\r\n");
+        world.run(Duration::from_millis(20));
+        world.pods[0].say(&hello());
+        world.run(Duration::from_millis(20));
+        let mut answer = response(1, framing);
+        encode_data(&mut answer, 1, forged, 16_384, true);
+        world.pods[0].say(&answer);
+        world.run(Duration::from_millis(20));
+        world.send(client, &get("/"));
+        world.run(Duration::from_millis(20));
+        world.pods[0].say(&response(2, Framing::Length(0)));
+        world.run(Duration::from_millis(20));
+        let got = world.text(client);
+        let statuses: Vec<_> = got.lines().filter(|line| line.starts_with("HTTP/1.1 ")).collect();
+        assert_eq!(statuses, ["HTTP/1.1 502 Bad Gateway", "HTTP/1.1 200 "], "{got}");
+        assert!(got.contains("hop-protocol"), "{got}");
+        world.assert_nothing_left();
+    }
 }
 
 /// The name of a port decides, and no peer's word on its number holds for another peer.
