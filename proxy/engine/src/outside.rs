@@ -56,6 +56,11 @@ pub(crate) struct Outside {
 }
 
 impl Outside {
+    /// Whether it is called by a name.
+    pub(crate) fn is_named(&self) -> bool {
+        matches!(self.host, Host::Name(_))
+    }
+
     /// What an authority is that is no Service, which `reason` says. None: nothing that could be called.
     pub(crate) fn of(
         snapshot: &Snapshot,

@@ -10,6 +10,7 @@ use std::fmt;
 pub use authority::{AUTHORITY_BYTES_MAX, Authority};
 pub use headers::{Header, Headers, HeadersIter};
 pub(crate) use headers::{Span, split_hop_field};
+pub use text::is_token;
 
 /// Most fields that one head may have, the ones that are taken out included.
 pub const HEADERS_MAX: usize = 128;

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use vicino_wire::client_hello::{self, ClientHello};
-use vicino_wire::head::{Framing, RequestHead};
+use vicino_wire::head::{Framing, RequestHead, is_token};
 use vicino_wire::hop::{DEADLINE_MS_NONE, Kind, RequestFrame, encode_request};
 use vicino_wire::http1::Request;
 use vicino_wire::http2::PREFACE;
@@ -62,6 +62,28 @@ fn detect(buf: &[u8]) -> Spoken {
         }
         _ => Spoken::Other,
     }
+}
+
+/// Whether what is not read as HTTP here could be a request to whoever listens: servers may be laxer about lines and blanks before it, blanks in it,
+/// and the method (RFC 9112 §2.2, §3). `Http` is what is not to be passed on.
+fn first_line(buf: &[u8]) -> Spoken {
+    // The last four are blanks to Python.
+    let is_blank = |b: &u8| matches!(b, b' ' | b'\t' | 0x0b..=b'\r' | 0x1c..=0x1f);
+    let before = buf.iter().take_while(|b| is_blank(b) || **b == b'\n').count();
+    let mut lines = buf[before..].split(|b| *b == b'\n');
+    let (line, is_whole) = (lines.next().unwrap_or_default(), lines.next().is_some());
+    let mut words = line.split(is_blank);
+    let method = words.next().unwrap_or_default();
+    if !method.is_empty() && !is_token(method) {
+        return Spoken::Other;
+    }
+    let begins = |word: &[u8], with: &[u8]| word.get(..5).is_some_and(|word| word.eq_ignore_ascii_case(with));
+    if words.any(|word| begins(word, b"http/") || begins(word, b"http:")) {
+        return Spoken::Http;
+    }
+    // As in what Git says first, which no end of a line follows.
+    let is_binary = line.contains(&0) && !method.iter().all(|b| b.is_ascii_alphabetic() || *b == b'-');
+    if is_whole || is_binary { Spoken::Other } else { Spoken::Unclear }
 }
 
 /// Ports of Services behind which servers have spoken first, as those of MySQL, SMTP and SSH do, so that tunnels to them need not wait for a caller to begin.
@@ -202,12 +224,18 @@ impl Core {
         self.net.resume(id);
     }
 
-    /// Whether the bytes of a caller may go on: in a tunnel out of the mesh, TLS has to name a server that the caller may call. None: more of them are
-    /// needed to tell.
+    /// Whether the bytes of a caller may go on: in a tunnel out of the mesh, TLS has to name a server that the caller may call, and HTTP is not passed
+    /// on unread. None: more of them are needed to tell.
     fn may_pass(&mut self, id: ConnId, buf: &[u8]) -> Option<bool> {
         let named = match client_hello::read(buf) {
             ClientHello::More => return None,
-            ClientHello::Other | ClientHello::Named(None) => return Some(true),
+            ClientHello::Named(None) => return Some(true),
+            ClientHello::Other if !self.is_bound_to_name(id) => return Some(true),
+            ClientHello::Other => match first_line(buf) {
+                Spoken::Unclear => return None,
+                Spoken::Other => return Some(true),
+                Spoken::Http => Err("a request that cannot be read"),
+            },
             ClientHello::Malformed => Err("a ClientHello that cannot be read"),
             ClientHello::Named(Some(name)) => Ok(name),
         };
@@ -219,6 +247,13 @@ impl Core {
         self.tally.reply(Reason::NotInMesh);
         self.tell_egress(id, outside, Reason::NotInMesh, Some(named.as_deref().unwrap_or_else(|what| what)));
         Some(false)
+    }
+
+    /// Whether a tunnel is to a name, and other names may not be called through it.
+    fn is_bound_to_name(&mut self, id: ConnId) -> bool {
+        let is_open = self.snapshot.egress.is_open;
+        let plan = self.plan(id, "").ok().filter(|_| !is_open);
+        plan.and_then(|plan| plan.outside.as_ref().map(|outside| outside.is_named())).unwrap_or(false)
     }
 
     fn refuse_tunnel(&mut self, id: ConnId) {

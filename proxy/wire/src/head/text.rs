@@ -39,7 +39,7 @@ pub(crate) fn token_len(bytes: &[u8]) -> usize {
 
 /// Whether it is a token: not empty, token bytes only.
 #[inline]
-pub(crate) fn is_token(bytes: &[u8]) -> bool {
+pub fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && token_len(bytes) == bytes.len()
 }
 

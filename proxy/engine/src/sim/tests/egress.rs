@@ -295,6 +295,66 @@ fn in_a_tunnel_tls_and_http_name_a_host_that_is_allowed() {
 }
 
 #[test]
+fn a_request_that_is_not_read_as_one_does_not_pass_as_something_else() {
+    let mut world = world(Egress {
+        allow: vec![allowed(&[exact("echo.example.com"), exact("api.example.com")])],
+        ..Egress::default()
+    });
+    let seconds = Duration::from_secs;
+    for parts in [
+        &["GE", "T / HTTP/1.1\r\nhost: evil.example.net\r\n\r\n"][..],
+        &["GET", " / HTTP/1.1\r\nhost: evil.example.net\r\n\r\n"],
+        &["\r\n", "\r\nGET / HTTP/1.1\r\nhost: evil.example.net\r\n\r\n"],
+        &["\r\n\r\nGET / HTTP/1.1\r\nhost: evil.example.net\r\n\r\n"],
+        &["\nGET / HTTP/1.1\r\nhost: evil.example.net\r\n\r\n"],
+        &["\n \tGET / HTTP/1.1\r\nhost: evil.example.net\r\n\r\n"],
+        &["get / HTTP/1.1\r\nhost: evil.example.net\r\n\r\n"],
+        &["GET\t/\tHTTP/1.1\nhost: evil.example.net\n\n"],
+        &["GET evil HTTP/1.1\rhost: evil.example.net\r\n\r\n"],
+        &["GET x\0 ", "HTTP/1.1\r\nhost: evil.example.net\r\n\r\n"],
+        &["get http://evil.example.net/\r\n"],
+        &["CONNECT evil.example.net:443 HTTP/1.1\r\n\r\n"],
+        &["pri * HTTP/2.0\r\n\r\nSM\r\n\r\n"],
+        &["GE"],
+    ] {
+        let (client, told) = connect(&mut world, "a", "echo.example.com:80");
+        assert_eq!(told.0, 200);
+        for part in parts {
+            world.send(client, part.as_bytes());
+            world.run(seconds(3));
+        }
+        world.run(seconds(12));
+        let text = world.text(client);
+        assert!(world.clients[client].is_closed && text.is_empty(), "{parts:?}: {text}");
+    }
+    // What is no HTTP goes on, as soon as that is sure.
+    for parts in [
+        &["\r\n", "EHLO there\r\n"][..],
+        &["ehlo there", "\r\n"],
+        &["user x", " y HTTPS\r\n"],
+        &["SSH-2.0-OpenSSH_9.9\r\n"],
+        &["0032git-upload-pack /x.git\0host=echo.example.com\0"],
+        &["AMQP\0\0\u{9}\u{1}"],
+        &["<stream>"],
+        &["*1\r\n$4\r\nPING\r\n"],
+    ] {
+        let (client, _) = connect(&mut world, "a", "echo.example.com:80");
+        for part in parts {
+            world.send(client, part.as_bytes());
+            world.run(seconds(3));
+        }
+        assert_eq!(world.text(client), parts.concat(), "{parts:?}");
+    }
+    // Where nobody is kept from calling another host, a word may be all that is said.
+    world.snapshot.egress = Arc::new(open());
+    world.publish();
+    let (client, _) = connect(&mut world, "a", "echo.example.com:80");
+    world.send(client, b"hello");
+    world.until("an echo", |w| w.clients[client].got == b"hello");
+    world.run(seconds(100));
+}
+
+#[test]
 fn without_an_answer_of_dns_a_caller_is_told_so_in_the_end() {
     let mut world = world(open());
     world.dns.is_silent = true;
