@@ -19,7 +19,7 @@ use crate::latency::Latencies;
 use crate::outside::Outside;
 use crate::queue::{Limit, Queue};
 use crate::random::Random;
-use crate::rate::RateLimit;
+use crate::rate::{LimitOf, RateLimit};
 use crate::reply::Reason;
 use crate::retry::{Budgets, Hedge, Hedges, Retries, Retry};
 use crate::route::{Pod, Route, pick};
@@ -171,8 +171,8 @@ pub(crate) struct Plan {
     pub(crate) affinity_load_percent: u32,
     pub(crate) retries: Option<Retries>,
     pub(crate) hedges: Option<Hedges>,
-    /// The limit on calls a second, and the rule that it is of.
-    pub(crate) rate: Option<(RateLimit, Box<str>)>,
+    /// The limit on calls a second, and whose it is.
+    pub(crate) rate: Option<(RateLimit, LimitOf)>,
     pub(crate) tally: Arc<ServiceTally>,
     /// The rule that this is the plan of.
     pub(crate) rule: Option<Arc<Rule>>,
@@ -308,9 +308,12 @@ pub(crate) fn outbound(
 ) -> Plan {
     let (service, port) = (&route.service, route.port());
     let tally = of_all.service(&service.name, Direction::Outbound);
-    let rate = |rule: Option<&Rule>| {
-        let own = rule.and_then(|rule| Some((rule.rate_limit.clone()?, rule.name.clone())));
-        own.or_else(|| Some((service.rate_limit.clone()?, Box::default())))
+    let rate = |rule: Option<(usize, &Rule)>| {
+        let own = rule.and_then(|(nth, rule)| {
+            let of = if rule.name.is_empty() { LimitOf::Nth(nth) } else { LimitOf::Named(rule.name.clone()) };
+            Some((rule.rate_limit.clone()?, of))
+        });
+        own.or_else(|| Some((service.rate_limit.clone()?, LimitOf::Route)))
     };
     let limit = |ns: u64| (ns > 0).then(|| Duration::from_nanos(ns));
     let mut plan = |backends: &[Backend], times: Times, (retry, hedge): Again<'_>| Plan {
@@ -340,8 +343,8 @@ pub(crate) fn outbound(
     }
     let mut whole = plan(&port.backends, times, (service.retry.as_ref(), service.hedge));
     if !service.rules.is_empty() {
-        let of_rules = service.rules.list().iter().zip(&port.of_rules);
-        let plans = of_rules.map(|(rule, RuleBackends { backends, mirror })| {
+        let of_rules = service.rules.list().iter().zip(&port.of_rules).enumerate();
+        let plans = of_rules.map(|(nth, (rule, RuleBackends { backends, mirror }))| {
             let times = rule.times;
             let mirror = mirror.as_ref().map(|backend| {
                 let plan = plan(std::slice::from_ref(backend), times, (None, None));
@@ -350,7 +353,7 @@ pub(crate) fn outbound(
                 Mirror { percent: u64::from(rule.mirror_percent), plan }
             });
             let plan = plan(backends, times, (rule.retry.as_ref(), rule.hedge));
-            Rc::new(Plan { rule: Some(Arc::clone(rule)), rate: rate(Some(rule)), mirror, ..plan })
+            Rc::new(Plan { rule: Some(Arc::clone(rule)), rate: rate(Some((nth, rule))), mirror, ..plan })
         });
         let plans = plans.collect();
         whole.rules = Some(Box::new(RulePlans { rules: service.rules.clone(), plans }));

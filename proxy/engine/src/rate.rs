@@ -31,7 +31,7 @@ pub struct RateLimit {
 }
 
 /// What calls that share a limit have in common.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
 pub enum RateKey {
     /// The value of this field; calls without it share a limit, too.
     Header(Box<str>),
@@ -39,6 +39,17 @@ pub enum RateKey {
     Source,
     /// The calling pod's service account.
     ServiceAccount,
+}
+
+/// Whose limit it is, within a Service: what stays the same from one snapshot to the next.
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+pub(crate) enum LimitOf {
+    /// The route's own, for all calls whose rule has none.
+    Route,
+    /// That of the rule with this name.
+    Named(Box<str>),
+    /// That of a rule without a name, which is the so-and-so-manieth.
+    Nth(usize),
 }
 
 /// Which connections of other neighbourhoods share a limit.
@@ -103,11 +114,12 @@ impl Buckets {
     fn key(
         &self,
         limit: &RateLimit,
-        (service, rule): (&ServiceName, &str),
+        (service, of): (&ServiceName, &LimitOf),
         (head, peer, caller): (&RequestHead<'_>, IpAddr, &Caller),
     ) -> u64 {
         let mut hasher = self.hasher.build_hasher();
-        (service, rule).hash(&mut hasher);
+        // What a value means is a part of it: a limit that is told apart by something else from now on begins anew.
+        (service, of, &limit.key).hash(&mut hasher);
         match (&limit.key, caller) {
             (None, _) => {}
             (Some(RateKey::Header(name)), _) => head.headers.get(name).hash(&mut hasher),
@@ -126,13 +138,13 @@ impl Core {
         &self,
         id: ConnId,
         head: &RequestHead<'_>,
-        (limit, service, rule): (&RateLimit, &ServiceName, &str),
+        (limit, service, of): (&RateLimit, &ServiceName, &LimitOf),
     ) -> Result<(), Duration> {
         let Some(conn) = self.net.get(id) else { return Ok(()) };
         let crate::connection::Kind::Client(client) = &conn.kind else { return Ok(()) };
         let buckets = &self.snapshot.buckets;
         let who = (head, conn.peer.ip().to_canonical(), client.caller());
-        buckets.take(buckets.key(limit, (service, rule), who), limit, self.now)
+        buckets.take(buckets.key(limit, (service, of), who), limit, self.now)
     }
 }
 

@@ -139,8 +139,8 @@ impl Core {
         {
             return self.answer(ask.asker(), reason);
         }
-        if let Some((limit, rule)) = &plan.rate
-            && let Err(wait) = self.take_rate(id, &ask.head, (limit, &plan.tally.service, rule))
+        if let Some((limit, of)) = &plan.rate
+            && let Err(wait) = self.take_rate(id, &ask.head, (limit, &plan.tally.service, of))
         {
             plan.tally.answered(Reason::RateLimited.status());
             return self.answer_as(ask.asker(), Reason::RateLimited, Reply::later(Reason::RateLimited, wait));

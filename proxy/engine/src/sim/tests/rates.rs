@@ -92,3 +92,35 @@ fn a_rule_has_a_limit_of_its_own_and_so_have_streams() {
         (200, Some("14"))
     );
 }
+
+#[test]
+fn rules_without_a_name_have_limits_of_their_own() {
+    let mut world = limited(None);
+    let rule = |per_second| Rule {
+        times: TIMES,
+        rate_limit: Some(RateLimit { per_second, burst: per_second, key: None }),
+        ..Rule::default()
+    };
+    let at = |path: &str| vec![Test { path: PathTest::prefix(path), ..Test::default() }];
+    let rules = Rules::new(vec![
+        (rule(1), at("/slow")),
+        (rule(1000), at("/quick")),
+        (Rule { rate_limit: None, ..rule(1) }, at("/")),
+    ]);
+    let backends = vec![vec![("web".to_owned(), 1)]; 3];
+    world.snapshot.rules.insert("web".into(), (rules, backends));
+    world.publish();
+    let client = world.client(0);
+    assert_eq!(statuses(&mut world, client, 2, &get("/slow")), [200, 429]);
+    assert_eq!(statuses(&mut world, client, 4, &get("/quick")), [200; 4], "not what /slow has used up");
+    assert_eq!(statuses(&mut world, client, 4, &get("/")), [200, 200, 200, 429], "the route's own");
+    // The same value of another field is another key.
+    for field in ["x-user", "x-tenant"] {
+        let key = Some(RateKey::Header(field.into()));
+        world.snapshot.rules.clear();
+        world.snapshot.rate_limit = Some(RateLimit { per_second: 1, burst: 1, key });
+        world.publish();
+        let ask = format!("GET / HTTP/1.1\r\nHost: web\r\n{field}: a\r\n\r\n");
+        assert_eq!(statuses(&mut world, client, 2, ask.as_bytes()), [200, 429], "{field}");
+    }
+}
