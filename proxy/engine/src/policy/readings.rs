@@ -15,7 +15,7 @@ pub const PATH_BYTES_MAX: usize = 4 * 1024;
 /// A path with more readings is not read.
 pub const READINGS_MAX: usize = 64;
 /// What is looked at to find them, the same in several spellings; a path with more is not read.
-const STATES_MAX: usize = 128;
+pub(super) const STATES_MAX: usize = 128;
 
 /// The ways to read one path.
 #[derive(Clone, Debug, PartialEq, Eq)]
