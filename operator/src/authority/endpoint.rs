@@ -121,7 +121,9 @@ async fn connection(
     };
     let service =
         service_fn(async |request| Ok::<_, Infallible>(answer((request, peer.ip()), issuer, clock()).await));
+    // One request: further ones would come past the bounds on connections.
     let served = hyper::server::conn::http1::Builder::new()
+        .keep_alive(false)
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service)

@@ -9,6 +9,7 @@ use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::Client;
 use kube::api::{Api, ListParams, PostParams};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use vicino_crds::identity::{
     AUDIENCE, CertificateRequest, Identity, IssueAnswer, IssuedCertificate, REQUESTS_MAX, RefusedCertificate,
@@ -26,11 +27,13 @@ use crate::metric::Metrics;
 
 /// A request to the API server that takes longer is given up.
 const API_TIMEOUT: Duration = Duration::from_secs(5);
-/// A node may have so many certificates at once …
-const QUOTA_BURST: u32 = 2 * REQUESTS_MAX as u32;
-/// … and one more after this time. Each replica counts by itself.
-const QUOTA_REFILL: Duration = Duration::from_millis(100);
-/// Nodes that are counted; those that have asked for nothing lately are forgotten before.
+/// Certificates that a node may have. Each replica counts by itself.
+const CERTIFICATES: Quota = Quota { burst: 2 * REQUESTS_MAX as u32, refill: Duration::from_millis(100) };
+/// Tokens of one address that the API server is asked about: a proxy shows one for all that it wants at a time, and anybody may show any.
+const REVIEWS: Quota = Quota { burst: 20, refill: Duration::from_millis(500) };
+/// Tokens that the API server is asked about at one time; more wait.
+const REVIEWS_AT_ONCE: usize = 16;
+/// Nodes, or addresses, that are counted; those that have asked for nothing lately are forgotten before.
 const QUOTAS_MAX: usize = 10_000;
 /// Between two times that it is told of unknown ones who were refused for the same reason.
 const STRANGERS_EVERY: Duration = Duration::from_secs(10);
@@ -44,7 +47,11 @@ pub struct Issuer {
     events: Events,
     /// Of the Secret with the authority.
     namespace: String,
-    quotas: Mutex<Quotas>,
+    /// Of nodes.
+    certificates: Mutex<Quotas<String>>,
+    /// Of addresses.
+    reviews: Mutex<Quotas<IpAddr>>,
+    reviewing: Semaphore,
     /// When it was last told of somebody unknown who was refused, by the refusal's word.
     strangers: Mutex<BTreeMap<&'static str, Instant>>,
 }
@@ -63,7 +70,9 @@ impl Issuer {
             metrics,
             events,
             namespace,
-            quotas: Mutex::default(),
+            certificates: Mutex::new(Quotas::new(CERTIFICATES)),
+            reviews: Mutex::new(Quotas::new(REVIEWS)),
+            reviewing: Semaphore::new(REVIEWS_AT_ONCE),
             strangers: Mutex::default(),
         }
     }
@@ -71,6 +80,8 @@ impl Issuer {
     /// The proxy that shows this token, from `peer`.
     pub async fn caller(&self, token: Option<&str>, peer: IpAddr) -> Result<Caller, Refusal> {
         let caller = match token {
+            Some(token) if !judge::is_token(token) => Err(Refusal::BadToken),
+            Some(_) if !take(&self.reviews, peer.to_canonical(), 1) => Err(Refusal::TooMany),
             Some(token) => self.reviewed(token).await,
             None => Err(Refusal::BadToken),
         };
@@ -158,7 +169,7 @@ impl Issuer {
         let proxies: Api<Pod> = Api::namespaced(self.client.clone(), names::PROXY_NAMESPACE);
         let pod = self.found(proxies.get_opt(&caller.pod)).await?;
         judge::check_pod(caller, pod.as_ref())?;
-        if !self.quota(&caller.node, asked.len()) {
+        if !take(&self.certificates, caller.node.clone(), asked.len()) {
             return Err(Refusal::TooMany);
         }
         let is_workload = |of: &Result<Identity, _>| {
@@ -209,7 +220,11 @@ impl Issuer {
             ..TokenReview::default()
         };
         let api: Api<TokenReview> = Api::all(self.client.clone());
-        let review = self.found(api.create(&PostParams::default(), &review)).await?;
+        let asked = async {
+            let _place = self.reviewing.acquire().await.expect("nobody closes it");
+            api.create(&PostParams::default(), &review).await
+        };
+        let review = self.found(asked).await?;
         judge::caller(&review.status.unwrap_or_default())
     }
 
@@ -238,31 +253,47 @@ impl Issuer {
             }
         }
     }
-
-    fn quota(&self, node: &str, count: usize) -> bool {
-        let mut quotas = self.quotas.lock().unwrap_or_else(PoisonError::into_inner);
-        quotas.take(node, u32::try_from(count).unwrap_or(u32::MAX), Instant::now())
-    }
 }
 
-/// How many certificates nodes have had lately: for each the time at which all of its quota is back.
-#[derive(Debug, Default)]
-struct Quotas(BTreeMap<String, Instant>);
+/// Whether somebody has so much left; a request for nothing is one, too.
+fn take<K: Ord>(quotas: &Mutex<Quotas<K>>, who: K, count: usize) -> bool {
+    let mut quotas = quotas.lock().unwrap_or_else(PoisonError::into_inner);
+    quotas.take(who, u32::try_from(count).unwrap_or(u32::MAX).max(1), Instant::now())
+}
 
-impl Quotas {
-    /// Takes `count` from a node's quota, or nothing when there is less (GCRA).
-    fn take(&mut self, node: &str, count: u32, now: Instant) -> bool {
-        if self.0.len() >= QUOTAS_MAX && !self.0.contains_key(node) {
-            self.0.retain(|_, full| *full > now);
-            if self.0.len() >= QUOTAS_MAX {
+/// So many at once, and one more after each `refill`.
+#[derive(Clone, Copy, Debug)]
+struct Quota {
+    burst: u32,
+    refill: Duration,
+}
+
+/// How much each has had lately: the time at which all of its quota is back.
+#[derive(Debug)]
+struct Quotas<K> {
+    quota: Quota,
+    full: BTreeMap<K, Instant>,
+}
+
+impl<K: Ord> Quotas<K> {
+    fn new(quota: Quota) -> Self {
+        Self { quota, full: BTreeMap::new() }
+    }
+
+    /// Takes `count` from somebody's quota, or nothing when there is less (GCRA).
+    fn take(&mut self, who: K, count: u32, now: Instant) -> bool {
+        let Quota { burst, refill } = self.quota;
+        if self.full.len() >= QUOTAS_MAX && !self.full.contains_key(&who) {
+            self.full.retain(|_, full| *full > now);
+            if self.full.len() >= QUOTAS_MAX {
                 return false;
             }
         }
-        let full = self.0.get(node).copied().unwrap_or(now).max(now);
-        let Some(then) = QUOTA_REFILL.checked_mul(count).map(|cost| full + cost) else { return false };
-        let is_within = then.saturating_duration_since(now) <= QUOTA_REFILL * QUOTA_BURST;
+        let full = self.full.get(&who).copied().unwrap_or(now).max(now);
+        let Some(then) = refill.checked_mul(count).map(|cost| full + cost) else { return false };
+        let is_within = then.saturating_duration_since(now) <= refill * burst;
         if is_within {
-            self.0.insert(node.to_owned(), then);
+            self.full.insert(who, then);
         }
         is_within
     }
@@ -273,28 +304,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_has_a_quota_that_comes_back_and_is_its_own() {
-        let (mut quotas, now) = (Quotas::default(), Instant::now());
-        assert!(quotas.take("a", QUOTA_BURST - 1, now));
+    fn everybody_has_a_quota_that_comes_back_and_is_its_own() {
+        let Quota { burst, refill } = CERTIFICATES;
+        let (mut quotas, now) = (Quotas::new(CERTIFICATES), Instant::now());
+        assert!(quotas.take("a", burst - 1, now));
         assert!(!quotas.take("a", 2, now), "one is left");
         assert!(quotas.take("a", 1, now));
         assert!(!quotas.take("a", 1, now));
         assert!(quotas.take("b", 1, now));
-        assert!(!quotas.take("a", 1, now + QUOTA_REFILL / 2));
-        assert!(quotas.take("a", 10, now + QUOTA_REFILL * 10));
+        assert!(!quotas.take("a", 1, now + refill / 2));
+        assert!(quotas.take("a", 10, now + refill * 10));
         assert!(!quotas.take("c", u32::MAX, now));
-        assert!(!quotas.take("d", QUOTA_BURST + 1, now));
+        assert!(!quotas.take("d", burst + 1, now));
     }
 
     #[test]
-    fn nodes_that_have_all_of_it_again_are_forgotten() {
-        let (mut quotas, now) = (Quotas::default(), Instant::now());
+    fn who_asks_for_nothing_has_asked() {
+        let quotas = Mutex::new(Quotas::new(Quota { burst: 1, refill: Duration::from_hours(1) }));
+        assert!(take(&quotas, "a", 0));
+        assert!(!take(&quotas, "a", 0));
+    }
+
+    #[test]
+    fn those_that_have_all_of_it_again_are_forgotten() {
+        let (mut quotas, now) = (Quotas::new(CERTIFICATES), Instant::now());
         for i in 0..QUOTAS_MAX {
-            assert!(quotas.take(&format!("node-{i}"), 1, now));
+            assert!(quotas.take(i, 1, now));
         }
-        assert!(!quotas.take("one more", 1, now));
-        assert!(quotas.take("node-7", 1, now), "those that are known go on");
-        assert!(quotas.take("one more", 1, now + QUOTA_REFILL * 3));
-        assert_eq!(quotas.0.len(), 1);
+        assert!(!quotas.take(QUOTAS_MAX, 1, now));
+        assert!(quotas.take(7, 1, now), "those that are known go on");
+        assert!(quotas.take(QUOTAS_MAX, 1, now + CERTIFICATES.refill * 3));
+        assert_eq!(quotas.full.len(), 1);
     }
 }

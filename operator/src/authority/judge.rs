@@ -14,6 +14,9 @@ const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
 
+/// A token of a service account has about 1 KiB.
+const TOKEN_BYTES_MAX: usize = 8 * 1024;
+
 /// The proxy that asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
@@ -56,7 +59,7 @@ pub enum Refusal {
     TooLarge,
     /// So many connections of one address at one time.
     TooManyConnections,
-    /// So many certificates were asked for in so short a time.
+    /// So much was asked for, of a node or from an address, in so short a time.
     TooMany,
     /// The authority cannot issue.
     Unavailable,
@@ -110,7 +113,7 @@ impl Refusal {
             Self::TooManyConnections => {
                 "this address has many connections already: a proxy needs one, and closes it"
             }
-            Self::TooMany => "this node has asked for many certificates in a short time",
+            Self::TooMany => "this node, or this address, has asked for much in a short time",
             Self::Unavailable => "the authority cannot issue certificates now; its log says why",
         }
     }
@@ -126,6 +129,15 @@ impl Refusal {
             _ => 403,
         }
     }
+}
+
+/// Whether it can be a token of a service account at all: three parts in base64url (RFC 7515 §3.1), not long.
+pub fn is_token(token: &str) -> bool {
+    let is_part = |part: &str| {
+        !part.is_empty()
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    token.len() <= TOKEN_BYTES_MAX && token.split('.').count() == 3 && token.split('.').all(is_part)
 }
 
 /// Who shows a token, by the API server's word.
@@ -269,6 +281,18 @@ mod tests {
         ];
         for (change, refusal) in changes {
             assert_eq!(caller(&review(change)), Err(refusal));
+        }
+    }
+
+    #[test]
+    fn what_is_no_token_is_seen_without_asking() {
+        assert!(is_token("eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJhIn0.-_09"));
+        let long = |bytes: usize| format!("a.b.{}", "c".repeat(bytes - 4));
+        assert!(is_token(&long(TOKEN_BYTES_MAX)) && !is_token(&long(TOKEN_BYTES_MAX + 1)));
+        for other in
+            ["", "hello", "a.b", "a.b.c.d", "a..c", ".b.c", "a.b.", "a.b.c=", "a.b.c d", "a.b.ä", "a+.b.c"]
+        {
+            assert!(!is_token(other), "{other}");
         }
     }
 

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
@@ -23,6 +24,9 @@ use crate::cluster::{Cluster, SOON, until};
 use crate::operator::{Operator, free_address};
 
 pub(crate) const SECRET: &str = "vicino-authority";
+
+/// How often somebody has asked.
+static ASKED: AtomicU16 = AtomicU16::new(0);
 
 /// An operator that issues certificates.
 pub(crate) struct Authority {
@@ -68,15 +72,22 @@ impl Authority {
         self.ask(None, &json!({"requests": []}), &[]).0 == 401
     }
 
-    /// Status and answer; status 0 when there is none.
+    fn url(&self) -> String {
+        format!("https://{AUTHORITY_HOST}:{}{ISSUE_PATH}", self.port)
+    }
+
+    /// Status and answer; status 0 when there is none. Each comes from an address of its own, as if it were from a node of its own, where
+    /// `more` has none.
     pub(crate) fn ask(&self, token: Option<&str>, body: &Value, more: &[&str]) -> (u16, Value) {
         let roots = self.folder.path().join("ca.crt");
         let resolve = format!("{AUTHORITY_HOST}:{}:127.0.0.1", self.port);
-        let url = format!("https://{AUTHORITY_HOST}:{}{ISSUE_PATH}", self.port);
+        let url = self.url();
+        let [high, low] = ASKED.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let from = format!("127.1.{high}.{low}");
         let bearer = token.map(|token| format!("Authorization: Bearer {token}"));
         let mut arguments =
             vec!["--silent", "--max-time", "10", "--write-out", "\n%{http_code}", "--data-binary", "@-"];
-        arguments.extend(["--resolve", &resolve, "--cacert", roots.to_str().unwrap()]);
+        arguments.extend(["--resolve", &resolve, "--cacert", roots.to_str().unwrap(), "--interface", &from]);
         arguments.extend(bearer.iter().flat_map(|bearer| ["--header", bearer]));
         arguments.extend(more);
         arguments.push(&url);
@@ -423,6 +434,29 @@ async fn every_refusal_is_counted_and_told_for_itself() {
     for reason in of_proxies.concat().into_iter().chain(of_nobody) {
         assert!(counted(reason) >= 1, "{reason}");
     }
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn an_address_has_few_of_its_tokens_looked_at() {
+    let shop = Shop::open("often").await;
+    let csr = request(&KeyPair::generate().unwrap());
+    let cluster = &shop.cluster;
+    let of_web = token(cluster, &cluster.name, ("web", AUDIENCE), None).await;
+    let none = json!({"requests": []});
+    let asked = |token: &str| shop.authority.ask(Some(token), &none, &["--interface", "127.0.0.9"]);
+    assert_eq!(asked(&of_web).0, 403);
+    until("it asks too often", SOON, async || asked(&of_web).0 == 429).await;
+    assert_eq!(asked("hello").0, 401, "what is no token is looked at by nobody");
+    let counted = shop.authority.operator.metric("vicino_operator_certificates_refused_total", "too-many");
+    assert!(counted >= 1);
+    assert!(shop.authority.issue(&shop.tokens[0], &shop.node(1), &csr).is_ok(), "others ask as before");
+    until("it may ask again", SOON, async || asked(&of_web).0 == 403).await;
+
+    // A connection is for one request.
+    let again = shop.authority.url();
+    let connections = shop.authority.ask(None, &none, &["--write-out", "\n%{num_connects}", &again]).0;
+    assert_eq!(connections, 1, "the second needs another");
     shop.close().await;
 }
 
