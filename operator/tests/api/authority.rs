@@ -360,7 +360,11 @@ async fn a_proxy_is_given_no_certificate_for_anybody_else_and_others_are_given_n
         claims["nbf"] = json!(begun - 660);
     });
     let for_others = token(cluster, "vicino-proxy", (account, "other"), bound).await;
+    let of_another_pod = resigned(cluster, proxy_1, |claims| {
+        claims["kubernetes.io"]["pod"]["uid"] = json!("00000000-0000-4000-8000-000000000000");
+    });
     for (token, reason) in [
+        (&*of_another_pod, "401 bad-token"),
         (&*of_web, "403 not-a-proxy"),
         (&*unbound, "403 unbound-token"),
         (&*for_others, "401 bad-token"),
@@ -389,6 +393,13 @@ async fn a_proxy_is_given_no_certificate_for_anybody_else_and_others_are_given_n
     cluster.api("Pod", "vicino-proxy").delete(&shop.proxies[0], &at_once()).await.unwrap();
     until("the token is of no pod", SOON, async || refused_as(&shop, &shop.node(1), &csr) == "401 bad-token")
         .await;
+
+    // Another of its name takes its place, and not its token.
+    let proxy = &*shop.proxies[0];
+    let uid = pod(cluster, "vicino-proxy", (proxy, account), 1).await;
+    assert_eq!(refused(proxy_1, &shop.node(1)), "401 bad-token");
+    let of_the_new = token(cluster, "vicino-proxy", (account, AUDIENCE), Some((proxy, &uid))).await;
+    assert_eq!(shop.authority.issue(&of_the_new, &shop.node(1), &csr).err(), None);
     shop.close().await;
 }
 
