@@ -14,10 +14,12 @@ mod egress;
 mod explanation;
 mod node;
 pub mod policy;
+mod target;
 
 pub use egress::Egress;
-pub use explanation::{Explanation, Faults, Limits, OwnAnswer, Target, Tested};
+pub use explanation::{Explanation, Faults, Limits, OwnAnswer, Tested};
 pub use node::{Here, Moment, Node, OwnPod, at_node};
+pub use target::Target;
 
 use policy::{Caller, Pods};
 

@@ -148,6 +148,9 @@ pub struct ExplainOptions {
     /// Compare the cluster as it is with what it would be once the files were applied
     #[arg(long, requires = "filename")]
     pub compare: bool,
+    /// Compare these manifests, as they were, with those of --filename; asks no cluster
+    #[arg(long, value_name = "PATH", requires = "filename", conflicts_with = "compare")]
+    pub compare_with: Vec<PathBuf>,
 }
 
 /// `policy`

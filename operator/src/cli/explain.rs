@@ -1,6 +1,8 @@
 //! `vicino explain`: what one call would get, and why. Manifests go through the operator's pipeline, its documents through the
 //! proxies' reader, and the call through the function that serves calls; or a proxy is asked what it would do. Nothing here decides.
 
+use std::path::PathBuf;
+
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::Value;
 use vicino_crds::condition;
@@ -36,7 +38,7 @@ const PORT_TLS: u16 = 443;
 pub async fn run(global: &Global, options: &ExplainOptions) -> Result<Answer, Error> {
     let is_of_files = !options.files.filename.is_empty();
     if let Some(node) = &options.node {
-        if is_of_files || options.compare || options.mesh.is_some() {
+        if is_of_files || options.compare || !options.compare_with.is_empty() || options.mesh.is_some() {
             let message = "--node asks the proxy of a node what it serves by now: files, --compare and --mesh have no part in that, leave them out";
             return Err(Error::Usage(message.to_owned()));
         }
@@ -63,10 +65,17 @@ pub async fn run(global: &Global, options: &ExplainOptions) -> Result<Answer, Er
         return Ok(compared(global.output, &before, &after));
     }
     let here = global.namespace.clone().unwrap_or_else(|| "default".to_owned());
-    let live = Live { inputs: files_alone(&options.files.filename, &here)?, written: Vec::new() };
     let call = call(options, &here)?;
-    let explanation = explain(settings(&options.files, None).await?, live, &call, options.mesh.as_deref())?;
-    Ok(answer(global.output, &explanation))
+    let settings = settings(&options.files, None).await?;
+    let of = |paths: &[PathBuf]| {
+        let live = Live { inputs: files_alone(paths, &here)?, written: Vec::new() };
+        explain(settings.clone(), live, &call, options.mesh.as_deref())
+    };
+    let explanation = of(&options.files.filename)?;
+    if options.compare_with.is_empty() {
+        return Ok(answer(global.output, &explanation));
+    }
+    Ok(compared(global.output, &of(&options.compare_with)?, &explanation))
 }
 
 /// The call of the command line, its URL taken apart; `here` is the caller's namespace when none is named.

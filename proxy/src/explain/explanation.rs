@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use vicino_engine::rate::{RateKey, RateLimit};
 use vicino_engine::reply::Reason;
 use vicino_engine::retry::{Hedge, Retry};
-use vicino_engine::route::{Decision, Pod, Route, service_name};
+use vicino_engine::route::{Decision, Route, service_name};
 use vicino_engine::rules::{
     Action, Cors, HeaderEdit, Mismatch, NotAllowed, OVERRIDE_FIELD, OriginTest, PathTest, Rule, Test,
     ValueTest, overridden,
@@ -16,6 +16,7 @@ use super::Call;
 use super::egress::Egress;
 use super::node::Node;
 use super::policy::Judged;
+use super::target::{Target, affinity, only, protocol, targets};
 
 const NANOSECONDS_PER_MILLISECOND: u64 = 1_000_000;
 
@@ -78,6 +79,9 @@ pub struct Explanation {
     /// How many such calls each node lets through.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<String>,
+    /// Which calls go to the same pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<String>,
     /// Which failed calls are repeated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retries: Option<String>,
@@ -163,34 +167,6 @@ pub struct Limits {
     pub requeues: u32,
 }
 
-/// Where calls go.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Target {
-    /// Name of the Service, before it the namespace when it is another one.
-    pub service: String,
-    /// Its port.
-    pub port: u16,
-    /// Of a thousand calls.
-    pub per_mille: u64,
-    /// Only pods of the caller's node are meant.
-    pub node_local: bool,
-    /// Changes to heads on the way there and back, one by one.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub changes: Vec<String>,
-    /// Calls that each of its pods takes at a time.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub per_pod: Option<u32>,
-    /// Where that is found out for each pod: what it is at least.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub per_pod_min: Option<u32>,
-    /// Failures in a row after which a pod is left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub left_out_after: Option<u32>,
-    /// Nodes with ready pods, and how many.
-    pub nodes: Vec<(String, u32)>,
-}
-
 impl From<Reason> for OwnAnswer {
     fn from(reason: Reason) -> Self {
         Self { status: reason.status(), error: reason.word().to_owned(), text: reason.text().to_owned() }
@@ -237,12 +213,8 @@ pub(super) fn of(
         all.alias = alias(snapshot, call, head);
         all.service = Some(format!("{}/{}", name.namespace, name.name));
         all.port = Some(route.port().port);
-        all.protocol = match route.port().protocol {
-            Protocol::Http => None,
-            Protocol::Http1 => Some("HTTP/1.1".to_owned()),
-            Protocol::Http2 => Some("HTTP/2".to_owned()),
-            Protocol::Opaque => Some("TCP".to_owned()),
-        };
+        let spoken = Some(route.port().protocol).filter(|spoken| *spoken != Protocol::Http);
+        all.protocol = spoken.map(|spoken| protocol(spoken).to_owned());
         if route.pod.is_none() {
             passed_over(&mut all, &route.service.rules, head, decision);
         }
@@ -252,28 +224,31 @@ pub(super) fn of(
             all.answer = Some(OwnAnswer::from(*reason));
         }
         Ok(Decision { route, pick: None }) => {
-            all.limits = Some(limits(route.service.times, route.service.requeues));
-            all.retries = route.service.retry.as_ref().map(retries);
-            all.hedge = route.service.hedge.filter(|_| route.pod.is_none()).map(hedge);
-            all.rate_limit = route.service.rate_limit.as_ref().map(rate);
+            let service = &route.service;
+            all.retries = service.retry.as_ref().map(retries);
+            all.hedge = service.hedge.filter(|_| route.pod.is_none()).map(hedge);
+            all.rate_limit = service.rate_limit.as_ref().map(rate);
+            let limits = limits(service.times, service.requeues);
             all.backends = match &route.pod {
                 Some(pod) => vec![only(pod, route)],
-                None => targets(snapshot, &route.port().backends, &route.service.name.namespace),
+                None => targets(snapshot, &route.port().backends, (route, &limits), head),
             };
+            all.limits = Some(limits);
         }
         Ok(Decision { route, pick: Some(pick) }) => {
             let rule = &route.service.rules.list()[pick.rule];
             of_rule(&mut all, rule, head, *pick);
             all.rate_limit = rule.rate_limit.as_ref().or(route.service.rate_limit.as_ref()).map(rate);
             if rule.action == Action::Forward {
-                all.limits = Some(limits(rule.times, route.service.requeues));
+                let limits = limits(rule.times, route.service.requeues);
                 all.retries = rule.retry.as_ref().map(retries);
                 all.hedge = rule.hedge.map(hedge);
                 all.failures = rule.failures.as_deref().map(failures);
                 if let Some(of_rule) = route.port().of_rules.get(pick.rule) {
-                    all.backends = targets(snapshot, &of_rule.backends, &route.service.name.namespace);
+                    all.backends = targets(snapshot, &of_rule.backends, (route, &limits), head);
                     all.mirror = of_rule.mirror.as_ref().map(|to| mirror(to, rule.mirror_percent));
                 }
+                all.limits = Some(limits);
             }
         }
     }
@@ -292,11 +267,14 @@ fn alias(snapshot: &Snapshot, call: &Call, head: &RequestHead<'_>) -> Option<Str
     is_alias.then(|| format!("{namespace}/{name}"))
 }
 
-/// What a call may ask for, and what becomes of one that does.
+/// What binds a call to a pod, what it may ask for, and what becomes of one that does.
 fn wishes(all: &mut Explanation, snapshot: &Snapshot, route: &Route, head: &RequestHead<'_>) {
     let (own, overrides) = (&route.service.name, &route.port().overrides);
     if all.backends.is_empty() || route.pod.is_some() {
         return;
+    }
+    if let Some(affinity) = &route.service.affinity {
+        all.affinity = Some(self::affinity(affinity, route.service.affinity_load_percent, head));
     }
     let services = || overrides.iter().map(|backend| &backend.service);
     all.overrides = services().map(|to| qualified(to, &own.namespace)).collect();
@@ -305,10 +283,13 @@ fn wishes(all: &mut Explanation, snapshot: &Snapshot, route: &Route, head: &Requ
         None => {}
         Some(Ok(index)) => {
             let only = [Backend { weight: 1, ..overrides[index].clone() }];
-            all.backends = targets(snapshot, &only, &own.namespace);
+            if let Some(limits) = &all.limits {
+                all.backends = targets(snapshot, &only, (route, limits), head);
+            }
         }
         Some(Err(NotAllowed)) => {
             all.answer = Some(OwnAnswer::from(Reason::OverrideNotAllowed));
+            all.affinity = None;
             all.backends.clear();
         }
     }
@@ -374,7 +355,7 @@ fn of_rule(all: &mut Explanation, rule: &Rule, head: &RequestHead<'_>, pick: vic
     let fault = rule.fault;
     if fault.delay_ns > 0 || fault.abort_status > 0 {
         all.fault = Some(Faults {
-            delay_milliseconds: fault.delay_ns / NANOSECONDS_PER_MILLISECOND,
+            delay_milliseconds: milliseconds(fault.delay_ns),
             delay_percent: fault.delay_percent,
             abort_status: fault.abort_status,
             abort_percent: fault.abort_percent,
@@ -389,16 +370,21 @@ fn edits(edit: &HeaderEdit) -> Vec<String> {
     removed.chain(set).chain(added).collect()
 }
 
-fn changes(of: &Edits) -> Vec<String> {
+pub(super) fn changes(of: &Edits) -> Vec<String> {
     let request = edits(&of.request).into_iter().map(|edit| format!("request: {edit}"));
     request.chain(edits(&of.response).into_iter().map(|edit| format!("response: {edit}"))).collect()
 }
 
+pub(super) fn milliseconds(ns: u64) -> u64 {
+    ns / NANOSECONDS_PER_MILLISECOND
+}
+
 fn limits(times: Times, requeues: u32) -> Limits {
+    let Times { connect_ns, request_ns, idle_ns } = times;
     Limits {
-        connect_milliseconds: times.connect_ns / NANOSECONDS_PER_MILLISECOND,
-        request_milliseconds: times.request_ns / NANOSECONDS_PER_MILLISECOND,
-        idle_milliseconds: times.idle_ns / NANOSECONDS_PER_MILLISECOND,
+        connect_milliseconds: milliseconds(connect_ns),
+        request_milliseconds: milliseconds(request_ns),
+        idle_milliseconds: milliseconds(idle_ns),
         requeues,
     }
 }
@@ -418,7 +404,7 @@ fn hedge(hedge: Hedge) -> String {
     let Hedge { delay_ns, budget_percent, min_per_second } = hedge;
     format!(
         "once more after {} ms without an answer (idempotent methods); budget {budget_percent} % of the calls and {min_per_second} per second",
-        delay_ns / NANOSECONDS_PER_MILLISECOND
+        milliseconds(delay_ns)
     )
 }
 
@@ -431,20 +417,18 @@ fn failures(codes: &[u16]) -> String {
 }
 
 fn retries(retry: &Retry) -> String {
-    let codes: Vec<_> = retry.codes.iter().map(u16::to_string).collect();
-    let milliseconds = |ns: u64| format!("{} ms", ns / NANOSECONDS_PER_MILLISECOND);
-    let methods = if retry.is_for_any_method { "any method" } else { "idempotent methods" };
-    let attempt = match retry.attempt_ns {
+    let Retry { attempts, codes, is_for_any_method, attempt_ns, backoff_ns, budget_percent, min_per_second } =
+        retry;
+    let codes: Vec<_> = codes.iter().map(u16::to_string).collect();
+    let methods = if *is_for_any_method { "any method" } else { "idempotent methods" };
+    let attempt = match milliseconds(*attempt_ns) {
         0 => String::new(),
-        ns => format!(", each attempt at most {}", milliseconds(ns)),
+        milliseconds => format!(", each attempt at most {milliseconds} ms"),
     };
     format!(
-        "{} at most on {} ({methods}), first after {}{attempt}; budget {} % of the calls and {} per second",
-        retry.attempts,
+        "{attempts} at most on {} ({methods}), first after {} ms{attempt}; budget {budget_percent} % of the calls and {min_per_second} per second",
         codes.join(", "),
-        milliseconds(retry.backoff_ns),
-        retry.budget_percent,
-        retry.min_per_second
+        milliseconds(*backoff_ns)
     )
 }
 
@@ -454,58 +438,25 @@ fn mirror(to: &Backend, percent: u8) -> String {
 }
 
 fn cors(of: &Cors) -> String {
+    let Cors { origins, methods, headers, expose, is_with_credentials, max_age_s } = of;
     let origin = |test: &OriginTest| match test {
         OriginTest::Any => "every origin".to_owned(),
         OriginTest::Exact(origin) => origin.to_string(),
         OriginTest::Between(before, after) => format!("{before}*{after}"),
     };
-    let origins: Vec<_> = of.origins.iter().map(origin).collect();
-    let credentials = if of.is_with_credentials { ", with credentials" } else { "" };
-    format!("pages of {} may call{credentials}", origins.join(", "))
-}
-
-/// A pod that is called by its own name.
-fn only(pod: &Pod, route: &Route) -> Target {
-    Target {
-        service: format!("{}.{}", pod.name, route.service.name.name),
-        port: route.port().port,
-        per_mille: 1000,
-        node_local: false,
-        changes: Vec::new(),
-        per_pod: None,
-        per_pod_min: None,
-        left_out_after: None,
-        nodes: pod.at.is_usable.then(|| (pod.at.node.to_string(), 1)).into_iter().collect(),
-    }
-}
-
-/// Where calls to a Service of the namespace `own` go.
-fn targets(snapshot: &Snapshot, backends: &[Backend], own: &str) -> Vec<Target> {
-    let sum: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
-    let target = |backend: &Backend| {
-        let Backend { service, port, port_name, weight, is_node_local, edits } = backend;
-        let endpoints = snapshot.endpoints(&service.namespace, &service.name, port_name);
-        let nodes = endpoints.map(|endpoints| &endpoints.nodes[..]).unwrap_or_default();
-        let concurrency = snapshot.service(&service.namespace, &service.name).and_then(|s| s.concurrency);
-        Target {
-            service: match &*service.namespace {
-                namespace if namespace == own => service.name.to_string(),
-                namespace => format!("{namespace}/{}", service.name),
-            },
-            port: *port,
-            per_mille: u64::from(*weight) * 1000 / sum.max(1),
-            node_local: *is_node_local,
-            changes: edits.as_ref().map(|edits| changes(edits)).unwrap_or_default(),
-            per_pod: concurrency.map(|concurrency| concurrency.per_pod),
-            per_pod_min: concurrency.and_then(|c| c.adaptive).map(|adaptive| adaptive.per_pod_min),
-            left_out_after: snapshot
-                .service(&service.namespace, &service.name)
-                .and_then(|service| service.breaker.as_ref())
-                .map(|breaker| breaker.consecutive_failures),
-            nodes: nodes.iter().map(|node| (node.node.to_string(), node.pods)).collect(),
-        }
+    let origins: Vec<_> = origins.iter().map(origin).collect();
+    let credentials = if *is_with_credentials { ", with credentials" } else { "" };
+    let list = |before: &str, names: &[Box<str>]| match names {
+        [] => String::new(),
+        names => format!("{before}{}", names.join(", ")),
     };
-    backends.iter().map(target).collect()
+    format!(
+        "pages of {} may call{credentials}, by GET, HEAD, POST{}{}{}; what a preflight is told holds for {max_age_s} s",
+        origins.join(", "),
+        list(", ", methods),
+        list("; with the fields ", headers),
+        list("; and read the fields ", expose)
+    )
 }
 
 fn path(test: &PathTest) -> Option<String> {

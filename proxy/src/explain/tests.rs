@@ -15,6 +15,8 @@ use vicino_engine::snapshot::{
 
 use super::*;
 
+mod fields;
+
 const NOW: Time = Time(5_000_000_000);
 
 fn ip(text: &str) -> IpAddr {

@@ -151,6 +151,7 @@ async fn a_call_that_falls_under_a_rule_and_why_not_under_others() {
             Limits       250 ms in all, 1000 ms to connect, requeued once at most
             Retries      2 at most on 503 (idempotent methods), first after 25 ms, each attempt at most 100 ms; budget 20 % of the calls and 10 per second
             Backends      90.0 %  web:80, 3 ready: node1 2, node2 1, 20 calls at a time each
+                                  queue: 100 calls wait on each node at most, for 1000 ms
                           10.0 %  web-v2:80, no ready endpoint
         "#]],
     )
@@ -175,6 +176,7 @@ async fn a_call_that_falls_under_a_rule_and_why_not_under_others() {
             Limits       250 ms in all, 1000 ms to connect, requeued once at most
             Retries      2 at most on 503 (idempotent methods), first after 25 ms, each attempt at most 100 ms; budget 20 % of the calls and 10 per second
             Backends      90.0 %  web:80, 3 ready: node1 2, node2 1, 20 calls at a time each
+                                  queue: 100 calls wait on each node at most, for 1000 ms
                           10.0 %  web-v2:80, no ready endpoint
         "#]],
     )
@@ -321,7 +323,7 @@ async fn programs_get_the_same_as_data() {
     let answer = told(&manifests, Format::Json, options(&["web/v2"], &[], "shop")).await.unwrap();
     let value: Value = serde_json::from_str(&answer.text).unwrap();
     assert_eq!(value["rule"]["name"], "canary");
-    assert_eq!(value["backends"][0]["perMille"], 900);
+    assert_eq!(value["backends"][0]["perMillion"], 900_000);
     let answer = told(&manifests, Format::Name, options(&["web/v2"], &[], "shop")).await.unwrap();
     assert_eq!(answer.text, "web:80,web-v2:80\n");
 }
@@ -387,6 +389,81 @@ fn a_comparison_shows_both_and_says_when_nothing_changes() {
     );
 }
 
+/// Files of before and after, the whole of each.
+async fn of_two(before: &str, after: &str, output: Format) -> Answer {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, manifests: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, manifests).unwrap();
+        path
+    };
+    let files = FileOptions { filename: vec![file("after.yaml", after)], proxy_image: None };
+    let compare_with = vec![file("before.yaml", before)];
+    let options = ExplainOptions { files, compare_with, ..options(&["http://web/v2"], &[], "shop") };
+    run(&Global { output, ..Global::default() }, &options).await.unwrap()
+}
+
+#[tokio::test]
+async fn files_are_compared_with_files_without_a_cluster() {
+    let with = |spec: &str| {
+        format!(
+            "{SHOP}---
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {{name: web, namespace: shop}}
+spec: {spec}
+"
+        )
+    };
+    let before = with(
+        "{affinity: {type: Cookie, name: sid}, concurrency: {perPod: 20}, backends: [{name: web, weight: 999}, {name: web-v2}]}",
+    );
+    let same = of_two(&before, &before, Format::Table).await;
+    assert_eq!((same.found, &*same.notes[0]), (false, "the files change nothing about this call"));
+    let after = with(
+        "
+  loadBalancer: {type: PeakEwma}
+  affinity: {type: Cookie, name: sid, setCookie: {maxAgeSeconds: 3600}, maxLoadPercent: 150}
+  concurrency: {perPod: 20, adaptive: {targetMilliseconds: 80}, queue: {length: 7, standingTimeoutMilliseconds: 50}}
+  circuitBreaker: {codes: [503], failurePercent: 30}
+  identity: {mode: Strict}
+  backends: [{name: web, weight: 9999}, {name: web-v2}]",
+    );
+    let answer = of_two(&before, &after, Format::Table).await;
+    assert!(answer.found);
+    expect![[r#"
+        NOW
+        GET http://web/v2, called from the namespace shop
+
+        Service      shop/web, port 80
+        Limits       no time limit, 1000 ms to connect, requeued once at most
+        Affinity     calls with the same cookie sid, which this call has not, go to the same pod
+        Backends      99.9 %  web:80, 3 ready: node1 2, node2 1, 20 calls at a time each
+                              queue: 100 calls wait on each node at most, for 1000 ms
+                       0.1 %  web-v2:80, no ready endpoint
+
+        THEN
+        GET http://web/v2, called from the namespace shop
+
+        Service      shop/web, port 80
+        Limits       no time limit, 1000 ms to connect, requeued once at most
+        Affinity     calls with the same cookie sid, which this call has not, go to the same pod; whoever has none is given one for 3600 s; a pod above 150 % of the average load has no further ones
+        Backends     99.99 %  web:80, 3 ready: node1 2, node2 1, 1 to 20 calls at a time each, as they are quick
+                              load balancer: the least calls in flight, weighed by the time that calls take
+                              quick: on average within 80 ms
+                              queue: 7 calls wait on each node at most, for 1000 ms, 50 ms once there has been a line for so long
+                              left out: after 5 failures in a row or 30 % of 20 calls and more in ten seconds (503), for 10000 ms at first and 300000 ms at most, 50 % of the pods at a time
+                              strict: calls without TLS between nodes are refused
+                      0.01 %  web-v2:80, no ready endpoint
+    "#]].assert_eq(&answer.text);
+    let value: Value = serde_json::from_str(&of_two(&before, &after, Format::Json).await.text).unwrap();
+    assert_eq!(
+        value["now"]["affinity"],
+        "calls with the same cookie sid, which this call has not, go to the same pod"
+    );
+    assert_eq!(value["then"]["backends"][1]["perMillion"], 100);
+}
+
 const BANK: &str = "
 apiVersion: v1
 kind: Service
@@ -441,8 +518,10 @@ async fn copies_other_namespaces_and_other_origins() {
         Limits       no time limit, 5000 ms of silence, 1000 ms to connect, requeued once at most
         Hedge        once more after 50 ms without an answer (idempotent methods); budget 5 % of the calls and 1 per second
         Failures     answers with 500, 503 count as failures of their pod
-        CORS         pages of https://*.example may call, with credentials
+        CORS         pages of https://*.example may call, with credentials, by GET, HEAD, POST; what a preflight is told holds for 5 s
         Backends      75.0 %  web:80, 3 ready: node1 2, node2 1, 2 to 20 calls at a time each, as they are quick
+                              quick: on average within 100 ms
+                              queue: 100 calls wait on each node at most, for 1000 ms
                       25.0 %  bank/ledger:80, no ready endpoint
                               request: x-from becomes "shop"
                               response: server is removed
@@ -550,6 +629,7 @@ async fn a_node_is_asked_by_itself() {
     let node = || ExplainOptions { node: Some("node1".to_owned()), ..options(&["http://web/"], &[], "shop") };
     for asked in [
         ExplainOptions { compare: true, ..node() },
+        ExplainOptions { compare_with: vec!["before.yaml".into()], ..node() },
         ExplainOptions { mesh: Some("default".to_owned()), ..node() },
         node(),
     ] {

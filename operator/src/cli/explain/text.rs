@@ -38,6 +38,9 @@ pub(super) fn show(explanation: &Explanation) -> String {
     if let Some(rate) = &explanation.rate_limit {
         out.line("Rate limit", rate);
     }
+    if let Some(affinity) = &explanation.affinity {
+        out.line("Affinity", affinity);
+    }
     if let Some(retries) = &explanation.retries {
         out.line("Retries", retries);
     }
@@ -175,10 +178,9 @@ fn said(limits: &Limits) -> String {
     format!("{request}{idle}, {connect_milliseconds} ms to connect, requeued {times} at most")
 }
 
-/// A line of its own, and one for each change to heads.
+/// A line of its own, and one for each thing that the backend's own route says and each change to heads.
 fn target(target: &Target) -> Vec<String> {
-    let Target { service, port, per_mille, nodes, .. } = target;
-    let share = format!("{}.{} %", per_mille / 10, per_mille % 10);
+    let Target { service, port, per_million, nodes, .. } = target;
     let count: u32 = nodes.iter().map(|(_, pods)| pods).sum();
     let where_ = match &nodes[..] {
         [] => "no ready endpoint".to_owned(),
@@ -193,8 +195,49 @@ fn target(target: &Target) -> Vec<String> {
         (None, Some(limit)) => format!(", {limit} calls at a time each"),
         (_, None) => String::new(),
     };
-    let breaker =
-        target.left_out_after.map(|count| format!(", left out after {count} failures")).unwrap_or_default();
-    let first = format!("{share:>7}  {service}:{port}, {where_}{limit}{breaker}{local}");
-    std::iter::once(first).chain(target.changes.iter().map(|change| format!("{:9}{change}", ""))).collect()
+    let first = format!("{:>7}  {service}:{port}, {where_}{limit}{local}", share(*per_million));
+    std::iter::once(first).chain(own(target).iter().map(|line| format!("{:9}{line}", ""))).collect()
+}
+
+/// In percent, with one decimal at least and no more than it takes.
+fn share(per_million: u64) -> String {
+    let decimals = format!("{:04}", per_million % 10_000);
+    let (first, rest) = decimals.split_at(1);
+    format!("{}.{first}{} %", per_million / 10_000, rest.trim_end_matches('0'))
+}
+
+/// Each thing by itself. What a line of its own has said already is left out by name, so that nothing new is forgotten.
+fn own(target: &Target) -> Vec<String> {
+    let Target {
+        service: _,
+        port: _,
+        per_million: _,
+        node_local: _,
+        changes,
+        protocol,
+        per_pod: _,
+        per_pod_min: _,
+        per_pod_target_milliseconds: quick,
+        queue,
+        breaker,
+        balancing,
+        affinity,
+        placing,
+        strict,
+        nodes: _,
+    } = target;
+    let quick = quick.map(|milliseconds| format!("on average within {milliseconds} ms"));
+    let strict = strict.then(|| "calls without TLS between nodes are refused".to_owned());
+    let all = [
+        ("protocol", protocol),
+        ("load balancer", balancing),
+        ("affinity", affinity),
+        ("quick", &quick),
+        ("queue", queue),
+        ("left out", breaker),
+        ("from its node", placing),
+        ("strict", &strict),
+    ];
+    let said = all.into_iter().filter_map(|(label, text)| Some(format!("{label}: {}", text.as_ref()?)));
+    said.chain(changes.iter().cloned()).collect()
 }
