@@ -48,7 +48,7 @@ pub(crate) enum LimitOf {
     Route,
     /// That of the rule with this name.
     Named(Box<str>),
-    /// That of a rule without a name, which is the so-and-so-manieth.
+    /// That of a rule without a name, by its place among the rules.
     Nth(usize),
 }
 
