@@ -137,7 +137,7 @@ impl Choice {
         }
     }
 
-    /// As it is when only one of its pods is meant, which is on one of these nodes; that pod is called whatever limits and breakers say.
+    /// As it is when only one of its pods is meant, which is on one of these nodes; that pod is called whatever breakers say.
     fn only(self, pod: IpAddr, node: Option<NodeIndex>) -> Choice {
         let mut shares = self.shares;
         shares.retain(|share| Some(share.node) == node);
@@ -147,7 +147,7 @@ impl Choice {
         let mut pods = self.pods;
         pods.retain(|slot| slot.address.ip() == pod);
         let cumulative = (1..).take(shares.len()).collect();
-        Choice { pod: Some(pod), shares, cumulative, pods, limit: None, breaker: None, ..self }
+        Choice { pod: Some(pod), shares, cumulative, pods, breaker: None, ..self }
     }
 }
 

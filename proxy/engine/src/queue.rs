@@ -2,7 +2,7 @@
 //! and calls that are in line elsewhere, too, only when nobody else is: a pod that waits for those to come would be idle.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
@@ -26,6 +26,8 @@ const RACES_MAX: u32 = 16;
 pub struct Queue {
     /// As many as there are in line, to be read without the lock.
     waiting: AtomicU32,
+    /// Those of them that are for whichever pod is free.
+    for_any: AtomicU32,
     line: Mutex<VecDeque<Waiter>>,
     /// Since when there is one, in the engine's time.
     since: AtomicU64,
@@ -39,6 +41,8 @@ pub struct Queue {
 struct Waiter {
     mailbox: Arc<Mailbox>,
     exchange: ExchangeId,
+    /// The only pod that is meant.
+    pod: Option<IpAddr>,
     /// Pods at which it has failed: not those.
     tried_pods: Box<[SocketAddr]>,
     /// A pod that is left out will do.
@@ -98,14 +102,17 @@ impl Queue {
         if self.waiting() == 0 { Duration::ZERO } else { now.since(Time(self.since.load(Ordering::Relaxed))) }
     }
 
-    /// Lines a call up; false when the line is as long as it may be.
+    /// Lines a call up; false when the line is as long as it may be. Calls to a certain pod count by themselves.
     fn push(&self, waiter: Waiter, length_max: u32, now: Time) -> bool {
         let mut line = self.line();
-        let has_room = line.len() < length_max as usize;
+        let for_any = self.for_any.load(Ordering::SeqCst);
+        let length = if waiter.pod.is_none() { for_any } else { self.waiting() - for_any };
+        let has_room = length < length_max;
         if has_room {
             if line.is_empty() {
                 self.since.store(now.0, Ordering::Relaxed);
             }
+            self.for_any.fetch_add(u32::from(waiter.pod.is_none()), Ordering::SeqCst);
             line.push_back(waiter);
             self.waiting.fetch_add(1, Ordering::SeqCst);
         }
@@ -117,11 +124,21 @@ impl Queue {
         let mut line = self.line();
         let is_it = |waiter: &Waiter| waiter.exchange == exchange && Arc::ptr_eq(&waiter.mailbox, mailbox);
         let found = line.iter().position(is_it);
-        if let Some(at) = found {
-            line.remove(at);
-            self.waiting.fetch_sub(1, Ordering::SeqCst);
-        }
-        found.is_some()
+        found.and_then(|at| self.take(&mut line, at)).is_some()
+    }
+
+    /// Takes the one in that place out.
+    fn take(&self, line: &mut VecDeque<Waiter>, at: usize) -> Option<Waiter> {
+        let waiter = line.remove(at)?;
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.for_any.fetch_sub(u32::from(waiter.pod.is_none()), Ordering::SeqCst);
+        Some(waiter)
+    }
+
+    /// Whether somebody is in line before a call to any pod, or to a certain one: those who wait for one keep nobody from the others.
+    fn has_line(&self, pod: Option<IpAddr>) -> bool {
+        let count = if pod.is_none() { &self.for_any } else { &self.waiting };
+        count.load(Ordering::SeqCst) > 0
     }
 }
 
@@ -151,20 +168,32 @@ impl Mailbox {
 impl Limit {
     /// Takes slots of `pods` for those in line, while there are both. Whoever frees a slot calls this after it, and whoever lines up
     /// after that: whichever is later sees what the other did.
-    pub(crate) fn serve(self: &Arc<Self>, pods: &[Arc<PodSlot>], (own, now): (&Arc<Mailbox>, Time)) {
+    pub(crate) fn serve(self: &Arc<Self>, pods: &[Arc<PodSlot>], turn: (&Arc<Mailbox>, Time)) {
+        self.serve_those(|_| true, pods, turn);
+    }
+
+    /// Likewise, of only some of those in line.
+    fn serve_those(
+        self: &Arc<Self>,
+        is_meant: impl Fn(&Waiter) -> bool,
+        pods: &[Arc<PodSlot>],
+        (own, now): (&Arc<Mailbox>, Time),
+    ) {
         let Limit { concurrency, has_breaker, queue, .. } = &**self;
         if queue.waiting() == 0 {
             return;
         }
         let mut line = queue.line();
-        while let Some((next, slot)) = self.next(&line, pods, now) {
+        while let Some((next, slot)) = self.next((&line, &is_meant), pods, now) {
             if !slot.acquire_below(slot.limit(concurrency)) {
                 continue;
             }
-            let Some(Waiter { mailbox, exchange, .. }) = line.remove(next) else { return slot.release() };
-            queue.waiting.fetch_sub(1, Ordering::SeqCst);
-            let is_probe =
-                *has_breaker && slot.health.standing(now) == Standing::Probe && slot.health.begin_probe();
+            let Some(waiter) = queue.take(&mut line, next) else { return slot.release() };
+            let Waiter { mailbox, exchange, pod, .. } = waiter;
+            let is_probe = *has_breaker
+                && pod.is_none()
+                && slot.health.standing(now) == Standing::Probe
+                && slot.health.begin_probe();
             mailbox.post(Grant { exchange, slot: Arc::clone(slot), limit: Arc::clone(self), is_probe }, own);
         }
     }
@@ -172,7 +201,7 @@ impl Limit {
     /// The first in line that may have one of the pods that are free, and that pod.
     fn next<'p>(
         &self,
-        line: &VecDeque<Waiter>,
+        (line, is_meant): (&VecDeque<Waiter>, impl Fn(&Waiter) -> bool),
         pods: &'p [Arc<PodSlot>],
         now: Time,
     ) -> Option<(usize, &'p Arc<PodSlot>)> {
@@ -185,15 +214,17 @@ impl Limit {
         let has_any_in = pods.iter().any(|pod| has_room(pod) && is_in(pod));
         let best = |waiter: &Waiter| {
             let may_have = |pod: &PodSlot| {
-                (waiter.is_last_resort || is_in(pod)) && !waiter.tried_pods.contains(&pod.address)
+                waiter.pod.is_none_or(|only| only == pod.address.ip())
+                    && (waiter.is_last_resort || is_in(pod))
+                    && !waiter.tried_pods.contains(&pod.address)
             };
             // Nor are all pods for each of a long line when all that is free is left out.
             let pods = if has_any_in || waiter.is_last_resort { pods } else { &[] };
             pods.iter().filter(|pod| has_room(pod) && may_have(pod)).min_by_key(|pod| pod.in_flight())
         };
         let first = |is_reservation: bool| {
-            let mut waiters =
-                line.iter().enumerate().filter(|(_, waiter)| waiter.is_reservation == is_reservation);
+            let is_next = |waiter: &Waiter| waiter.is_reservation == is_reservation && is_meant(waiter);
+            let mut waiters = line.iter().enumerate().filter(|(_, waiter)| is_next(waiter));
             waiters.find_map(|(at, waiter)| Some((at, best(waiter)?)))
         };
         // A pod is held idle until a reservation's call has come, so that is for pods that would be idle anyway.
@@ -208,11 +239,14 @@ impl Limit {
         (exchange, is_reservation): (&Exchange, bool),
         now: Time,
     ) -> bool {
+        let pod = exchange.plan.choices[exchange.choice].pod;
         let waiter = Waiter {
             mailbox: Arc::clone(mailbox),
             exchange: id,
+            pod,
             tried_pods: exchange.tried_pods.as_slice().into(),
-            is_last_resort: exchange.is_last_resort,
+            // Whoever means one pod gets that one, however it is.
+            is_last_resort: exchange.is_last_resort || pod.is_some(),
             is_reservation,
         };
         let length_max = self.concurrency.queue_length / if is_reservation { 2 } else { 1 };
@@ -287,8 +321,8 @@ impl Core {
         self.freed(&limit, &slot);
     }
 
-    /// A slot was given back: the first in line gets it. Not one of a pod that has left, which is to come to an end; only where it was the last
-    /// one those in line have nowhere else to go.
+    /// A slot was given back: the first in line gets it. Where its pod has left, which is to come to an end, only those get it that have nowhere
+    /// else to go: who means that pod, and anybody when it was the last one.
     pub(crate) fn freed(&self, limit: &Arc<Limit>, slot: &Arc<PodSlot>) {
         if limit.queue.waiting() == 0 {
             return;
@@ -297,9 +331,9 @@ impl Core {
         let local = self.snapshot.endpoints(namespace, name, &limit.port_name).map(|port| &port.local[..]);
         let is_here =
             |local: &[Arc<PodSlot>]| local.is_empty() || local.iter().any(|pod| Arc::ptr_eq(pod, slot));
-        if local.is_none_or(is_here) {
-            limit.serve(std::slice::from_ref(slot), (&self.mailbox, self.now));
-        }
+        let is_for_all = local.is_none_or(is_here);
+        let pods = std::slice::from_ref(slot);
+        limit.serve_those(|waiter| is_for_all || waiter.pod.is_some(), pods, (&self.mailbox, self.now));
     }
 
     /// A slot of the least busy pod that is below its limit, or a place in line. Nobody passes those who are in line.
@@ -319,7 +353,8 @@ impl Core {
             exchange.meet_ejected();
             return Found::Nothing(Reason::PodsEjected);
         }
-        if queue.waiting() == 0 {
+        let has_line = || queue.has_line(of.pod);
+        if !has_line() {
             let probes: Vec<_> = pods.iter().filter(|pod| exchange.may_probe(pod, choice, now)).collect();
             for pod in probes.into_iter().filter(|pod| pod.health.begin_probe()) {
                 if pod.acquire_below(pod.limit(concurrency)) {
@@ -330,7 +365,7 @@ impl Core {
             }
         }
         // Calls that belong together stay together as long as their pod has room.
-        if queue.waiting() == 0
+        if !has_line()
             && let Some(home) = exchange.home(pods, |pod| standing(exchange, pod) == Standing::In)
             && pods[home].acquire_below(pods[home].limit(concurrency))
         {
@@ -338,7 +373,7 @@ impl Core {
         }
         let load = of.load_of_pods(now);
         let mut races = 0;
-        while queue.waiting() == 0 && races < RACES_MAX {
+        while !has_line() && races < RACES_MAX {
             let loads = pods.iter().enumerate().map(|(i, pod)| {
                 let is_in = standing(exchange, pod) == Standing::In;
                 (is_in && pod.in_flight() < pod.limit(concurrency)).then(|| load(i, pod))

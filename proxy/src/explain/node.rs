@@ -149,7 +149,7 @@ struct Place<'a> {
     service: &'a ServiceName,
     port: u16,
     port_name: &'a str,
-    /// The only pod that is meant; limits and breakers are not for calls that name one.
+    /// The only pod that is meant; breakers are not for calls that name one.
     only: Option<&'a NamedPod>,
 }
 
@@ -197,9 +197,8 @@ impl Place<'_> {
 
     fn here(&self, snapshot: &Snapshot, time: Time) -> Here {
         let service = snapshot.service(&self.service.namespace, &self.service.name);
-        let service = service.filter(|_| self.only.is_none());
         let concurrency = service.and_then(|service| service.concurrency);
-        let has_breaker = service.is_some_and(|service| service.breaker.is_some());
+        let has_breaker = self.only.is_none() && service.is_some_and(|service| service.breaker.is_some());
         let pod = |slot: &PodSlot| {
             let pod = snapshot.neighbours.get(&slot.address.ip()).filter(|pod| pod.uid == slot.uid);
             let left_out = slot.left_out_for(time).filter(|_| has_breaker);

@@ -141,12 +141,12 @@ fn calls_in_flight_and_limits_of_own_pods_are_told_and_stay_as_they_are() {
 }
 
 #[test]
-fn a_pod_that_is_called_by_its_own_name_is_the_only_one_and_has_no_limit() {
+fn a_pod_that_is_called_by_its_own_name_is_the_only_one_and_has_its_limit() {
     let (snapshot, slots) = shop();
     slots[1].acquire();
     let here = node(&snapshot, &call("web-2.web", "shop/job-x")).backends;
-    assert_eq!((here.len(), here[0].pods.len(), here[0].waiting_max), (1, 1, None));
-    assert_eq!((here[0].pods[0].in_flight, here[0].pods[0].limit), (1, None));
+    assert_eq!((here.len(), here[0].pods.len(), here[0].waiting_max), (1, 1, Some(50)));
+    assert_eq!((here[0].pods[0].in_flight, here[0].pods[0].limit), (1, Some(3)));
     let elsewhere = node(&snapshot, &call("web-9.web", "shop/job-x")).backends;
     assert_eq!((elsewhere.len(), elsewhere[0].pods.len()), (1, 0));
 }

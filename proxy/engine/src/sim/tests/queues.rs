@@ -310,6 +310,96 @@ fn those_who_may_have_a_pod_pass_one_that_failed_there() {
     }
 }
 
+/// A call to the first pod of `web` by its name.
+fn get_first(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: web-0.web\r\n\r\n").into_bytes()
+}
+
+/// Calls to a pod by its name are calls like others: the limit holds for them, they wait, and whoever waits behind them is served.
+#[test]
+fn a_limit_holds_for_calls_to_a_pod_by_its_name() {
+    for node in [0, 1] {
+        let mut world = world_with(&[node, node], limited(1, 9, 60_000), 15);
+        let first = pod_address(node, 1);
+        let clients: Vec<usize> = (0..5).map(|_| world.client(0)).collect();
+        for client in &clients {
+            world.send(*client, &get_first("/slow/100"));
+            world.run(Duration::from_millis(5));
+            assert_eq!(open_at(&world, first), 1, "node {node}");
+        }
+        assert_eq!(queued(&world), 4);
+        world.run(Duration::from_secs(1));
+        assert!(clients.iter().all(|client| world.answers(*client)[0].status == 200), "node {node}");
+        assert!(world.seen.iter().all(|seen| seen.pod == first));
+        world.assert_nothing_left();
+
+        let mut world = world_with(&[node], limited(1, 9, 60_000), 16);
+        let (named, any) = (world.client(0), world.client(0));
+        world.send(named, &get_first("/slow/100"));
+        world.run(Duration::from_millis(10));
+        world.send(any, &get("/"));
+        world.run(Duration::from_millis(200));
+        assert_eq!(world.answers(any)[0].status, 200, "node {node}: what ends lets the next one in");
+        world.assert_nothing_left();
+    }
+}
+
+/// Those who wait for one pod have a line of their own length, and keep nobody from the others.
+#[test]
+fn who_waits_for_one_pod_is_in_nobodys_way() {
+    for node in [0, 1] {
+        let mut world = world_with(&[node, node], limited(1, 2, 60_000), 17);
+        let (first, second) = (pod_address(node, 1), pod_address(node, 2));
+        for _ in 0..3 {
+            let client = world.client(0);
+            world.send(client, &get_first("/hang"));
+            world.run(Duration::from_millis(10));
+        }
+        assert_eq!((open_at(&world, first), queued(&world)), (1, 2), "node {node}");
+        let beyond = world.client(0);
+        let answer = world.ask(beyond, &get_first("/"));
+        assert_eq!((answer.status, answer.field("vicino-error")), (503, Some("queue-full")), "node {node}");
+        let any = world.client(0);
+        for _ in 0..3 {
+            assert_eq!(world.ask(any, &get("/")).status, 200, "node {node}");
+        }
+        // Others line up, too, and are served by whichever is free, first come, first served.
+        let clients: Vec<usize> = (0..3).map(|_| world.client(0)).collect();
+        for client in &clients {
+            world.send(*client, &get("/slow/50"));
+            world.run(Duration::from_millis(5));
+        }
+        assert_eq!((open_at(&world, second), queued(&world)), (1, 4));
+        world.run(Duration::from_millis(300));
+        assert!(clients.iter().all(|client| world.answers(*client)[0].status == 200), "node {node}");
+        assert_eq!(queued(&world), 2);
+    }
+}
+
+/// Who waits for a pod that leaves has nowhere else to go.
+#[test]
+fn a_pod_that_has_left_serves_those_who_wait_for_it_alone() {
+    for node in [0, 1] {
+        let mut world = world_with(&[node, node], limited(1, 9, 60_000), 18);
+        let leaving = pod_address(node, 1);
+        let clients: Vec<usize> = (0..4).map(|_| world.client(0)).collect();
+        for (i, client) in clients.iter().enumerate() {
+            // The last one goes to the other pod.
+            world.send(*client, &if i < 3 { get_first("/slow/100") } else { get("/hang") });
+            world.run(Duration::from_millis(10));
+        }
+        let any = world.client(0);
+        world.send(any, &get("/"));
+        world.run(Duration::from_millis(10));
+        assert_eq!(queued(&world), 3, "node {node}");
+        world.snapshot.endpoints.get_mut("web").unwrap().retain(|(_, address)| *address != leaving);
+        world.publish();
+        world.run(Duration::from_secs(1));
+        assert!(clients[..3].iter().all(|client| world.answers(*client)[0].status == 200), "node {node}");
+        assert_eq!((world.answers(any).len(), queued(&world)), (0, 1), "node {node}");
+    }
+}
+
 #[test]
 fn the_time_of_the_call_goes_on_in_line() {
     for node in [0, 1] {
