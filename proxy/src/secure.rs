@@ -198,6 +198,8 @@ pub struct Hops {
     tickets: Arc<dyn ProducesTickets>,
     trust: Trust,
     manner: Manner,
+    /// The number of the next credentials, which none has had before.
+    next: u64,
 }
 
 /// How hops are made and taken.
@@ -218,8 +220,9 @@ impl Hops {
         before: Option<&Hops>,
     ) -> Result<Option<Self>, SecureError> {
         let Some(own) = certificates.get(node) else { return Ok(None) };
+        // Numbers go on whatever else is new: by them it is told which hops were made with something else.
+        let mut next = before.map_or(1, |before| before.next);
         let before = before.filter(|before| before.trust == trust);
-        let mut next = before.map_or(1, |before| before.all().map(|one| one.number).max().unwrap_or(0) + 1);
         let mut numbered = |credentials: &Arc<Credentials>, old: Option<&Numbered>| {
             if let Some(old) = old.filter(|old| Arc::ptr_eq(&old.credentials, credentials)) {
                 return Ok(old.clone());
@@ -245,11 +248,7 @@ impl Hops {
             Some(before) => before.acceptor.clone(),
             None => Acceptor::new(own, &trust, tickets.clone())?,
         };
-        Ok(Some(Self { node: of_node, accounts, acceptor, tickets, trust, manner }))
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Numbered> {
-        self.accounts.values().chain([&self.node])
+        Ok(Some(Self { node: of_node, accounts, acceptor, tickets, trust, manner, next }))
     }
 
     /// What the engine has to know of them.

@@ -59,6 +59,7 @@ impl Root {
 type Change = dyn Fn(&mut CertificateParams);
 
 const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
+const PAY: &str = "spiffe://cluster.local/ns/shop/sa/pay";
 const NODE: &str = "spiffe://cluster.local/node/node-1";
 
 static ROOT: LazyLock<Root> = LazyLock::new(|| Root::new("root"));
@@ -310,6 +311,35 @@ fn hops_are_dialled_as_the_caller_and_what_stays_the_same_keeps_its_number_and_i
     assert_eq!(dial(&renewed, None).1, rustls::HandshakeKind::Resumed, "the node's certificate is the same");
     let left = make(&[(&node, &of_node)], Some(&renewed)).unwrap();
     assert!(left.numbers().accounts.is_empty());
+}
+
+/// A hop that was made under other roots, or with a certificate that was gone for a while, is not to be taken for a new one.
+#[test]
+fn credentials_that_are_not_the_same_never_have_the_same_number() {
+    let node = Identity::node(DOMAIN, "node-1").unwrap();
+    let (web, pay): (Identity, Identity) = (WEB.parse().unwrap(), PAY.parse().unwrap());
+    let held = |uri: &str| Arc::new(ROOT.credentials(uri));
+    let (of_node, of_web, of_pay) = (held(NODE), held(WEB), held(PAY));
+    let make = |certificates: &[(&Identity, &Arc<Credentials>)], trust: Trust, before: Option<&Hops>| {
+        let all = certificates.iter().map(|(whose, what)| ((*whose).clone(), (*what).clone())).collect();
+        Hops::new(&all, &node, (trust, Manner::default()), before).unwrap().unwrap()
+    };
+    let numbers = |hops: &Hops| {
+        let numbers = hops.numbers();
+        numbers.accounts.into_values().chain([numbers.node]).collect::<Vec<_>>()
+    };
+    let all = [(&node, &of_node), (&web, &of_web), (&pay, &of_pay)];
+    let first = make(&all, ROOT.trust(), None);
+    let both = format!("{}{}", ROOT.pem, Root::new("other").pem);
+    let more = make(&all, Trust::new(&both, DOMAIN).unwrap(), Some(&first));
+    let fewer = make(&all[..2], ROOT.trust(), Some(&more));
+    let without = make(&all[..1], ROOT.trust(), Some(&fewer));
+    let again = make(&[(&node, &of_node), (&web, &held(WEB))], ROOT.trust(), Some(&without));
+    assert_eq!(again.numbers().node, without.numbers().node);
+    let again: Vec<_> = again.numbers().accounts.into_values().collect();
+    let all = [numbers(&first), numbers(&more), numbers(&fewer), again].concat();
+    let different: std::collections::BTreeSet<_> = all.iter().collect();
+    assert_eq!(different.len(), 9, "{all:?}");
 }
 
 proptest! {
