@@ -84,6 +84,12 @@ impl Trust {
         }
         Ok(Self { roots: Arc::new(store), domain: domain.into(), text: roots.into() })
     }
+
+    /// Whether everybody who was known by `before` is known by this, too.
+    fn includes(&self, before: &Trust) -> bool {
+        let roots = &self.roots.roots;
+        self.domain == before.domain && before.roots.roots.iter().all(|root| roots.contains(root))
+    }
 }
 
 /// A certificate with its key.
@@ -259,6 +265,11 @@ impl Hops {
             is_shared: self.manner.is_shared,
             accounts: self.accounts.iter().map(|(account, one)| (account.clone(), one.number)).collect(),
         }
+    }
+
+    /// Whether somebody who was known by the roots of `before` may not be by these.
+    pub fn distrusts(&self, before: &Hops) -> bool {
+        !self.trust.includes(&before.trust)
     }
 
     /// Hops without TLS are refused.

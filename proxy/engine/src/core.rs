@@ -176,6 +176,13 @@ impl Core {
         self.settle();
     }
 
+    /// Roots have gone by which diallers of hops were known: they have to prove anew who they are.
+    pub fn distrust(&mut self, now: Time) {
+        self.now = now;
+        self.distrust_hops();
+        self.settle();
+    }
+
     /// Whom the snapshot is not to be believed about, from now on; older doubts than those in force are passed over. Connections of
     /// pods that it newly is not to be believed about are closed.
     pub fn doubt(&mut self, doubts: Arc<Doubts>, now: Time) {

@@ -31,6 +31,10 @@ const WAITING_MAX: usize = 16 * 1024;
 const FRAME_BYTES_MAX: u16 = 16 * 1024;
 /// A node that did not know TLS is dialled without it for so long.
 const PLAIN_FOR: Duration = Duration::from_secs(10);
+/// Longest time for which one that dialled is taken for who it is: as long as the mesh's certificates are good, whatever the one that it shows says.
+const PARTY_MAX: Duration = Duration::from_hours(24);
+/// A hop whose dialler was known by roots that there are no more is closed then, with the calls that are still open.
+const DISTRUSTED_FOR: Duration = Duration::from_mins(10);
 /// Stands for the name of a node that does not know its own yet.
 const NODE_UNKNOWN: &str = "-";
 
@@ -65,6 +69,8 @@ pub(crate) struct Hop {
     /// Who is at the other end of one that was accepted, and until when that is proved.
     party: Party,
     party_until: Time,
+    /// When it is closed whatever is on it.
+    ends_at: Time,
     /// While whoever dialled has not said who it is.
     stranger: Option<Stranger>,
     pub(crate) state: HopState,
@@ -99,6 +105,7 @@ impl Hop {
             certificate: 0,
             party: Party::Anyone,
             party_until: Time::NEVER,
+            ends_at: Time::NEVER,
             stranger: None,
             state,
             is_draining: false,
@@ -277,10 +284,29 @@ impl Core {
             self.is_no_stranger(id);
             return self.hop_lost(id, refusal.word());
         }
+        let until = until.min(self.now + PARTY_MAX);
         if let Some(hop) = self.net.hop(id) {
-            (hop.party, hop.party_until) = (party, until);
+            // Its handshake may have begun under roots that have gone meanwhile.
+            (hop.party, hop.party_until) = (party, until.min(hop.party_until));
         }
         self.is_no_stranger(id);
+    }
+
+    /// Roots by which peers were known have gone. Whoever has dialled has to prove anew who it is, on another hop: calls that
+    /// come on these are sent back unserved, so that none is lost, and those that are open have some time to end.
+    pub(crate) fn distrust_hops(&mut self) {
+        let (now, ends_at) = (self.now, self.now + DISTRUSTED_FOR);
+        let ids: Vec<ConnId> = self.net.table.iter().map(|(id, _)| id).collect();
+        for id in ids {
+            let Some(hop) = self.net.hop(id).filter(|hop| hop.node.is_none()) else { continue };
+            if hop.party == Party::Anyone && hop.stranger.is_none() {
+                continue;
+            }
+            (hop.party_until, hop.ends_at) = (now, ends_at.min(hop.ends_at));
+            if !std::mem::replace(&mut hop.is_draining, true) {
+                self.tell_draining(id);
+            }
+        }
     }
 
     /// No new streams on this hop; it closes with its last one.
@@ -433,6 +459,9 @@ impl Core {
             HopState::Handshake | HopState::Hello if now < hop.hello_until => return self.hop_is_slow(id),
             HopState::Handshake | HopState::Hello => return self.hop_lost(id, "no-hello"),
             HopState::Open => {}
+        }
+        if hop.ends_at <= now {
+            return self.hop_lost(id, "distrusted");
         }
         if hop.streams.is_empty() {
             // Whoever accepted waits longer, so that the dialler, who knows of no race, is the one to close.

@@ -342,6 +342,22 @@ fn credentials_that_are_not_the_same_never_have_the_same_number() {
     assert_eq!(different.len(), 9, "{all:?}");
 }
 
+#[test]
+fn hops_that_stand_are_distrusted_when_a_root_goes_and_not_when_one_comes() {
+    let node = Identity::node(DOMAIN, "node-1").unwrap();
+    let of_node = Arc::new(ROOT.credentials(NODE));
+    let make = |roots: &str, domain: &str| {
+        let (all, trust) = ([(node.clone(), of_node.clone())].into(), Trust::new(roots, domain).unwrap());
+        Hops::new(&all, &node, (trust, Manner::default()), None).unwrap().unwrap()
+    };
+    let other = Root::new("root").pem;
+    let [old, both, new] =
+        [ROOT.pem.clone(), format!("{}{other}", ROOT.pem), other].map(|roots| make(&roots, DOMAIN));
+    assert!(!both.distrusts(&old) && !old.distrusts(&old));
+    assert!(new.distrusts(&both) && new.distrusts(&old));
+    assert!(make(&ROOT.pem, "another.domain").distrusts(&old));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -394,7 +394,11 @@ impl Driver {
     }
 
     fn secure(&mut self, hops: Arc<Hops>) {
-        self.core.certify(Arc::new(hops.numbers()), self.time());
+        let now = self.time();
+        if self.hops.as_ref().is_some_and(|before| hops.distrusts(before)) {
+            self.core.distrust(now);
+        }
+        self.core.certify(Arc::new(hops.numbers()), now);
         self.hops = Some(hops);
     }
 

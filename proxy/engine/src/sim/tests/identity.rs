@@ -173,6 +173,74 @@ fn who_is_proved_until_then_is_asked_anew_and_no_call_is_lost() {
 }
 
 #[test]
+fn whoever_was_known_by_roots_that_have_gone_is_asked_anew_and_no_call_is_lost() {
+    let mut world = world(7);
+    world.snapshot.request_timeout = Duration::ZERO;
+    world.publish();
+    let [slow, quick] = [0, 1].map(|_| world.client_from(ip_of("a"), 0));
+    world.send(slow, b"POST /echo HTTP/1.1\r\nhost: web.demo\r\ncontent-length: 4\r\n\r\nab");
+    world.run(Duration::from_millis(100));
+    // This one crosses it.
+    world.send(quick, &from_afar());
+    world.run(Duration::from_micros(300));
+    let now = world.now;
+    world.nodes[1].core.distrust(now);
+    world.turn(1);
+    world.until("an answer", |w| !w.answers(quick).is_empty());
+    assert_eq!(world.answers(quick)[0].status, 200);
+    for _ in 0..3 {
+        assert_eq!(world.ask(quick, &from_afar()).status, 200);
+    }
+    assert_eq!((dialled(&world), parties(&world).len()), (2, 2));
+    world.run(Duration::from_mins(9));
+    assert!(world.answers(slow).is_empty() && parties(&world).len() == 1, "it has some time to end");
+    world.run(Duration::from_mins(2));
+    assert_eq!((world.answers(slow)[0].status, parties(&world).len()), (502, 0));
+    world.assert_nothing_left();
+}
+
+#[test]
+fn a_handshake_that_ends_when_its_roots_have_gone_opens_nothing() {
+    let mut world = world(8);
+    let client = world.client_from(ip_of("a"), 0);
+    world.send(client, &from_afar());
+    world.until("a dial", |w| !w.nodes[0].core.nodes.hops().collect::<Vec<_>>().is_empty());
+    for _ in 0..40 {
+        world.run(Duration::from_micros(50));
+        let now = world.now;
+        world.nodes[1].core.distrust(now);
+        world.turn(1);
+    }
+    world.until("an answer", |w| !w.answers(client).is_empty());
+    assert_eq!(world.answers(client)[0].status, 200);
+    world.assert_nothing_left();
+}
+
+/// Whatever its certificate says: it may be a forger's own.
+#[test]
+fn who_it_is_is_proved_for_a_day_at_most() {
+    let mut world = world(9);
+    for node in &mut world.nodes {
+        // So that a day is not 86,400 looks at it.
+        node.core.config.hop_ping_after = Duration::from_hours(1);
+        node.core.config.hop_dead_after = Duration::from_hours(3);
+    }
+    world.snapshot.request_timeout = Duration::ZERO;
+    world.publish();
+    let slow = world.client_from(ip_of("a"), 0);
+    world.send(slow, b"POST /echo HTTP/1.1\r\nhost: web.demo\r\ncontent-length: 4\r\n\r\nab");
+    for (hours, expected) in [(23, 1), (2, 2)] {
+        world.run(Duration::from_hours(hours));
+        let quick = world.client_from(ip_of("a"), 0);
+        assert_eq!(world.ask(quick, &from_afar()).status, 200);
+        assert_eq!(dialled(&world), expected);
+    }
+    world.send(slow, b"cd");
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.answers(slow)[0].status, 200, "what is open lives on");
+}
+
+#[test]
 fn a_node_that_shows_another_ones_certificate_is_refused() {
     let mut world = world(7);
     world.claims = Some(Party::Node("node-1".into()));
