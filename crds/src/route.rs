@@ -42,7 +42,8 @@ pub(crate) use check::{check_affinity, check_rule};
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MeshRouteSpec {
-    /// Where calls go, by weight. Empty: to the Service itself, at the port that was called.
+    /// Where calls go, by weight. Empty: to the Service itself, at the port that was called. A call goes to the pods of the backend that is picked, whatever backends, rules and overrides that Service has in its own MeshRoute: two
+    /// Services may name each other, and no call goes round in a loop.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(

@@ -611,6 +611,31 @@ fn a_backend_is_named_once() {
     );
 }
 
+/// Each has the other's pods; what the other's route says of backends is not followed.
+#[test]
+fn backends_that_name_each_other_are_accepted() {
+    let to = |name: &str, other: &str| {
+        format!(
+            "
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {{name: {name}, namespace: shop}}
+spec: {{backends: [{{name: {other}, port: 80}}]}}
+---
+"
+        )
+    };
+    let world = shop_with(&(to("web", "web-v2") + &to("web-v2", "web")));
+    check(&world, &expect![[""]]);
+    for (name, other) in [("web", "web-v2"), ("web-v2", "web")] {
+        let verdict = &validate(&world).routes[&Key::new("shop", name)];
+        let Outcome::Compiled(route) = &verdict.outcome else { panic!("{:?}", verdict.outcome) };
+        for port in &route.ports {
+            assert_eq!(port.backends.iter().map(|b| &*b.service).collect::<Vec<_>>(), [other], "{name}");
+        }
+    }
+}
+
 /// Files have not been past the API server, and an older schema lets more in.
 #[test]
 fn what_the_schema_would_not_let_in_is_not_accepted() {

@@ -33,7 +33,7 @@ pub struct Explanation {
     /// `namespace/name` of the Service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// The Service of type ExternalName that was called.
+    /// The Service of type ExternalName that was called; without `service`, it leads to none of the mesh.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alias: Option<String>,
     /// Port of the Service.
@@ -219,6 +219,9 @@ pub(super) fn of(
             passed_over(&mut all, &route.service.rules, head, decision);
         }
     }
+    if let Err(Reason::NoSuchService) = &route {
+        all.alias = alias(snapshot, call, head);
+    }
     match decision {
         Err(reason) => {
             all.answer = Some(OwnAnswer::from(*reason));
@@ -258,7 +261,7 @@ pub(super) fn of(
     all
 }
 
-/// The Service that was called, when it is another name for the one whose route holds.
+/// The Service that was called, when it is another name for the one whose route holds, or would be if there were one.
 fn alias(snapshot: &Snapshot, call: &Call, head: &RequestHead<'_>) -> Option<String> {
     let host = Authority::parse(head.authority)?.host.to_ascii_lowercase();
     let (namespace, name) =

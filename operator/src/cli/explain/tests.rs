@@ -507,6 +507,32 @@ spec: {type: ExternalName, externalName: web.shop.svc.cluster.local}
 }
 
 #[tokio::test]
+async fn other_names_that_lead_to_no_service_are_told() {
+    let alias = |name: &str, of: &str| {
+        format!(
+            "---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: shop}}
+spec: {{type: ExternalName, externalName: {of}.shop.svc.cluster.local}}
+"
+        )
+    };
+    let manifests = [SHOP, &alias("ping", "pong"), &alias("pong", "ping"), &alias("old", "gone")].concat();
+    for name in ["ping", "old"] {
+        let url = format!("http://{name}/");
+        let answer = told(&manifests, Format::Table, options(&[&url], &[], "shop")).await.unwrap();
+        let said = format!(
+            "
+Service      shop/{name} is another name (type ExternalName), and what it stands for is no Service of the mesh, or itself again
+Answer       404 no-such-service: the mesh has no Service of this name
+"
+        );
+        assert!(answer.text.ends_with(&said), "{}", answer.text);
+    }
+}
+
+#[tokio::test]
 async fn copies_other_namespaces_and_other_origins() {
     let manifests = format!("{SHOP}---{BANK}");
     let answer = told(&manifests, Format::Table, options(&["http://web/"], &[], "shop")).await.unwrap();

@@ -76,6 +76,9 @@ fn who_and_what(out: &mut Page, explanation: &Explanation) {
     if let (Some(service), Some(port)) = (&explanation.service, explanation.port) {
         let alias = explanation.alias.as_ref().map(|alias| format!(", for which {alias} is another name"));
         out.line("Service", &format!("{service}, port {port}{}", alias.unwrap_or_default()));
+    } else if let Some(alias) = &explanation.alias {
+        let leads = "is another name (type ExternalName), and what it stands for is no Service of the mesh, or itself again";
+        out.line("Service", &format!("{alias} {leads}"));
     }
     if let Some(protocol) = &explanation.protocol {
         let note = match &**protocol {

@@ -236,6 +236,25 @@ fn a_caller_may_ask_which_way_its_call_went() {
     }
 }
 
+/// A backend is picked once, whatever the route of that Service says.
+#[test]
+fn backends_that_name_each_other_are_no_loop() {
+    let mut world = web_on(&[1], 14);
+    let web = pod_address(1, 1);
+    let api = world.pod("api", 1, 9);
+    world.snapshot.services.insert("web".into(), vec![("api".into(), 1)]);
+    world.snapshot.services.insert("api".into(), vec![("web".into(), 1)]);
+    world.publish();
+    let client = world.client(0);
+    for (host, pod) in [("web", api), ("api", web)] {
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        assert_eq!(world.ask(client, request.as_bytes()).status, 200);
+        assert_eq!(world.seen.last().map(|seen| seen.pod), Some(pod), "{host}");
+    }
+    assert_eq!(world.seen.len(), 2);
+    world.assert_nothing_left();
+}
+
 /// No document says so; a call would else go to the first of them.
 #[test]
 fn backends_none_of_which_has_a_weight_get_no_call() {
