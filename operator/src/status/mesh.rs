@@ -7,7 +7,7 @@ use vicino_crds::condition::{self, Wanted, kind};
 use vicino_crds::mesh::{IdentityMode, Tally};
 use vicino_crds::{MeshRouteStatus, ServiceMeshStatus, names};
 
-use super::{Context, egress, identity, reconciling, stalled, wanted};
+use super::{Context, egress, identity, programmed, reconciling, stalled, wanted};
 use crate::validate::{AcceptedMesh, MeshVerdict, Problem};
 use crate::world::{Key, Kind, Mesh, ObjectId, Rollout};
 
@@ -52,6 +52,11 @@ pub(super) fn status(
             let message = "is being deleted; what it owns is collected".to_owned();
             (None, Summary { state: State::Reconciling, reason: "Deleting", message })
         }
+    };
+    // What a mesh cannot do without that is well otherwise.
+    let summary = match no_identity(context, name, mesh, now) {
+        Some(worse) if summary.state == State::Ready => worse,
+        _ => summary,
     };
     let mut conditions = conditions(accepted, &summary);
     // Before those that are there at times only.
@@ -202,6 +207,23 @@ fn not_guarded(context: &Context<'_>, mesh: &AcceptedMesh) -> Option<Summary> {
         silent.join(", ")
     );
     (!silent.is_empty()).then_some(Summary { state: State::Reconciling, reason: "NotGuarded", message })
+}
+
+/// Nodes of a strict mesh whose proxies have no certificate that is good: their calls to other nodes fail, and those from there.
+fn no_identity(context: &Context<'_>, name: &str, mesh: &Mesh, now: &Time) -> Option<Summary> {
+    mesh.spec.as_ref().ok().filter(|spec| spec.identity.mode == IdentityMode::Strict)?;
+    let has_none = |node: &&str| {
+        let row = context.input.world.neighbourhoods.get(&Key::cluster(node));
+        let certificates = row.and_then(|row| row.value.status.certificates.as_ref());
+        let first = certificates.and_then(|certificates| certificates.expires.as_ref());
+        first.is_none_or(|first| first.0 <= now.0)
+    };
+    let nodes: Vec<_> = context.reports.get(name)?.ready.iter().copied().filter(has_none).collect();
+    let message = format!(
+        "spec.identity.mode: Strict takes calls between nodes only with certificates, and proxies have none that are good on the nodes: {}",
+        programmed::nodes(&nodes)
+    );
+    (!nodes.is_empty()).then_some(Summary { state: State::Stalled, reason: "NoIdentity", message })
 }
 
 fn conditions(problem: Option<&Problem>, summary: &Summary) -> Vec<Wanted> {

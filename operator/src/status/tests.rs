@@ -779,6 +779,13 @@ metadata: {name: default, generation: 1}
 spec: {identity: {mode: Strict}}
 ";
 
+/// A node that refuses what comes around the mesh, and whose proxy has a certificate until then.
+fn holds(world: &mut World, node: &str, until: Option<&str>) {
+    let certificates = until.map(|until| json!({ "count": 1, "expires": until }));
+    let guarded = json!({ "type": "Guarded", "status": "True", "reason": "Refusing", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z" });
+    report(world, node, &json!({ "conditions": [guarded], "certificates": certificates }));
+}
+
 /// What the proxy of a node says of its guard, and of connections around the mesh.
 fn guard(world: &mut World, node: &str, condition: Option<(&str, &str)>, calls: &serde_json::Value) {
     let conditions: Vec<_> = condition
@@ -822,7 +829,9 @@ fn a_strict_mesh_is_ready_only_when_every_node_refuses_what_comes_around_it() {
               Stalled=True NotGuarded: spec.identity.mode: Strict does not hold on node "node2": NotPermitted: why
         "#]],
     );
-    guard(&mut world, "node2", Some(("True", "Refusing")), &json!([]));
+    for node in ["node1", "node2"] {
+        holds(&mut world, node, Some("2126-01-01T00:00:00Z"));
+    }
     mesh(
         &world,
         &expect![[r#"
@@ -832,6 +841,41 @@ fn a_strict_mesh_is_ready_only_when_every_node_refuses_what_comes_around_it() {
               IdentityReady=False NoAuthority: no authority is installed: there is no Service vicino-system/vicino-authority
         "#]],
     );
+}
+
+#[test]
+fn a_strict_mesh_is_not_ready_where_a_proxy_has_no_certificate() {
+    let mut world = world(SHOP);
+    load(&mut world, STRICT);
+    for node in ["node1", "node2"] {
+        load(&mut world, &proxy_pod("default", node, &format!("vicino-default-{node}")));
+    }
+    converge(&mut world);
+    rollout(&mut world, Rollout { observed: true, desired: 2, updated: 2, ready: 2 });
+    let (ended, good) = (Some("1970-01-01T00:00:00Z"), Some("2126-01-01T00:00:00Z"));
+    let mut ready = |ends: [Option<&str>; 2]| {
+        for (node, ends) in ["node1", "node2"].into_iter().zip(ends) {
+            holds(&mut world, node, ends);
+        }
+        let conditions = planned(&world).statuses.meshes["default"].conditions.clone();
+        let of_ready =
+            conditions.iter().filter(|condition| ["Ready", "Stalled"].contains(&&*condition.type_));
+        of_ready.map(|it| format!("{} {} {}\n", it.type_, it.reason, it.message)).collect::<Vec<_>>().concat()
+    };
+    expect![[r"
+        Ready Ready 2 proxies are ready and everything is written
+    "]]
+    .assert_eq(&ready([good, good]));
+    expect![[r"
+        Ready NoIdentity spec.identity.mode: Strict takes calls between nodes only with certificates, and proxies have none that are good on the nodes: node2
+        Stalled NoIdentity spec.identity.mode: Strict takes calls between nodes only with certificates, and proxies have none that are good on the nodes: node2
+    "]]
+    .assert_eq(&ready([good, None]));
+    expect![[r"
+        Ready NoIdentity spec.identity.mode: Strict takes calls between nodes only with certificates, and proxies have none that are good on the nodes: node1, node2
+        Stalled NoIdentity spec.identity.mode: Strict takes calls between nodes only with certificates, and proxies have none that are good on the nodes: node1, node2
+    "]]
+    .assert_eq(&ready([ended, None]));
 }
 
 #[test]

@@ -1,4 +1,5 @@
 use expect_test::{Expect, expect};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::CustomResourceExt;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -479,25 +480,31 @@ fn programs_see_the_same() {
     assert_eq!(show(&findings, Format::Name), "operator/leader\n");
 }
 
-#[test]
-fn certificates_that_are_not_renewed_and_roots_that_end() {
-    let trust = |days: u64| {
+/// The roots of the mesh, which end after so many days.
+fn trust(days: &[u64]) -> ConfigMap {
+    let root = |days: &u64| {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::default();
         params.not_after = rcgen::date_time_ymd(2026, 1, 1) + std::time::Duration::from_hours(24 * days);
-        let labels = json!({ "vicino.dev/mesh": "default", "vicino.dev/config": "trust" });
-        let pem = params.self_signed(&key).unwrap().pem();
-        object(
-            json!({ "metadata": { "name": "vicino-default.trust", "labels": labels }, "data": { "roots.pem": pem } }),
-        )
+        params.self_signed(&key).unwrap().pem()
     };
-    let certificates = |facts: &mut Facts, expires: &str| {
-        let status = facts.nodes.as_mut().unwrap()[0].status.as_mut().unwrap();
-        status.certificates = Some(object(json!({ "count": 3, "expires": expires })));
-    };
+    let labels = json!({ "vicino.dev/mesh": "default", "vicino.dev/config": "trust" });
+    let pem: String = days.iter().map(root).collect();
+    object(
+        json!({ "metadata": { "name": "vicino-default.trust", "labels": labels }, "data": { "roots.pem": pem } }),
+    )
+}
+
+fn certificates(facts: &mut Facts, expires: &str) {
+    let status = facts.nodes.as_mut().unwrap()[0].status.as_mut().unwrap();
+    status.certificates = Some(object(json!({ "count": 3, "expires": expires })));
+}
+
+#[test]
+fn certificates_that_are_not_renewed_and_roots_that_end() {
     wrong(
         |facts| {
-            facts.config_maps.as_mut().unwrap().push(trust(1000));
+            facts.config_maps.as_mut().unwrap().push(trust(&[1000]));
             certificates(facts, "2026-01-01T23:00:00Z");
         },
         &expect![[r"
@@ -506,7 +513,7 @@ fn certificates_that_are_not_renewed_and_roots_that_end() {
     );
     wrong(
         |facts| {
-            facts.config_maps.as_mut().unwrap().push(trust(30));
+            facts.config_maps.as_mut().unwrap().push(trust(&[30]));
             certificates(facts, "2026-01-01T01:00:10Z");
         },
         &expect![[r#"
@@ -516,12 +523,51 @@ fn certificates_that_are_not_renewed_and_roots_that_end() {
         "#]],
     );
     wrong(
-        |facts| facts.config_maps.as_mut().unwrap().push(trust(0)),
+        |facts| facts.config_maps.as_mut().unwrap().push(trust(&[0])),
         &expect![[r#"
             ‼ identity    roots of default: have ended, and no certificate is good any more → renew the authority in the Secret vicino-system/vicino-authority
             ‼ identity    node1: its proxy has no certificates → kubectl logs -n vicino-proxy p1
             everything works; 2 to look at (‼)
         "#]],
+    );
+}
+
+#[test]
+fn a_strict_mesh_does_not_work_without_certificates() {
+    let strict = |facts: &mut Facts, days: u64| {
+        facts.meshes.as_mut().unwrap()[0].spec.identity.mode = object(json!("Strict"));
+        facts.config_maps.as_mut().unwrap().push(trust(&[days]));
+    };
+    wrong(
+        |facts| strict(facts, 0),
+        &expect![[r"
+            × identity    roots of default: have ended, and no certificate is good any more → renew the authority in the Secret vicino-system/vicino-authority
+            × identity    node1: its proxy has no certificates → kubectl logs -n vicino-proxy p1
+            2 failed (×)
+        "]],
+    );
+    wrong(
+        |facts| {
+            strict(facts, 1000);
+            certificates(facts, "2026-01-01T00:00:00Z");
+        },
+        &expect![[r"
+            × identity    node1: a certificate has ended and is not renewed → kubectl logs -n vicino-proxy p1
+            1 failed (×)
+        "]],
+    );
+}
+
+#[test]
+fn a_root_that_ends_before_another_takes_no_certificate_with_it() {
+    wrong(
+        |facts| {
+            facts.config_maps.as_mut().unwrap().push(trust(&[0, 1000]));
+            certificates(facts, "2026-01-01T23:00:00Z");
+        },
+        &expect![[r"
+            everything is well
+        "]],
     );
 }
 

@@ -1,9 +1,10 @@
-//! What `check` says of certificates: how long the roots are good, and whether each node's are renewed; pure. Warnings, as long as hops do without them.
+//! What `check` says of certificates: how long the roots are good, and whether each node's are renewed; pure. Where hops do without them, nothing of this is more than a warning.
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use vicino_crds::condition::kind;
+use vicino_crds::mesh::IdentityMode;
 use vicino_crds::{MeshNode, ServiceMesh, names};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -29,12 +30,13 @@ pub(super) fn all(facts: &Facts, now: Timestamp) -> Vec<Finding> {
     let mut findings: Vec<_> = facts.meshes.iter().flatten().filter_map(authority).collect();
     for config in config_maps.iter().filter(is_trust) {
         let mesh = config.labels().get(names::LABEL_MESH).cloned().unwrap_or_default();
-        findings.push(roots(config, &mesh, now));
         let of_mesh = facts.meshes.iter().flatten().find(|one| one.name_any() == mesh);
+        let mode = of_mesh.map(|mesh| mesh.spec.identity.mode).unwrap_or_default();
+        findings.push(roots(config, &mesh, (mode, now)));
         let lifetime = of_mesh.map(|mesh| mesh.spec.identity.lifetime()).unwrap_or_default();
         let lifetime = SignedDuration::try_from(lifetime).unwrap_or_default();
         let nodes = nodes.iter().filter(|node| node.spec.mesh == mesh);
-        findings.extend(nodes.flat_map(|node| one(node, (lifetime, now))));
+        findings.extend(nodes.flat_map(|node| one(node, mode, (lifetime, now))));
     }
     findings
 }
@@ -55,34 +57,42 @@ fn authority(mesh: &ServiceMesh) -> Option<Finding> {
     Some(finding.warning(detail, todo))
 }
 
-fn roots(config: &ConfigMap, mesh: &str, now: Timestamp) -> Finding {
-    let finding = Finding::ok("identity", format!("roots of {mesh}"), "");
-    let text = config.data.as_ref().and_then(|data| data.get(names::TRUST_KEY));
-    let Some(ends) = text.and_then(|text| first_end(text)) else {
-        return finding.warning("cannot be read", LOGS);
-    };
-    let when = format!("good until {}", ends.strftime("%Y-%m-%d"));
-    let todo = "renew the authority in the Secret vicino-system/vicino-authority";
-    match ends.duration_since(now) {
-        left if left.is_negative() => {
-            finding.warning("have ended, and no certificate is good any more", todo)
-        }
-        left if left < ROOT_LEFT_MIN => finding.warning(when, todo),
-        _ => Finding { detail: when, ..finding },
+/// What a mesh in this mode cannot use: in Strict, calls fail by it.
+fn unusable(mode: IdentityMode, finding: Finding, (detail, todo): (&str, &str)) -> Finding {
+    match mode {
+        IdentityMode::Strict => finding.failure(detail, todo),
+        IdentityMode::Permissive => finding.warning(detail, todo),
     }
 }
 
-/// When the first of these certificates ends.
-fn first_end(text: &str) -> Option<Timestamp> {
-    let ends = |pem: &pem::Pem| {
+fn roots(config: &ConfigMap, mesh: &str, (mode, now): (IdentityMode, Timestamp)) -> Finding {
+    let finding = Finding::ok("identity", format!("roots of {mesh}"), "");
+    let text = config.data.as_ref().and_then(|data| data.get(names::TRUST_KEY));
+    let Some(ends) = text.and_then(|text| ends(text)).filter(|ends| !ends.is_empty()) else {
+        return unusable(mode, finding, ("cannot be read", LOGS));
+    };
+    let todo = "renew the authority in the Secret vicino-system/vicino-authority";
+    // One that is replaced may end before the other.
+    let Some(first) = ends.into_iter().filter(|end| *end >= now).min() else {
+        return unusable(mode, finding, ("have ended, and no certificate is good any more", todo));
+    };
+    let when = format!("good until {}", first.strftime("%Y-%m-%d"));
+    if first.duration_since(now) < ROOT_LEFT_MIN {
+        return finding.warning(when, todo);
+    }
+    Finding { detail: when, ..finding }
+}
+
+/// When each of these certificates ends.
+fn ends(text: &str) -> Option<Vec<Timestamp>> {
+    let end = |pem: &pem::Pem| {
         let (_, certificate) = X509Certificate::from_der(pem.contents()).ok()?;
         Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()
     };
-    let all: Option<Vec<_>> = pem::parse_many(text).ok()?.iter().map(ends).collect();
-    all?.into_iter().min()
+    pem::parse_many(text).ok()?.iter().map(end).collect()
 }
 
-fn one(node: &MeshNode, (lifetime, now): (SignedDuration, Timestamp)) -> Vec<Finding> {
+fn one(node: &MeshNode, mode: IdentityMode, (lifetime, now): (SignedDuration, Timestamp)) -> Vec<Finding> {
     let Some(status) = &node.status else { return Vec::new() };
     let Some(proxy) = &status.proxy else { return Vec::new() };
     let finding = || Finding::ok("identity", node.name_any(), "");
@@ -90,14 +100,14 @@ fn one(node: &MeshNode, (lifetime, now): (SignedDuration, Timestamp)) -> Vec<Fin
     let certificates = status.certificates.clone().unwrap_or_default();
     let mut findings = Vec::new();
     match certificates.expires.map(|expires| expires.0.duration_since(now)) {
-        None => findings.push(finding().warning("its proxy has no certificates", &logs)),
+        None => findings.push(unusable(mode, finding(), ("its proxy has no certificates", &logs))),
+        Some(left) if left.is_negative() => {
+            let detail = "a certificate has ended and is not renewed";
+            findings.push(unusable(mode, finding(), (detail, &logs)));
+        }
         Some(left) if left < lifetime / LEFT_SHARE => {
-            let left = if left.is_negative() {
-                "has ended".to_owned()
-            } else {
-                format!("ends in {} min", left.as_mins())
-            };
-            findings.push(finding().warning(format!("a certificate {left} and is not renewed"), &logs));
+            let detail = format!("a certificate ends in {} min and is not renewed", left.as_mins());
+            findings.push(finding().warning(detail, &logs));
         }
         Some(_) => {}
     }
