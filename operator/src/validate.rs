@@ -105,6 +105,8 @@ pub struct PolicyVerdict {
     pub outcome: Outcome<CompiledPolicy>,
     /// What it is about and is not there. Proxies are told all the same: it is in force from the moment that it is.
     pub missing: Option<Problem>,
+    /// Services without a policy to which routes send calls that are meant for what it is about: none of these calls is judged by it.
+    pub unjudged: Vec<Key>,
     /// What it is about, in words.
     pub target: String,
     /// Services that it is about now, or pods when it selects pods.

@@ -7,7 +7,7 @@ use vicino_crds::contract::{self, CompiledPolicy};
 use vicino_crds::mesh::Tally;
 use vicino_crds::policy::PENDING_NODES_MAX;
 
-use super::programmed::{Progress, conditions, programmed};
+use super::programmed::{Progress, conditions, nodes, programmed};
 use super::{Context, wanted};
 use crate::validate::{PolicyVerdict, Problem};
 use crate::world::{Key, Policy};
@@ -17,7 +17,12 @@ pub(super) fn status(context: &Context<'_>, key: &Key, policy: &Policy, now: &Ti
     let progress = progress(context, key, verdict);
     let ready = verdict.mesh.as_deref().and_then(|mesh| context.reports.get(mesh));
     let problem = verdict.outcome.problem().or(verdict.missing.as_ref());
-    let conditions = conditions(problem, progress.condition);
+    let mut conditions = conditions(problem, progress.condition);
+    if let Some(accepted) = conditions.iter_mut().find(|one| one.kind == kind::ACCEPTED)
+        && let Some(more) = elsewhere(&verdict.unjudged)
+    {
+        accepted.message += &more;
+    }
     let mut pending: Vec<String> = progress.missing.into_iter().map(str::to_owned).collect();
     pending.truncate(PENDING_NODES_MAX);
     MeshPolicyStatus {
@@ -49,6 +54,16 @@ fn progress<'a>(context: &'a Context<'_>, key: &Key, verdict: &PolicyVerdict) ->
         progress.condition = condition;
     }
     progress
+}
+
+/// That calls go past the policy, where the routes of its Services send them.
+fn elsewhere(services: &[Key]) -> Option<String> {
+    let names: Vec<_> = services.iter().map(ToString::to_string).collect();
+    let names = nodes(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let message = format!(
+        "; what routes send to other Services is judged by the policies of these, and there is none for: {names}"
+    );
+    (!services.is_empty()).then_some(message)
 }
 
 fn not_accepted(problem: &Problem, in_force: Option<i64>) -> Wanted {

@@ -624,6 +624,26 @@ fn a_proxy_that_knows_no_policies_is_named() {
 }
 
 #[test]
+fn a_policy_says_which_calls_go_past_it() {
+    let mut world = world(SHOP);
+    let object = "apiVersion: vicino.dev/v1alpha1\nmetadata: {name: web, namespace: shop, generation: 1}";
+    let policy = "kind: MeshPolicy\nspec: {target: {service: {name: web}}, rules: [{action: Deny}]}\n";
+    let route = "kind: MeshRoute\nspec: {backends: [{name: web-v2, port: 80, weight: 1}]}\n";
+    for of_kind in [policy, route] {
+        load(&mut world, &format!("{object}\n{of_kind}"));
+    }
+    let conditions = planned(&world).statuses.policies[&Key::new("shop", "web")].conditions.clone();
+    let accepted = conditions.iter().find(|condition| condition.type_ == "Accepted").unwrap();
+    assert_eq!(
+        (&*accepted.status, &*accepted.message),
+        (
+            "True",
+            "the spec is valid and what it names exists; what routes send to other Services is judged by the policies of these, and there is none for: shop/web-v2"
+        )
+    );
+}
+
+#[test]
 fn a_policy_that_becomes_invalid_stays_in_force_as_it_was() {
     let mut world = world(SHOP);
     load(&mut world, POLICY);

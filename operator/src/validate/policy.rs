@@ -3,9 +3,9 @@
 //! A policy about a Service that is not there is compiled like any other. It says so in its status, but a Service that is made
 //! anew, or made after its policy, is never without it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use vicino_crds::contract::{self, CompiledPolicy, DOCUMENT_BYTES_MAX};
+use vicino_crds::contract::{self, CompiledBackend, CompiledPolicy, DOCUMENT_BYTES_MAX};
 use vicino_crds::names;
 use vicino_crds::policy::{LabelOperator, MeshPolicySpec, PodTarget, PolicyTarget, ServiceTarget, check};
 use vicino_crds::rule::{PathMatch, PathMatchType};
@@ -33,7 +33,11 @@ pub(super) fn all(
             _ => None,
         };
         let targets = count(world, routes, &key.namespace, &target);
-        PolicyVerdict { mesh, outcome, missing, target: said(&target), targets }
+        let unjudged = match &outcome {
+            Outcome::Compiled(_) => unjudged(world, routes, &key.namespace, &target),
+            _ => Vec::new(),
+        };
+        PolicyVerdict { mesh, outcome, missing, unjudged, target: said(&target), targets }
     };
     world.policies.iter().map(|(key, row)| (key.clone(), verdict(key, &row.value))).collect()
 }
@@ -171,6 +175,61 @@ fn missing(world: &World, namespace: &str, target: &ServiceTarget) -> Option<Pro
     Some(Problem::new("TargetPortNotFound", "spec.target.service.port", message))
 }
 
+/// Where routes of the Services that a policy is about send calls that no policy judges: that is for the policies of the Service whose
+/// pods take them.
+fn unjudged(
+    world: &World,
+    routes: &BTreeMap<Key, RouteVerdict>,
+    namespace: &str,
+    target: &PolicyTarget,
+) -> Vec<Key> {
+    if target.pods.is_some() {
+        return Vec::new();
+    }
+    let is_meant = |port: u16| {
+        target.service.as_ref().and_then(|service| service.port).is_none_or(|only| only == i32::from(port))
+    };
+    let mut elsewhere = BTreeSet::new();
+    for (_, verdict) in of_target(routes, namespace, target.service.as_ref()) {
+        let Outcome::Compiled(route) = &verdict.outcome else { continue };
+        let ports = route.ports.iter().filter(|port| is_meant(port.port));
+        let ports = ports.flat_map(|port| port.backends.iter().chain(&port.overrides));
+        let of_rules = route.rules.iter().flat_map(|rule| &rule.ports).filter(|port| is_meant(port.port));
+        let of_rules = of_rules.flat_map(|port| port.backends.iter().chain(&port.mirror));
+        for CompiledBackend { namespace: own, service, port, .. } in ports.chain(of_rules) {
+            let of = if own.is_empty() { namespace } else { own };
+            if !is_judged(world, (of, service), *port) {
+                elsewhere.insert(Key::new(of, service));
+            }
+        }
+    }
+    elsewhere.into_iter().collect()
+}
+
+/// Whether there is a policy that may be about calls to a port of a Service; which pods one selects is not looked at.
+fn is_judged(world: &World, (namespace, service): (&str, &str), port: u16) -> bool {
+    world.policies.in_namespace(namespace).any(|(_, row)| {
+        let target = row.value.spec.as_ref().map(|spec| spec.target.service.as_ref());
+        target.is_ok_and(|target| {
+            target
+                .is_none_or(|one| one.name == service && one.port.is_none_or(|only| only == i32::from(port)))
+        })
+    })
+}
+
+/// Routes of a namespace's Services, or of one of them, that there are.
+fn of_target<'a>(
+    routes: &'a BTreeMap<Key, RouteVerdict>,
+    namespace: &'a str,
+    service: Option<&'a ServiceTarget>,
+) -> impl Iterator<Item = (&'a Key, &'a RouteVerdict)> {
+    let of_namespace =
+        routes.range(Key::new(namespace, "")..).take_while(move |(key, _)| key.namespace == namespace);
+    of_namespace.filter(move |(key, verdict)| {
+        verdict.wanted && service.is_none_or(|service| service.name == key.name)
+    })
+}
+
 /// Services that a policy is about, or pods.
 fn count(
     world: &World,
@@ -183,13 +242,7 @@ fn count(
         let pods = world.pods.in_namespace(namespace).filter(|(_, row)| !row.value.ips.is_empty());
         return pods.filter(|(_, row)| selector.selects(&row.value.labels)).count();
     }
-    let first = Key::new(namespace, "");
-    let routes = routes.range(first..).take_while(|(key, _)| key.namespace == namespace);
-    let routes = routes.filter(|(_, verdict)| verdict.wanted);
-    match &target.service {
-        Some(service) => routes.filter(|(key, _)| key.name == service.name).count(),
-        None => routes.count(),
-    }
+    of_target(routes, namespace, target.service.as_ref()).count()
 }
 
 fn said(target: &PolicyTarget) -> String {
@@ -286,6 +339,34 @@ mod tests {
         let Outcome::Compiled(compiled) = verdict.outcome else { panic!("compiled: {:?}", verdict.outcome) };
         assert_eq!((compiled.version, compiled.generation, &*verdict.target), (4, 3, "nobody"));
         assert_eq!(verdict.targets, 0);
+    }
+
+    #[test]
+    fn what_a_route_sends_to_a_service_without_policy_is_told() {
+        let object = |kind: &str, name: &str, spec: &str| {
+            format!(
+                "apiVersion: vicino.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}\n"
+            )
+        };
+        let policy = |target: &str| format!("{{target: {target}, rules: [{{action: Deny}}]}}");
+        let unjudged = |target: &str, more: &str| {
+            let mut world = with(&policy(target));
+            let backends = "{backends: [{name: web, weight: 1}, {name: web-v2, port: 80, weight: 1}]}";
+            load(&mut world, &object("MeshRoute", "web", backends));
+            if !more.is_empty() {
+                load(&mut world, &object("MeshPolicy", "other", &policy(more)));
+            }
+            let names: Vec<_> = verdict(&world).unjudged.iter().map(ToString::to_string).collect();
+            names.join(", ")
+        };
+        let web = "{service: {name: web}}";
+        assert_eq!(unjudged(web, ""), "shop/web-v2");
+        assert_eq!(unjudged("{service: {name: web, port: 80}}", ""), "shop/web-v2");
+        assert_eq!(unjudged(web, "{service: {name: web-v2, port: 81}}"), "shop/web-v2", "of another port");
+        assert_eq!(unjudged(web, "{service: {name: web-v2, port: 80}}"), "");
+        assert_eq!(unjudged(web, "{}"), "", "the whole namespace has one");
+        assert_eq!(unjudged("{}", ""), "");
+        assert_eq!(unjudged("{service: {name: web-v2}}", ""), "", "its own route sends nothing elsewhere");
     }
 
     #[test]
