@@ -59,9 +59,15 @@ pub struct Target {
     pub nodes: Vec<(String, u32)>,
 }
 
-/// A pod that is called by its own name.
+/// A pod that is called by its own name, to which limits hold and nothing else.
 pub(super) fn only(pod: &Pod, route: &Route) -> Target {
+    let concurrency = route.service.concurrency.as_ref();
+    let adaptive = concurrency.and_then(|concurrency| concurrency.adaptive);
     Target {
+        per_pod: concurrency.map(|concurrency| concurrency.per_pod),
+        per_pod_min: adaptive.map(|adaptive| adaptive.per_pod_min),
+        per_pod_target_milliseconds: adaptive.map(|adaptive| milliseconds(adaptive.target_ns)),
+        queue: concurrency.map(queue),
         service: format!("{}.{}", pod.name, route.service.name.name),
         port: route.port().port,
         per_million: 1_000_000,
