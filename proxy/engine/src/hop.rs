@@ -275,7 +275,8 @@ impl Core {
     /// Who dialled a hop is known. A node is taken for itself only: whoever has another one's certificate has stolen it.
     pub(crate) fn hop_identified(&mut self, id: ConnId, party: Party, until: Time) {
         let Some(peer) = self.net.get(id).map(|conn| conn.peer.ip().to_canonical()) else { return };
-        let of_address = self.snapshot.foreign_addresses.get(&peer);
+        // An address that is no node's may be one that a node dials from and no Node lists: that is not held against it here.
+        let of_address = self.snapshot.node_at(peer);
         let is_another =
             matches!((&party, of_address), (Party::Node(node), Some(of_address)) if node != of_address);
         if is_another || until <= self.now {

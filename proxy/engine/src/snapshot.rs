@@ -349,6 +349,12 @@ impl Snapshot {
         None
     }
 
+    /// The node that has an address, as far as that is known.
+    pub fn node_at(&self, address: IpAddr) -> Option<&Arc<str>> {
+        let own = || self.node_addresses.contains(&address).then_some(&self.node);
+        self.foreign_addresses.get(&address).or_else(own)
+    }
+
     /// The Service that one of this name is another name for.
     pub fn alias(&self, namespace: &str, name: &str) -> Option<&ServiceName> {
         self.aliases.get(namespace)?.get(name)

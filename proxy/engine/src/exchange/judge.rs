@@ -66,7 +66,7 @@ impl Core {
         is_allowed
     }
 
-    /// Who calls, as far as that is proved, and from where. An address that only somebody unknown tells is none.
+    /// Who calls, as far as that is proved, and from where. An address that only somebody unknown tells, or a node from elsewhere, is none.
     fn caller_of(
         &self,
         exchange: &Exchange,
@@ -75,13 +75,17 @@ impl Core {
         let Origin::Stream(hop, _) = exchange.origin else {
             return (self.accounts.get(exchange.account), request.caller);
         };
-        match self.net.get(hop).map(|conn| &conn.kind) {
-            Some(ConnKind::Hop(hop)) => match hop.party() {
-                Party::Workload(account) => (Some(account), request.caller),
-                Party::Node(_) => (None, request.caller),
-                Party::Anyone => (None, None),
-            },
-            _ => (None, None),
+        let Some(conn) = self.net.get(hop) else { return (None, None) };
+        let ConnKind::Hop(hop) = &conn.kind else { return (None, None) };
+        match hop.party() {
+            Party::Workload(account) => (Some(account), request.caller),
+            // Its word on addresses counts only where it speaks from its own. Asked for each call, since a node that is new
+            // may dial before its addresses are known here.
+            Party::Node(node) => {
+                let is_at_home = self.snapshot.node_at(conn.peer.ip().to_canonical()) == Some(node);
+                (None, request.caller.filter(|_| is_at_home))
+            }
+            Party::Anyone => (None, None),
         }
     }
 }

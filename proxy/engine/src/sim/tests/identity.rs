@@ -249,6 +249,11 @@ fn a_node_that_shows_another_ones_certificate_is_refused() {
     assert!(world.nodes[1].events.iter().any(|e| matches!(e, Event::Limited { reason: "another-node", .. })));
     assert!(world.seen.is_empty());
     world.claims = Some(Party::Node("node-0".into()));
+    // Not from the address of the node that is dialled, either.
+    world.nodes[0].ip = node_ip(1);
+    world.run(Duration::from_secs(6));
+    assert_eq!(world.ask(client, &from_afar()).status, 503);
+    world.nodes[0].ip = node_ip(0);
     world.run(Duration::from_secs(6));
     assert_eq!(world.ask(client, &from_afar()).status, 200);
 }

@@ -68,6 +68,22 @@ fn a_call_is_refused_or_allowed_by_who_makes_it_on_the_own_node_and_on_others() 
     }
 }
 
+/// With a node's certificate, from where no node is: it may be stolen, so it vouches for no address.
+#[test]
+fn a_node_that_dials_from_no_address_of_its_own_vouches_for_none() {
+    let block =
+        || Source { ip_blocks: vec![("10.0.0.0/8".parse().unwrap(), Vec::new())], ..Source::default() };
+    for (from, status) in [(node_ip(0), 200), ([192, 0, 2, 9].into(), 403)] {
+        let mut world = world(1, Action::Deny, (false, vec![rule(Action::Allow, block(), &[])]));
+        world.nodes[0].ip = from;
+        let client = world.client_from(node_ip(0), 0);
+        assert_eq!(world.ask(client, &from_afar()).status, status, "{from}");
+        let told = decisions(&world);
+        assert!(told.iter().all(|(caller, ..)| caller == "unidentified"), "{told:?}");
+        world.assert_nothing_left();
+    }
+}
+
 #[test]
 fn over_a_hop_without_tls_nobody_is_anybody() {
     let mut world = world(1, Action::Deny, (false, vec![rule(Action::Allow, accounts(&["a"]), &[])]));
