@@ -137,10 +137,19 @@ impl Hop {
     /// Whether a call that wants a place there is told when the hop stands, since it does not yet.
     pub(crate) fn wait_to_reserve(&mut self, call: ExchangeId) -> bool {
         let is_to_come = self.state != HopState::Open;
-        if is_to_come && self.waiting.len() < WAITING_MAX {
-            self.waiting.push(call);
+        if is_to_come {
+            self.wait(call);
         }
         is_to_come
+    }
+
+    /// Lines a call up until the hop stands. False when too many wait already.
+    fn wait(&mut self, call: ExchangeId) -> bool {
+        let has_room = self.waiting.len() < WAITING_MAX;
+        if has_room {
+            self.waiting.push(call);
+        }
+        has_room
     }
 
     /// The number of a new stream for a reservation; None when it cannot have one.
@@ -261,7 +270,7 @@ impl Core {
         let Some(node) = hop.node else { return };
         let state = self.nodes.get_mut(node);
         state.plain_until = self.now + PLAIN_FOR;
-        state.hops.remove(&hop.key);
+        state.forget_hop(hop.key, id);
         for exchange in hop.waiting {
             let Some(call) = self.exchanges.get(exchange) else { continue };
             if call.target == Target::Waiting(id) {
@@ -383,8 +392,7 @@ impl Core {
     pub(crate) fn open_stream(&mut self, id: ConnId, exchange: ExchangeId) -> bool {
         let Some(hop) = self.net.hop(id) else { return false };
         if hop.state != HopState::Open {
-            hop.waiting.push(exchange);
-            return hop.waiting.len() <= WAITING_MAX;
+            return hop.wait(exchange);
         }
         if hop.streams.len() >= hop.peer.max_streams as usize || hop.last_stream == u32::MAX {
             return false;
@@ -563,5 +571,18 @@ impl Core {
             () if has_left && exchange.method == Method::Other => self.fail(id, Reason::HopLost),
             () => self.requeue(id, Reason::HopLost, false),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::Id;
+
+    #[test]
+    fn no_more_calls_wait_for_a_hop_than_there_is_room_for() {
+        let mut hop = Hop::new(None, HopState::Connecting, Time::default());
+        let waits = (0..20_000).filter(|slot| hop.wait(ExchangeId::new(*slot, 0))).count();
+        assert_eq!((waits, hop.waiting.len()), (WAITING_MAX, WAITING_MAX));
     }
 }

@@ -136,6 +136,33 @@ fn a_node_that_knows_no_tls_is_reached_without_it_unless_the_mesh_is_strict() {
 }
 
 #[test]
+fn a_dial_that_came_to_nothing_takes_no_newer_hop_with_it() {
+    let mut world = world(11);
+    world.without_tls.insert(1);
+    let [first, second] = [0, 1].map(|_| world.client_from(ip_of("a"), 0));
+    world.net.latency_us = (500, 500);
+    world.send(first, &from_afar());
+    world.run(Duration::from_micros(600));
+    certify(&mut world, &[("a", 7), ("b", 2)], false);
+    // Its dial begins while the first one is on its way.
+    world.net.latency_us = (50, 50);
+    world.send(second, &from_afar());
+    world.net.latency_us = (500, 500);
+    world.run(Duration::from_micros(950));
+    assert_eq!(world.nodes[0].core.tally().hops_dialed.refused.get(), 1);
+    world.without_tls.clear();
+    for client in [first, second] {
+        world.until("an answer", |w| !w.answers(client).is_empty());
+        assert_eq!(world.answers(client)[0].status, 200);
+    }
+    assert_eq!(dialled(&world), 3, "the one without TLS is for the first");
+    world.run(Duration::from_secs(11));
+    assert_eq!(world.ask(second, &from_afar()).status, 200);
+    assert_eq!(dialled(&world), 3, "the one with TLS stands and is used");
+    world.assert_nothing_left();
+}
+
+#[test]
 fn a_new_certificate_is_for_new_calls_and_those_that_are_open_live_on() {
     let mut world = world(5);
     let [slow, quick] = [0, 1].map(|_| world.client_from(ip_of("a"), 0));
@@ -204,8 +231,7 @@ fn a_handshake_that_ends_when_its_roots_have_gone_opens_nothing() {
     let mut world = world(8);
     let client = world.client_from(ip_of("a"), 0);
     world.send(client, &from_afar());
-    world.until("a dial", |w| !w.nodes[0].core.nodes.hops().collect::<Vec<_>>().is_empty());
-    for _ in 0..40 {
+    for _ in 0..60 {
         world.run(Duration::from_micros(50));
         let now = world.now;
         world.nodes[1].core.distrust(now);
