@@ -509,10 +509,10 @@ impl Core {
 
     /// The proxy stops: an idle connection has a moment for one last request.
     pub(crate) fn client_drained(&mut self, id: ConnId) {
-        let Some(client) = self.net.client(id) else { return };
-        if client.state == ClientState::Session {
+        if self.net.session(id).is_some() {
             return self.warn_session(id);
         }
+        let Some(client) = self.net.client(id) else { return };
         if client.state == ClientState::Head {
             let due = (self.now + self.config.drain_idle_grace).min(self.net.table.due(id));
             self.net.set_due(id, due);
@@ -526,6 +526,9 @@ impl Core {
         if client.state == ClientState::Held {
             client.state = if is_session { ClientState::Session } else { ClientState::Head };
             self.tally.held.sub(1);
+            if is_session {
+                self.set_session_due(id);
+            }
             self.net.resume(id);
         }
     }

@@ -53,8 +53,8 @@ pub(crate) struct Session {
     pub(crate) blocked: Blocked,
     /// The peer's SETTINGS have come.
     is_settled: bool,
-    /// The caller was told that we shut down.
-    is_warned: bool,
+    /// Until when the caller, which was told that we shut down, may open streams; NEVER: it was not told.
+    grace_until: Time,
     /// No new streams; it ends with the last one.
     is_draining: bool,
     /// The latest streams that are over, and whether that was by our giving them up.
@@ -79,7 +79,7 @@ impl Session {
             peer_streams_max: config.session_streams_max,
             blocked: Blocked::default(),
             is_settled: false,
-            is_warned: false,
+            grace_until: Time::NEVER,
             is_draining: false,
             over: VecDeque::new(),
             empties: 0,
@@ -159,11 +159,13 @@ impl Core {
         let is_caller = self.net.client(id).is_some();
         let Some(session) = self.net.session(id) else { return };
         let is_idle = session.streams.is_empty();
-        // What is to come first (a connection, a whole field block, the end of the time to stop) has its own deadline.
-        let is_timed = !is_open || session.block.is_some() || (session.is_warned && !session.is_draining);
+        let grace_until = session.grace_until;
+        // What is to come first (a connection, a whole field block) has its own deadline.
+        let is_timed = !is_open || session.block.is_some();
         match () {
             () if is_idle && session.is_draining => self.end_session(id, ErrorCode::NoError),
             () if is_timed => {}
+            () if grace_until != Time::NEVER && !session.is_draining => self.net.set_due(id, grace_until),
             () if !is_idle => self.net.set_due(id, Time::NEVER),
             () if is_caller => self.net.set_due(id, self.now + self.config.keep_alive_timeout),
             () => self.net.set_due(id, self.now + self.config.pool_idle_timeout),

@@ -169,6 +169,15 @@ impl Core {
         }
         // The certificate of a service account that is new here comes soon, or not at all.
         let is_to_come = accounts.awaits(client.account, *now);
+        let is_certain = match client.caller {
+            Caller::Neighbour(_) => !is_to_come,
+            Caller::Node => true,
+            Caller::Unknown | Caller::Foreign => false,
+        };
+        if is_certain && client.hold_until != Time::NEVER {
+            // The next doubt is another one, of which its caller is told in its own time.
+            (client.is_hold_over, client.hold_until) = (false, Time::NEVER);
+        }
         match client.caller {
             Caller::Neighbour(_) if is_to_come && !client.is_hold_over => Verdict::Unknown,
             Caller::Neighbour(_) | Caller::Node => Verdict::Known,

@@ -54,7 +54,8 @@ impl Core {
         let (caller, source) = self.caller_of(exchange, &request);
         let namespace = &exchange.plan.choices[exchange.choice].service.namespace;
         // Where no policy selects pods, one is as good as another.
-        let pods = if snapshot.policies.selects_pods(namespace) { pods } else { &pods[..pods.len().min(1)] };
+        let is_any = pods.len() > 1 && !snapshot.policies.selects_pods(namespace);
+        let pods = if is_any { &pods[..1] } else { pods };
         let (is_allowed, events) =
             judge((&snapshot, &self.tally), exchange, (&request, caller, source), (pods, is_delivered));
         for event in events.into_iter().flatten() {

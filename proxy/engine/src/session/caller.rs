@@ -6,7 +6,8 @@ use vicino_wire::http2::{ErrorCode, Fault, Refused, encode_go_away, read_request
 use super::frames::{Handled, Taken};
 use super::{STREAM_MAX, Session};
 use crate::core::{ConnId, Core};
-use crate::downstream::{Ask, Asker, Verdict};
+use crate::deadline::Time;
+use crate::downstream::{Ask, Asker, ClientState, Verdict};
 use crate::exchange::{Exchange, Origin};
 use crate::grpc;
 use crate::reply::{Reason, Reply};
@@ -132,9 +133,15 @@ impl Core {
     /// The proxy stops: the caller is told, and has a moment for what is on its way (RFC 9113 §6.8).
     pub(crate) fn warn_session(&mut self, id: ConnId) {
         let due = self.now + self.config.drain_idle_grace;
+        let is_held = self.net.client(id).is_some_and(|client| client.state == ClientState::Held);
         let Some((out, session)) = self.net.session_out(id) else { return };
-        if !std::mem::replace(&mut session.is_warned, true) {
-            encode_go_away(out, STREAM_MAX, ErrorCode::NoError);
+        if session.grace_until != Time::NEVER {
+            return;
+        }
+        session.grace_until = due;
+        encode_go_away(out, STREAM_MAX, ErrorCode::NoError);
+        // Who is held is let go or refused first.
+        if !is_held {
             self.net.set_due(id, due);
         }
     }

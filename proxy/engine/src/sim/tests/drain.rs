@@ -1,5 +1,7 @@
 //! Stopping: nobody's request fails, everybody goes, and what stays is cut in the end.
 
+use vicino_wire::head::Framing;
+
 use super::*;
 
 #[test]
@@ -70,6 +72,31 @@ fn nobody_waits_for_copies() {
         world.run(Duration::from_secs(40));
         world.assert_nothing_left();
     }
+}
+
+#[test]
+fn a_held_caller_of_http2_is_told_too() {
+    let mut world = web_on(&[1], 2);
+    let client = world.http2_client(0);
+    let callers = std::mem::take(&mut world.snapshot.callers);
+    world.publish();
+    world.speak(client, |mux| mux.request(1, ("GET", "web", "/"), Framing::None, &mux::fields(&[])));
+    world.run(Duration::from_millis(500));
+    assert_eq!(world.nodes[0].core.tally().held.get(), 1);
+    let (now, end) = (world.now, world.now + Duration::from_secs(20));
+    world.nodes[0].core.drain(now, end);
+    world.turn(0);
+    world.run(Duration::from_millis(500));
+    world.snapshot.callers = callers;
+    world.publish();
+    world.until("an answer", |w| {
+        w.heard(client).iter().any(|said| matches!(said, Said::Response { status: 200, .. }))
+    });
+    world.until("the end", |w| w.clients[client].is_closed);
+    assert!(world.now.since(now) < Duration::from_secs(4), "{:?}", world.now.since(now));
+    world.run(Duration::from_millis(50));
+    assert!(world.nodes[0].core.is_idle());
+    world.assert_nothing_left();
 }
 
 #[test]

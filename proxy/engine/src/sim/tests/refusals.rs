@@ -117,6 +117,52 @@ fn who_stays_unknown_is_told_in_time_however_often_the_snapshot_changes() {
     }
 }
 
+/// A connection lives longer than one doubt about its caller.
+#[test]
+fn who_was_waited_for_once_is_waited_for_again() {
+    let mut world = web_on(&[1], 4);
+    let client = world.http2_client(0);
+    let ask = |world: &mut World, stream| {
+        world.speak(client, |mux| {
+            mux.request(stream, ("GET", "web", "/"), vicino_wire::head::Framing::None, &mux::fields(&[]));
+        });
+    };
+    let statuses = |world: &World| {
+        let status = |said: &Said| match said {
+            Said::Response { status, .. } => Some(*status),
+            _ => None,
+        };
+        world.heard(client).iter().filter_map(status).collect::<Vec<_>>()
+    };
+    let callers = std::mem::take(&mut world.snapshot.callers);
+    for (stream, answers) in [(1, 1), (3, 2)] {
+        world.snapshot.callers.clear();
+        world.publish();
+        ask(&mut world, stream);
+        world.run(Duration::from_secs(1));
+        assert_eq!(world.nodes[0].core.tally().held.get(), 1);
+        world.snapshot.callers.clone_from(&callers);
+        world.publish();
+        world.until("an answer", |w| statuses(w).len() == answers);
+        world.run(Duration::from_secs(10));
+    }
+    assert_eq!(statuses(&world), [200, 200]);
+    // Nor is one that was refused refused at once from then on.
+    world.snapshot.callers.clear();
+    world.publish();
+    ask(&mut world, 5);
+    world.until("a refusal", |w| statuses(w).len() == 3);
+    world.snapshot.callers.clone_from(&callers);
+    world.publish();
+    ask(&mut world, 7);
+    world.until("an answer", |w| statuses(w).len() == 4);
+    world.snapshot.callers.clear();
+    world.publish();
+    ask(&mut world, 9);
+    world.run(Duration::from_secs(1));
+    assert_eq!((world.nodes[0].core.tally().held.get(), statuses(&world)), (1, vec![200, 200, 403, 200]));
+}
+
 #[test]
 fn before_the_first_snapshot_callers_wait() {
     let mut world = World::new(2, 5);
