@@ -115,7 +115,7 @@ async fn apply_failed(cluster: &Cluster) -> bool {
 
 #[tokio::test]
 async fn a_mesh_says_what_cannot_be_written_until_it_can() {
-    let cluster = Cluster::new("told").await;
+    let cluster = Cluster::new("missing").await;
     cluster.shop().await;
     let proxy = FaultProxy::start(&cluster).await;
     refuse(&proxy, "clusterrolebindings");
