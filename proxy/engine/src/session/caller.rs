@@ -112,18 +112,23 @@ impl Core {
 
     /// Nothing happens on a caller's connection, or too slowly.
     pub(crate) fn session_due(&mut self, id: ConnId) {
-        let is_stopping = self.draining.is_some();
+        let now = self.now;
         let Some(session) = self.net.session(id) else { return };
+        let is_grace_over = session.grace_until <= now && !session.is_draining;
+        let is_in_block = session.block.is_some();
         match () {
-            () if session.block.is_some() || !session.is_settled => {
+            () if !session.is_settled || (is_in_block && !is_grace_over) => {
                 self.session_fault(id, ErrorCode::EnhanceYourCalm);
             }
             () if session.streams.is_empty() => self.end_session(id, ErrorCode::NoError),
-            () if is_stopping && !session.is_draining => {
+            () if is_grace_over => {
                 session.is_draining = true;
                 let last_stream = session.last_stream;
                 if let Some(out) = self.net.out(id) {
                     encode_go_away(out, last_stream, ErrorCode::NoError);
+                }
+                if is_in_block {
+                    self.net.set_due(id, now + self.config.head_timeout);
                 }
             }
             () => {}

@@ -8,6 +8,7 @@ use vicino_wire::http2::{
 
 use super::Block;
 use crate::core::{ConnId, Core};
+use crate::deadline::Time;
 use crate::exchange::{ExchangeId, Half, take_length};
 use crate::reply::Reason;
 
@@ -76,7 +77,8 @@ impl Core {
             }
             Frame::Headers { stream, end, block, .. } => {
                 session.block = Some(Block { stream, is_end: end, bytes: block.to_vec(), frames: 1 });
-                self.net.set_due(id, self.now + self.config.head_timeout);
+                let grace_until = if session.is_draining { Time::NEVER } else { session.grace_until };
+                self.net.set_due(id, grace_until.min(self.now + self.config.head_timeout));
             }
             Frame::Continuation { is_whole, block, .. } => return self.continuation(id, block, is_whole),
             Frame::Data { stream, end, bytes, flow } => self.data_frame(id, stream, (bytes, flow), end)?,
@@ -108,9 +110,12 @@ impl Core {
         let begun = block.bytes.len();
         block.bytes.extend_from_slice(part);
         block.frames += 1;
-        if is_whole && let Taken::Yes = self.field_block(id, (block.stream, block.is_end), &block.bytes)? {
-            self.set_session_due(id);
-            return Ok(Taken::Yes);
+        if is_whole {
+            let handled = self.field_block(id, (block.stream, block.is_end), &block.bytes);
+            if !matches!(handled, Ok(Taken::Held)) {
+                self.set_session_due(id);
+                return handled;
+            }
         }
         if is_whole {
             block.bytes.truncate(begun);

@@ -100,6 +100,43 @@ fn a_held_caller_of_http2_is_told_too() {
 }
 
 #[test]
+fn heads_in_pieces_do_not_put_the_end_off() {
+    let mut world = web_on(&[1], 2);
+    let client = world.http2_client(0);
+    let ask = |mux: &mut mux::Mux, stream, path| {
+        mux.request(stream, ("GET", "web", path), Framing::None, &mux::fields(&[]));
+    };
+    world.speak(client, |mux| ask(mux, 1, "/slow/9000"));
+    world.run(Duration::from_millis(100));
+    let (now, end) = (world.now, world.now + Duration::from_secs(20));
+    world.nodes[0].core.drain(now, end);
+    world.turn(0);
+    let heads = |stream: u32, kind: u8, flags: u8, part: &[u8]| {
+        let stream = stream.to_be_bytes();
+        [&[0, 0, part.len() as u8, kind, flags][..], &stream, part].concat()
+    };
+    let goaways = |world: &World| {
+        let is_goaway = |said: &&Said| matches!(said, Said::GoAway { .. });
+        world.heard(client).iter().filter(is_goaway).count()
+    };
+    let mut stream = 3;
+    world.speak(client, |mux| mux.out.extend(heads(stream, 1, 1, b"\x82")));
+    while goaways(&world) < 2 && world.now.since(now) < Duration::from_secs(6) {
+        world.run(Duration::from_millis(900));
+        // There is never none that is begun.
+        world.speak(client, |mux| {
+            mux.out.extend(heads(stream, 9, 4, b"\x86"));
+            mux.out.extend(heads(stream + 2, 1, 1, b"\x82"));
+        });
+        stream += 2;
+    }
+    assert!(world.now.since(now) < Duration::from_secs(3), "{:?}", world.now.since(now));
+    world.until("the end", |w| w.clients[client].is_closed);
+    let is_answered = |said: &Said| matches!(said, Said::Response { stream: 1, status: 200, .. });
+    assert!(world.heard(client).iter().any(is_answered), "what was begun is answered");
+}
+
+#[test]
 fn what_is_left_at_the_deadline_is_cut() {
     for node in [0, 1] {
         let mut world = web_on(&[node], 2);

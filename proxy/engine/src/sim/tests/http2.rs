@@ -607,6 +607,21 @@ fn what_breaks_a_stream_leaves_the_others() {
 }
 
 #[test]
+fn a_head_in_pieces_that_breaks_its_stream_does_not_end_an_idle_connection_early() {
+    let mut world = web_on(&[0], 3);
+    let client = world.http2_client(0);
+    assert_eq!(ask_on(&mut world, client, 1, "/").0, 200);
+    world.speak(client, |mux| {
+        frame(&mut mux.out, 1, 1, 3, b"\x82");
+        frame(&mut mux.out, 9, 4, 3, b"\x86");
+    });
+    world.run(Duration::from_secs(12));
+    assert_eq!(reset_of(&world, client, 3), Some(ErrorCode::Protocol as u32));
+    assert_eq!(ask_on(&mut world, client, 5, "/").0, 200);
+    world.assert_nothing_left();
+}
+
+#[test]
 fn more_streams_than_allowed_are_refused_unseen() {
     let mut world = web_on(&[0], 3);
     let client = world.http2_client(0);
