@@ -376,4 +376,4 @@ impl Secure {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -124,6 +124,13 @@ fn meet(dialler: &Credentials, acceptor: &Credentials, trust: [&Trust; 2]) -> En
     Ends::of(dialled, Acceptor::new(acceptor, trust[1], tickets()).unwrap().accept().unwrap())
 }
 
+/// Both ends of a hop whose handshake is through, the dialler's first.
+pub(crate) fn two_ends() -> [Secure; 2] {
+    let trust = ROOT.trust();
+    let ends = meet(&ROOT.credentials(WEB), &ROOT.credentials(NODE), [&trust, &trust]);
+    [ends.dialled, ends.accepted]
+}
+
 #[test]
 fn each_end_knows_the_other_and_bytes_pass_both_ways() {
     let trust = ROOT.trust();

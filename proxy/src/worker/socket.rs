@@ -285,9 +285,13 @@ impl Tls {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         // Before the peer is known nothing is said; what it says wakes.
-        let count = if self.secure.is_open() { self.secure.send(bytes) } else { 0 };
-        if let Poll::Ready(Err(error)) = self.poll_flush(tcp, cx) {
-            return Poll::Ready(Err(error));
+        let is_open = self.secure.is_open();
+        let mut count = if is_open { self.secure.send(bytes) } else { 0 };
+        let flushed = self.poll_flush(tcp, cx)?;
+        if count == 0 && is_open && flushed.is_ready() {
+            // The socket took all that there was no room behind, and so will not wake: there is room now.
+            count = self.secure.send(bytes);
+            let _ = self.poll_flush(tcp, cx)?;
         }
         if count == 0 { Poll::Pending } else { Poll::Ready(Ok(count)) }
     }
@@ -324,5 +328,80 @@ impl Write for Sink<'_, '_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::task::Wake;
+    use std::time::Duration;
+
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::*;
+    use crate::secure::tests::two_ends;
+
+    const BUFFER_BYTES: u32 = 4 * 1024 * 1024;
+
+    #[derive(Default)]
+    struct Count(AtomicU32);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Count {
+        async fn is_woken(&self) -> bool {
+            for _ in 0..100 {
+                if self.0.load(Ordering::Relaxed) > 0 {
+                    return true;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            false
+        }
+    }
+
+    async fn connected() -> (TcpStream, TcpStream) {
+        let socket = || {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.set_send_buffer_size(BUFFER_BYTES).unwrap();
+            socket.set_recv_buffer_size(BUFFER_BYTES).unwrap();
+            socket
+        };
+        let listening = socket();
+        listening.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener: TcpListener = listening.listen(1).unwrap();
+        let dialled = socket().connect(listener.local_addr().unwrap()).await.unwrap();
+        (dialled, listener.accept().await.unwrap().0)
+    }
+
+    /// All that there is of what was sent.
+    fn drain(peer: &TcpStream) -> usize {
+        let mut bytes = vec![0; 1024 * 1024];
+        std::iter::from_fn(|| peer.try_read(&mut bytes).ok()).sum()
+    }
+
+    /// The peer reads all that was sent, and then says nothing: neither is the rest forgotten, nor does it need a word of the peer.
+    #[tokio::test]
+    async fn a_write_that_waits_is_woken_when_all_that_was_taken_is_out() {
+        let (tcp, peer) = connected().await;
+        let [secure, _] = two_ends();
+        let cover = Cover::Tls(Box::new(Tls::new(secure, None)));
+        let mut stream = Stream { tcp, cover, stage: Stage::Open, blocked: false, ended: false };
+        let bytes = vec![7; 1024 * 1024];
+        for _ in 0..10 {
+            let count = Arc::new(Count::default());
+            while let Poll::Ready(written) = stream.poll_write(&bytes, &count.clone().into()) {
+                assert_ne!(written.unwrap(), 0);
+            }
+            peer.readable().await.unwrap();
+            assert_ne!(drain(&peer), 0);
+            assert!(count.is_woken().await);
+            drain(&peer);
+        }
     }
 }
