@@ -194,6 +194,8 @@ pub(crate) struct ResponseSide {
     pub(crate) is_blocked: bool,
     /// What came with credit and waits for the origin's.
     pub(crate) backlog: Vec<u8>,
+    /// How much of it the origin has been given.
+    pub(crate) backlog_at: usize,
     /// An encoded TRAILERS frame that comes after it.
     pub(crate) trailers: Vec<u8>,
 }

@@ -61,7 +61,7 @@ pub(crate) struct Session {
     over: VecDeque<(u32, bool)>,
     /// Empty DATA frames in a row.
     empties: u32,
-    /// Streams that a caller gives up or breaks. More than a second's worth are an attack (CVE-2023-44487).
+    /// Streams that a caller gives up or breaks (CVE-2023-44487), and SETTINGS (CVE-2019-9515). More than a second's worth are an attack.
     faults: Pace,
 }
 

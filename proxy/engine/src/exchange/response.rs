@@ -31,6 +31,7 @@ impl ResponseSide {
             receive: ReceiveCredit::new(0),
             is_blocked: false,
             backlog: Vec::new(),
+            backlog_at: 0,
             trailers: Vec::new(),
         }
     }
@@ -377,13 +378,19 @@ impl Core {
             let Some(exchange) = self.exchanges.get_mut(id).filter(|_| room > 0) else { return };
             let response = &mut exchange.response;
             let mut backlog = std::mem::take(&mut response.backlog);
-            let count = room.min(backlog.len());
-            let is_all = count == backlog.len();
+            let from = std::mem::take(&mut response.backlog_at);
+            let to = from + room.min(backlog.len() - from);
+            let is_all = to == backlog.len();
             let is_last = is_all && response.is_ended && response.trailers.is_empty();
-            self.send_response_data(id, &backlog[..count], is_last);
+            self.send_response_data(id, &backlog[from..to], is_last);
             match self.exchanges.get_mut(id).filter(|_| !is_all) {
                 Some(exchange) => {
-                    backlog.drain(..count);
+                    // Seldom, so that credit in small pieces does not move all of it each time.
+                    let is_half_gone = to >= backlog.len() - to;
+                    if is_half_gone {
+                        backlog.drain(..to);
+                    }
+                    exchange.response.backlog_at = if is_half_gone { 0 } else { to };
                     exchange.response.backlog = backlog;
                 }
                 None => self.net.buffers.give(backlog),

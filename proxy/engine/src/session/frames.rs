@@ -19,6 +19,9 @@ const BLOCK_FRAMES_MAX: u32 = 32;
 /// DATA frames in a row that bring nothing.
 const EMPTIES_MAX: u32 = 100;
 
+/// Settings in one frame; six are known.
+const SETTINGS_MAX: usize = 32;
+
 /// What became of a frame.
 pub(super) enum Taken {
     Yes,
@@ -219,35 +222,46 @@ impl Core {
 
     fn settings_frame(&mut self, id: ConnId, settings: Settings<'_>) -> Result<(), Fault> {
         self.is_session_read(id)?;
-        let half = self.half_to(id);
+        let (now, max) = (self.now, self.config.session_faults_per_second_max);
+        let Some(session) = self.net.session(id) else { return Ok(()) };
+        if settings.count() > SETTINGS_MAX || !session.faults.count(now, max) {
+            return Err(Fault::Connection(ErrorCode::EnhanceYourCalm));
+        }
+        let before = session.peer_window;
         for setting in settings.iter() {
-            let setting = setting?;
-            let Some(session) = self.net.session(id) else { return Ok(()) };
-            match setting {
+            match setting? {
                 Setting::MaxConcurrentStreams(max) => session.peer_streams_max = max,
                 Setting::MaxFrameSize(bytes) => session.encoder.set_frame_bytes_max(bytes),
-                Setting::InitialWindowSize(window) => {
-                    let change = i64::from(window) - i64::from(session.peer_window);
-                    session.peer_window = window;
-                    let calls = session.calls();
-                    for call in &calls {
-                        let Some(exchange) = self.exchanges.get_mut(*call) else { continue };
-                        let adjusted = exchange.send(half).adjust(change);
-                        adjusted.map_err(|_| Fault::Connection(ErrorCode::FlowControl))?;
-                    }
-                    for call in calls {
-                        self.go_on(call, half);
-                    }
-                }
+                Setting::InitialWindowSize(window) => session.peer_window = window,
                 // Nothing is pushed, and our blocks need no table and are as long as heads are.
                 Setting::HeaderTableSize(_) | Setting::EnablePush(_) | Setting::MaxHeaderListSize(_) => {}
             }
+        }
+        let change = i64::from(session.peer_window) - i64::from(before);
+        if change != 0 {
+            self.adjust_windows(id, change)?;
         }
         if let Some((out, session)) = self.net.session_out(id) {
             encode_settings_ack(out);
             if !std::mem::replace(&mut session.is_settled, true) {
                 self.set_session_due(id);
             }
+        }
+        Ok(())
+    }
+
+    /// The windows that streams begin with have changed, and with them those of all that are open (RFC 9113 §6.9.2).
+    fn adjust_windows(&mut self, id: ConnId, change: i64) -> Result<(), Fault> {
+        let half = self.half_to(id);
+        let Some(session) = self.net.session(id) else { return Ok(()) };
+        let calls = session.calls();
+        for call in &calls {
+            let Some(exchange) = self.exchanges.get_mut(*call) else { continue };
+            let adjusted = exchange.send(half).adjust(change);
+            adjusted.map_err(|_| Fault::Connection(ErrorCode::FlowControl))?;
+        }
+        for call in calls {
+            self.go_on(call, half);
         }
         Ok(())
     }

@@ -175,6 +175,11 @@ impl Setting {
 }
 
 impl Settings<'_> {
+    /// How many there are, those that are not known included.
+    pub fn count(&self) -> usize {
+        self.0.len() / 6
+    }
+
     /// The settings in order, those that are not known left out; what a value breaks (RFC 9113 §6.5.2).
     pub fn iter(&self) -> impl Iterator<Item = Result<Setting, Fault>> {
         const FRAME_SIZE_MAX: u32 = (1 << 24) - 1;

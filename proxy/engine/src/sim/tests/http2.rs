@@ -494,6 +494,14 @@ fn floods_end_the_connection_that_they_come_on() {
             frame(out, 0, 0, 3, b"");
         }
     });
+    check_fault(ErrorCode::EnhanceYourCalm, "SETTINGS without end", |out| {
+        for _ in 0..10_000 {
+            frame(out, 4, 0, 0, &[0, 4, 0, 1, 0, 0]);
+        }
+    });
+    check_fault(ErrorCode::EnhanceYourCalm, "settings without end", |out| {
+        frame(out, 4, 0, 0, &[0, 4, 0, 1, 0, 0].repeat(2730));
+    });
     // Of the time for a head, and of that in which its answer arrives.
     let patience = Duration::from_secs(12);
     check_fault_within(patience, ErrorCode::EnhanceYourCalm, "a field block that does not end", |out| {
@@ -657,6 +665,33 @@ fn a_window_that_is_taken_back_is_kept_to() {
     world.speak(client, |mux| encode_settings(&mut mux.out, &[Setting::InitialWindowSize(50_000)], 0));
     world.until("the rest", |w| is_over(w, client, 1));
     assert_eq!(answer(&world, client, 1).unwrap().2, pattern(5000));
+}
+
+/// Only what a frame comes to counts, and credit in the smallest pieces brings all of a body in order.
+#[test]
+fn windows_that_change_in_small_steps_bring_all_of_a_body() {
+    let mut world = web_on(&[0], 3);
+    world.snapshot.protocols.insert("web".into(), Protocol::Http2);
+    world.publish();
+    let client = world.http2_client(0);
+    world.speak(client, |mux| {
+        mux.stalled = vec![1];
+        encode_settings(
+            &mut mux.out,
+            &[Setting::InitialWindowSize(70_000), Setting::InitialWindowSize(0)],
+            0,
+        );
+        mux.request(1, ("GET", "web", "/bytes/5000"), Framing::None, &fields(&[]));
+    });
+    world.run(Duration::from_millis(50));
+    assert!(!world.heard(client).iter().any(|said| matches!(said, Said::Data { .. })));
+    for _ in 0..500 {
+        world.speak(client, |mux| (0..10).for_each(|_| encode_window(&mut mux.out, 1, 1)));
+        world.run(Duration::from_millis(1));
+    }
+    world.until("the body", |w| is_over(w, client, 1));
+    assert_eq!(answer(&world, client, 1).unwrap().2, pattern(5000));
+    world.assert_nothing_left();
 }
 
 /// Everything at once: calls of both versions, every protocol, small segments, callers that give up.
