@@ -43,6 +43,8 @@ pub(crate) struct Session {
     streams: FastMap<u32, ExchangeId>,
     /// The highest number of a stream that whoever opens them has opened.
     last_stream: u32,
+    /// Streams from this one on were opened when it had answered something; to a pod.
+    reused_from: u32,
     block: Option<Block>,
     /// What the peer takes on the whole connection.
     pub(crate) send: SendCredit,
@@ -72,6 +74,7 @@ impl Session {
             decoder: Decoder::default(),
             streams: FastMap::default(),
             last_stream: 0,
+            reused_from: u32::MAX,
             block: None,
             send: SendCredit::new(WINDOW_DEFAULT),
             receive: ReceiveCredit::new(config.session_window),
@@ -198,11 +201,11 @@ impl Core {
     /// The peer broke the protocol: the connection ends, and what is on it.
     fn session_fault(&mut self, id: ConnId, code: ErrorCode) {
         let Some(session) = self.net.session(id) else { return };
-        let calls = session.calls();
+        let (calls, reused_from) = (session.calls(), session.reused_from);
         session.streams.clear();
         self.end_session(id, code);
         let is_caller = self.net.client(id).is_some();
-        self.session_calls_lost(calls, is_caller);
+        self.session_calls_lost(calls, (!is_caller).then_some(reused_from));
     }
 
     /// A connection is gone with all that is on it.
@@ -212,7 +215,8 @@ impl Core {
             Kind::Client(client) if client.state == ClientState::Held => self.tally.held.sub(1),
             Kind::Client(_) | Kind::Hop(_) => {}
         }
-        self.session_calls_lost(session.calls(), matches!(kind, Kind::Client(_)));
+        let is_caller = matches!(kind, Kind::Client(_));
+        self.session_calls_lost(session.calls(), (!is_caller).then_some(session.reused_from));
     }
 
     /// The peer sends no more: FIN ends both halves of an HTTP/2 connection, and what was not answered never will be.
@@ -223,9 +227,13 @@ impl Core {
         }
     }
 
-    fn session_calls_lost(&mut self, calls: Vec<ExchangeId>, is_caller: bool) {
+    /// `reused_from` is of a pod's connection; None: it was a caller's.
+    fn session_calls_lost(&mut self, calls: Vec<ExchangeId>, reused_from: Option<u32>) {
         for call in calls {
-            if is_caller { self.abandon(call) } else { self.pod_session_broke(call) }
+            match reused_from {
+                Some(reused_from) => self.pod_session_broke(call, reused_from),
+                None => self.abandon(call),
+            }
         }
     }
 

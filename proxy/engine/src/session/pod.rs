@@ -7,7 +7,7 @@ use vicino_wire::http2::{ErrorCode, Fault, Refused, encode_preface, read_respons
 
 use super::{STREAM_MAX, Session};
 use crate::core::{ConnId, Core};
-use crate::exchange::{ExchangeId, Half, Method};
+use crate::exchange::{ExchangeId, Half, Method, Target};
 use crate::reply::Reason;
 use crate::snapshot::PodSlot;
 
@@ -85,6 +85,7 @@ impl Core {
                     read_response(&mut session.decoder, block, is_end, method.for_response(), &mut slots);
                 match read {
                     Ok(response) => {
+                        session.reused_from = session.reused_from.min(session.last_stream + 1);
                         self.respond_head(call, &response.head, response.framing);
                         Ok(())
                     }
@@ -154,11 +155,15 @@ impl Core {
         self.end_session(id, ErrorCode::NoError);
     }
 
-    /// The connection is gone with a call on it.
-    pub(super) fn pod_session_broke(&mut self, call: ExchangeId) {
+    /// The connection is gone with a call on it. Where it had answered something before it was given this call, it may have died of itself
+    /// (RFC 9113 §8.7); else the call may have been what it died of, and whether that is repeated is the retry policy's.
+    pub(super) fn pod_session_broke(&mut self, call: ExchangeId, reused_from: u32) {
         let Some(exchange) = self.exchanges.get(call) else { return };
-        let may_retry =
-            exchange.is_replayable() && !exchange.is_fresh_only && exchange.method != Method::Other;
+        let is_reused = matches!(exchange.target, Target::Session(_, stream) if stream >= reused_from);
+        let may_retry = is_reused
+            && exchange.is_replayable()
+            && !exchange.is_fresh_only
+            && exchange.method != Method::Other;
         match () {
             () if exchange.response.is_ended => {}
             () if may_retry => self.retry_stale(call),

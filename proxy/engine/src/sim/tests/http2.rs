@@ -361,19 +361,42 @@ fn a_pod_that_dies_takes_its_own_calls_with_it_and_idempotent_ones_are_saved() {
     world.snapshot.protocols.insert("web".into(), Protocol::Http2);
     world.publish();
     let client = world.http2_client(0);
+    // The connection has served before: that it dies need not be the calls' doing.
+    assert_eq!(ask_on(&mut world, client, 1, "/").0, 200);
     world.speak(client, |mux| {
-        mux.request(1, ("GET", "web", "/slow/2000"), Framing::None, &fields(&[]));
-        mux.request(3, ("POST", "web", "/slow/2000"), Framing::None, &fields(&[]));
-        mux.request(5, ("POST", "web", "/slow/2000"), Framing::None, &grpc());
+        mux.request(9, ("GET", "web", "/slow/2000"), Framing::None, &fields(&[]));
+        mux.request(11, ("POST", "web", "/slow/2000"), Framing::None, &fields(&[]));
+        mux.request(13, ("POST", "web", "/slow/2000"), Framing::None, &grpc());
     });
-    world.until("they are there", |w| w.seen.len() == 3);
+    world.until("they are there", |w| w.seen.len() == 4);
     world.pods[0].close();
-    world.until("all", |w| [1, 3, 5].iter().all(|s| is_over(w, client, *s)));
-    assert_eq!(answer(&world, client, 1).unwrap().0, 200);
-    let (status, fields, ..) = answer(&world, client, 3).unwrap();
+    world.until("all", |w| [9, 11, 13].iter().all(|s| is_over(w, client, *s)));
+    assert_eq!(answer(&world, client, 9).unwrap().0, 200);
+    let (status, fields, ..) = answer(&world, client, 11).unwrap();
     assert!(status == 502 && fields.contains("vicino-error: upstream-closed\n"), "{fields}");
-    let (_, fields, ..) = answer(&world, client, 5).unwrap();
+    let (_, fields, ..) = answer(&world, client, 13).unwrap();
     assert!(fields.contains("grpc-status: 14\n"), "{fields}");
+    world.assert_nothing_left();
+}
+
+/// Of a connection that was dialled for it and dies without a word, a call may be the reason.
+#[test]
+fn a_call_that_a_new_connection_dies_of_is_not_repeated() {
+    let mut world = web_on(&[1, 1], 6);
+    world.snapshot.protocols.insert("web".into(), Protocol::Http2);
+    world.publish();
+    let client = world.http2_client(0);
+    world.speak(client, |mux| mux.request(1, ("GET", "web", "/slow/2000"), Framing::None, &fields(&[])));
+    world.until("it is there", |w| w.seen.len() == 1);
+    for pod in &mut world.pods {
+        pod.close();
+    }
+    world.until("an answer", |w| is_over(w, client, 1));
+    let (status, fields, ..) = answer(&world, client, 1).unwrap();
+    assert!(status == 502 && fields.contains("vicino-error: upstream-closed\n"), "{fields}");
+    assert_eq!(world.seen.len(), 1);
+    let repeated: u64 = world.nodes.iter().map(|n| n.core.tally().stale_retries.get()).sum();
+    assert_eq!(repeated, 0);
     world.assert_nothing_left();
 }
 
