@@ -195,7 +195,7 @@ pub(crate) struct ResponseSide {
     /// What came with credit and waits for the origin's.
     pub(crate) backlog: Vec<u8>,
     /// How much of it the origin has been given.
-    pub(crate) backlog_at: usize,
+    pub(crate) backlog_at: u32,
     /// An encoded TRAILERS frame that comes after it.
     pub(crate) trailers: Vec<u8>,
 }

@@ -378,7 +378,7 @@ impl Core {
             let Some(exchange) = self.exchanges.get_mut(id).filter(|_| room > 0) else { return };
             let response = &mut exchange.response;
             let mut backlog = std::mem::take(&mut response.backlog);
-            let from = std::mem::take(&mut response.backlog_at);
+            let from = std::mem::take(&mut response.backlog_at) as usize;
             let to = from + room.min(backlog.len() - from);
             let is_all = to == backlog.len();
             let is_last = is_all && response.is_ended && response.trailers.is_empty();
@@ -386,11 +386,10 @@ impl Core {
             match self.exchanges.get_mut(id).filter(|_| !is_all) {
                 Some(exchange) => {
                     // Seldom, so that credit in small pieces does not move all of it each time.
-                    let is_half_gone = to >= backlog.len() - to;
-                    if is_half_gone {
-                        backlog.drain(..to);
+                    match u32::try_from(to) {
+                        Ok(at) if to < backlog.len() - to => exchange.response.backlog_at = at,
+                        _ => drop(backlog.drain(..to)),
                     }
-                    exchange.response.backlog_at = if is_half_gone { 0 } else { to };
                     exchange.response.backlog = backlog;
                 }
                 None => self.net.buffers.give(backlog),
