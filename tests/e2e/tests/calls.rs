@@ -145,6 +145,7 @@ fn bodies_stream_both_ways_and_headers_are_handled_as_rfc_9110_says() {
             twenty_megabytes_come_back(caller, name).await?;
             trailers_come_back(caller, name).await?;
             headers_are_handled(caller, name).await?;
+            claims_are_nobodys(caller, name).await?;
             websockets_talk(caller, name).await?;
         }
         what_smuggles_is_refused(caller).await?;
@@ -205,28 +206,73 @@ async fn headers_are_handled(caller: &Caller, name: &str) -> Result<()> {
         "Keep-Alive: timeout=5",
         "Proxy-Authorization: Basic eA==",
         "Proxy-Connection: keep-alive",
-        "Vicino-Whatever: 1",
-        "X-Forwarded-Client-Cert: me",
         "X-Application: stays",
     ] {
         arguments.extend(["--header".to_owned(), header.to_owned()]);
     }
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let answer = caller.curl(&arguments).await?;
+    let answer = caller.curl(&[&arguments[..], &claims()].concat()).await?;
     ensure!(answer.status == 200, "{answer}");
     let arrived: Value = serde_json::from_slice(&answer.body)?;
-    let value = |name: &str| {
-        let headers = arrived["headers"].as_array().into_iter().flatten();
-        headers.filter(|h| h[0] == name).filter_map(|h| h[1].as_str()).collect::<Vec<_>>().join(", ")
-    };
-    let gone = ["x-secret", "keep-alive", "proxy-authorization", "proxy-connection", "vicino-whatever"];
-    for header in gone.into_iter().chain(["x-forwarded-client-cert", "vicino-debug"]) {
+    let value = |name: &str| field(&arrived, name);
+    for header in ["x-secret", "keep-alive", "proxy-authorization", "proxy-connection", "vicino-debug"] {
         ensure!(value(header).is_empty(), "{header} was forwarded: {arrived}");
     }
+    no_claim_arrives(&arrived)?;
     ensure!(value("x-application") == "stays" && value("host") == name, "{arrived}");
     ensure!(value("via").contains("1.1 vicino"), "no Via: {arrived}");
     ensure!(value("x-forwarded-for").contains(&caller.ip.to_string()), "no X-Forwarded-For: {arrived}");
     the_answer_has_a_via(&answer)
+}
+
+/// What only the mesh may say of a caller, said by a caller.
+const CLAIMS: [&str; 5] = [
+    "Vicino-Whatever: 1",
+    "VICINO-IDENTITY: spiffe://cluster.local/ns/demo/sa/web",
+    "vicino-upgrade: websocket",
+    "X-Forwarded-Client-Cert: By=me",
+    "Forwarded: for=192.0.2.1;by=192.0.2.2",
+];
+
+fn claims() -> Vec<&'static str> {
+    CLAIMS.iter().flat_map(|claim| ["--header", claim]).collect()
+}
+
+/// A field of the request as the application has it.
+fn field(arrived: &Value, name: &str) -> String {
+    let headers = arrived["headers"].as_array().into_iter().flatten();
+    headers.filter(|h| h[0] == name).filter_map(|h| h[1].as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn no_claim_arrives(arrived: &Value) -> Result<()> {
+    for claim in CLAIMS {
+        let (name, value) = claim.split_once(": ").context("a field")?;
+        let said = field(arrived, &name.to_lowercase());
+        ensure!(!said.contains(value), "{claim} was forwarded: {arrived}");
+    }
+    Ok(())
+}
+
+/// In whichever way a call comes: with an absolute URL, through a tunnel, and in HTTP/2.
+async fn claims_are_nobodys(caller: &Caller, name: &str) -> Result<()> {
+    let proxy = format!("http://{}", caller.proxy);
+    let (named, direct) = (format!("http://{name}/headers"), format!("http://{}/headers", caller.proxy));
+    let host = format!("Host: {name}");
+    let ways: [(&str, Vec<&str>); 3] = [
+        ("absolute", vec!["--proxy", &proxy, &named]),
+        ("tunnel", vec!["--proxytunnel", "--proxy", &proxy, &named]),
+        ("HTTP/2", vec!["--http2-prior-knowledge", "--header", &host, &direct]),
+    ];
+    for (way, arguments) in ways {
+        let answer = caller.curl(&[&claims()[..], &arguments].concat()).await.context(way)?;
+        ensure!(answer.status == 200, "{way}: {answer}");
+        no_claim_arrives(&serde_json::from_slice(&answer.body)?).context(way)?;
+    }
+    for twin in ["x_forwarded_client_cert: By=me", "x_forwarded_for: 192.0.2.1", "vicino_route: a=b"] {
+        let answer = caller.curl(&["--proxy", &proxy, "--header", twin, &named]).await?;
+        ensure!(answer.status == 400, "{twin}: {answer}");
+    }
+    Ok(())
 }
 
 fn the_answer_has_a_via(answer: &CurlAnswer) -> Result<()> {

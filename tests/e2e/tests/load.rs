@@ -12,7 +12,7 @@ use vicino_cluster::load::{Load, Report};
 use vicino_crds::names::PORT_L2;
 use vicino_e2e::caller::Caller;
 use vicino_e2e::fixture::{MESH, NODES};
-use vicino_e2e::workload::{ANSWER_MAX, App, Space, is_ready};
+use vicino_e2e::workload::{ANSWER_MAX, App, EFFECT_SECONDS_MAX, Space, is_ready};
 use vicino_e2e::{Fixture, figures, mesh, scenario};
 
 /// Requests per second, of all callers together.
@@ -146,6 +146,18 @@ fn no_request_fails_while_the_root_of_all_certificates_is_replaced() {
     const SECRET: [&str; 3] = ["secret/vicino-authority", "-n", "vicino-system"];
     scenario("load-root", async |fixture| {
         let space = Space::new(fixture, "root", &[App::new("quotes", 6)]).await?;
+        // A caller who loses its identity meanwhile is refused, and that is a failure.
+        let own = format!(
+            "
+apiVersion: vicino.dev/v1alpha1
+kind: MeshPolicy
+metadata: {{name: own}}
+spec: {{rules: [{{action: Deny, from: [{{notServiceAccounts: [{{name: default, namespace: {}}}]}}]}}]}}
+",
+            space.name
+        );
+        space.apply(&own).await?;
+        space.kubectl(&["wait", "--for=condition=Programmed", "meshpolicy/own", EFFECT_SECONDS_MAX]).await?;
         let secret = async || -> Result<serde_json::Value> {
             let [name, flag, namespace] = SECRET;
             let text = fixture.kubectl.run(["get", name, flag, namespace, "-o", "json"]).await?;

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use vicino_e2e::Fixture;
+use tokio::time::Instant;
 use vicino_e2e::caller::{Caller, CurlAnswer};
+use vicino_e2e::figures::Durations;
 use vicino_e2e::mesh::{programmed, route_says};
-use vicino_e2e::scenario;
-use vicino_e2e::workload::{App, EFFECT_MAX, Space, grpc, list};
+use vicino_e2e::workload::{App, EFFECT_MAX, EFFECT_SECONDS_MAX, Space, grpc, list};
+use vicino_e2e::{Fixture, figures, scenario};
 
 /// In a split by weight each share of this many calls is as good as certain to be near its weight.
 const SPLIT_CALLS: usize = 400;
@@ -256,6 +257,67 @@ spec:
                 }
             }
         }
+        space.leave().await
+    });
+}
+
+/// How long each of many calls took, eight at a time.
+async fn durations(caller: &Caller, url: &str) -> Result<Durations> {
+    const CALLERS: usize = 8;
+    const EACH: usize = 25;
+    let one_after_the_other = async || {
+        let mut durations = Vec::with_capacity(EACH);
+        for _ in 0..EACH {
+            let begun = Instant::now();
+            let answer = caller.get(url).await?;
+            ensure!(answer.status() == 200, "{answer:?}");
+            durations.push(begun.elapsed());
+        }
+        Ok(durations)
+    };
+    let all = futures::future::try_join_all((0..CALLERS).map(|_| one_after_the_other())).await?;
+    let mut durations = Durations::default();
+    all.into_iter().flatten().for_each(|duration| durations.add(duration));
+    Ok(durations)
+}
+
+/// One of three pods takes two seconds for what the others do at once. By turns every third call goes there; those who wait for whichever pod is free are seldom its.
+#[test]
+fn one_slow_pod_costs_few_calls_and_by_turns_every_third() {
+    scenario("slow-pod", async |fixture| {
+        let nodes = fixture.nodes();
+        let apps: Vec<_> =
+            ["a", "b", "c"].iter().zip(&nodes).map(|(name, node)| App::new(name, 1).on(node)).collect();
+        let space = Space::new(fixture, "slowpod", &apps).await?;
+        space.kubectl(&["set", "env", "deployment/b", "SLOWER_MILLISECONDS=2000"]).await?;
+        space.kubectl(&["rollout", "status", "deployment/b", EFFECT_SECONDS_MAX]).await?;
+        space.kubectl(&["label", "pod", "--selector", "app in (a, b, c)", "all=yes"]).await?;
+        let service = "
+apiVersion: v1
+kind: Service
+metadata: {name: all}
+spec:
+  selector: {all: 'yes'}
+  ports: [{name: http, port: 80, targetPort: 8080}]
+";
+        space.apply(service).await?;
+        limit(&space, "all", 50).await?;
+        programmed(fixture, &space.name, "all").await?;
+        space.all_reachable("all", 3).await?;
+        let caller = space.caller(&nodes[0]);
+        let ours = durations(caller, "http://all/slow?ms=20").await?;
+        let turns = "
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {name: all}
+spec: {loadBalancer: {type: RoundRobin}}
+";
+        space.apply(turns).await?;
+        programmed(fixture, &space.name, "all").await?;
+        let by_turns = durations(caller, "http://all/slow?ms=20").await?;
+        figures::print(format!("one of three pods slow (2 s): with a limit {ours}; round robin {by_turns}"));
+        // A twentieth may have met the slow pod, a third has to.
+        ensure!(ours.percentile(95) < by_turns.percentile(95), "{ours}; {by_turns}");
         space.leave().await
     });
 }

@@ -79,6 +79,7 @@ impl Application {
             "/healthz" => plain(StatusCode::OK, "ok\n"),
             "/slow" => match number(query("ms"), SLOW_MILLISECONDS_MAX) {
                 Ok(milliseconds) => {
+                    let milliseconds = milliseconds.saturating_add(self.options.slower_milliseconds);
                     tokio::time::sleep(Duration::from_millis(milliseconds)).await;
                     plain(StatusCode::OK, "done\n")
                 }

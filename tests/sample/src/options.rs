@@ -67,6 +67,9 @@ pub struct Options {
     /// Seconds that open calls then get to finish.
     #[arg(long, default_value_t = 20)]
     pub finish_seconds: u64,
+    /// Milliseconds that `/slow` takes longer here than it is asked to.
+    #[arg(long, env = "SLOWER_MILLISECONDS", default_value_t = 0)]
+    pub slower_milliseconds: u64,
     /// The proxy that calls go through, as http://ADDRESS:PORT; without one, calls go straight to the host named.
     #[arg(long, env = "http_proxy")]
     pub proxy: Option<String>,
