@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
 use vicino_e2e::caller::{Caller, CurlAnswer};
+use vicino_e2e::mesh::programmed;
 use vicino_e2e::scenario;
 use vicino_e2e::workload::{App, Space, service};
 
@@ -92,7 +93,7 @@ fn what_cannot_be_delivered_says_why() {
         let (here, there) = here_and_there(fixture);
         let space = Space::new(fixture, "refused", &[App::new("far", 1).on(&there)]).await?;
         space.apply(&service("empty").to_string()).await?;
-        vicino_e2e::mesh::programmed(fixture, &space.name, "empty").await?;
+        programmed(fixture, &space.name, "empty").await?;
         let caller = space.caller(&here);
         for (url, status, reason) in [
             ("http://missing/", 404, "no-such-service"),
@@ -142,6 +143,7 @@ fn bodies_stream_both_ways_and_headers_are_handled_as_rfc_9110_says() {
         let space = Space::new(fixture, "http", &apps).await?;
         let caller = space.caller(&here);
         for name in ["near", "far"] {
+            speaks_http1(&space, name).await?;
             twenty_megabytes_come_back(caller, name).await?;
             trailers_come_back(caller, name).await?;
             headers_are_handled(caller, name).await?;
@@ -151,6 +153,20 @@ fn bodies_stream_both_ways_and_headers_are_handled_as_rfc_9110_says() {
         what_smuggles_is_refused(caller).await?;
         space.leave().await
     });
+}
+
+/// Whatever callers speak: of a port that may speak either, the caller's choice is the application's.
+async fn speaks_http1(space: &Space<'_>, name: &str) -> Result<()> {
+    let route = format!(
+        "
+apiVersion: vicino.dev/v1alpha1
+kind: MeshRoute
+metadata: {{name: {name}}}
+spec: {{ports: [{{port: 80, protocol: HTTP/1.1}}]}}
+"
+    );
+    space.apply(&route).await?;
+    programmed(space.fixture, &space.name, name).await
 }
 
 /// With a length and in chunks, what is echoed is what was sent.

@@ -261,13 +261,12 @@ spec:
     });
 }
 
-/// How long each of many calls took, eight at a time.
-async fn durations(caller: &Caller, url: &str) -> Result<Durations> {
+/// How long calls took, each of eight callers making so many one after the other.
+async fn durations(caller: &Caller, url: &str, each: usize) -> Result<Durations> {
     const CALLERS: usize = 8;
-    const EACH: usize = 25;
     let one_after_the_other = async || {
-        let mut durations = Vec::with_capacity(EACH);
-        for _ in 0..EACH {
+        let mut durations = Vec::with_capacity(each);
+        for _ in 0..each {
             let begun = Instant::now();
             let answer = caller.get(url).await?;
             ensure!(answer.status() == 200, "{answer:?}");
@@ -305,7 +304,7 @@ spec:
         programmed(fixture, &space.name, "all").await?;
         space.all_reachable("all", 3).await?;
         let caller = space.caller(&nodes[0]);
-        let ours = durations(caller, "http://all/slow?ms=20").await?;
+        let ours = durations(caller, "http://all/slow?ms=20", 100).await?;
         let turns = "
 apiVersion: vicino.dev/v1alpha1
 kind: MeshRoute
@@ -314,7 +313,8 @@ spec: {loadBalancer: {type: RoundRobin}}
 ";
         space.apply(turns).await?;
         programmed(fixture, &space.name, "all").await?;
-        let by_turns = durations(caller, "http://all/slow?ms=20").await?;
+        // A third of these take two seconds.
+        let by_turns = durations(caller, "http://all/slow?ms=20", 25).await?;
         figures::print(format!("one of three pods slow (2 s): with a limit {ours}; round robin {by_turns}"));
         // A twentieth may have met the slow pod, a third has to.
         ensure!(ours.percentile(95) < by_turns.percentile(95), "{ours}; {by_turns}");
