@@ -261,12 +261,14 @@ spec:
     });
 }
 
-/// How long calls took, each of eight callers making so many one after the other.
-async fn durations(caller: &Caller, url: &str, each: usize) -> Result<Durations> {
+/// How long so many calls took, of eight callers that make them one after the other as long as there are any.
+async fn durations(caller: &Caller, url: &str, count: usize) -> Result<Durations> {
     const CALLERS: usize = 8;
-    let one_after_the_other = async || {
-        let mut durations = Vec::with_capacity(each);
-        for _ in 0..each {
+    let left = std::cell::Cell::new(count);
+    let some = async || {
+        let mut durations = Vec::new();
+        while left.get() > 0 {
+            left.set(left.get() - 1);
             let begun = Instant::now();
             let answer = caller.get(url).await?;
             ensure!(answer.status() == 200, "{answer:?}");
@@ -274,7 +276,7 @@ async fn durations(caller: &Caller, url: &str, each: usize) -> Result<Durations>
         }
         Ok(durations)
     };
-    let all = futures::future::try_join_all((0..CALLERS).map(|_| one_after_the_other())).await?;
+    let all = futures::future::try_join_all((0..CALLERS).map(|_| some())).await?;
     let mut durations = Durations::default();
     all.into_iter().flatten().for_each(|duration| durations.add(duration));
     Ok(durations)
@@ -304,7 +306,7 @@ spec:
         programmed(fixture, &space.name, "all").await?;
         space.all_reachable("all", 3).await?;
         let caller = space.caller(&nodes[0]);
-        let ours = durations(caller, "http://all/slow?ms=20", 100).await?;
+        let ours = durations(caller, "http://all/slow?ms=20", 800).await?;
         let turns = "
 apiVersion: vicino.dev/v1alpha1
 kind: MeshRoute
@@ -314,7 +316,7 @@ spec: {loadBalancer: {type: RoundRobin}}
         space.apply(turns).await?;
         programmed(fixture, &space.name, "all").await?;
         // A third of these take two seconds.
-        let by_turns = durations(caller, "http://all/slow?ms=20", 25).await?;
+        let by_turns = durations(caller, "http://all/slow?ms=20", 200).await?;
         figures::print(format!("one of three pods slow (2 s): with a limit {ours}; round robin {by_turns}"));
         // A twentieth may have met the slow pod, a third has to.
         ensure!(ours.percentile(95) < by_turns.percentile(95), "{ours}; {by_turns}");
