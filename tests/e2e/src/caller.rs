@@ -202,7 +202,7 @@ impl Caller {
     }
 
     /// A program in this pod's network namespace. What this machine is told about proxies is not this pod's.
-    fn command(&self, program: impl AsRef<OsStr>) -> Command {
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = netns::command(&self.netns, program);
         for name in
             ["http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"]
