@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::process::Command;
 
 use crate::images::PAUSE_IMAGE;
-use crate::layout::{Layout, NodeLayout};
+use crate::layout::{Layout, MARKER, NodeLayout};
 use crate::{process, wait};
 
 /// Makes the node's folders and writes its configuration files.
@@ -157,9 +157,12 @@ pub(crate) fn kube_proxy(layout: &Layout, node: &NodeLayout) -> Vec<String> {
     ]
 }
 
-/// `ctr` for the node's Kubernetes containers.
+/// `ctr` for the node's Kubernetes containers, with the marker of the cluster, so that one whose starter was killed is found.
 pub(crate) fn ctr(node: &NodeLayout) -> Command {
     let mut command = Command::new("ctr");
+    if let Some(cluster) = node.dir.parent() {
+        command.env(MARKER, cluster);
+    }
     command.arg("--address").arg(node.containerd_socket()).args(["--namespace", "k8s.io"]);
     command.env("PATH", process::path());
     command
