@@ -577,7 +577,8 @@ async fn a_pod_by_its_own_name() {
 
         Service      shop/web, port 80
         Limits       no time limit, 1000 ms to connect, requeued once at most
-        Backends     100.0 %  web-0.web:80, 1 ready: node2 1
+        Backends     100.0 %  web-0.web:80, 1 ready: node2 1, 20 calls at a time each
+                              queue: 100 calls wait on each node at most, for 1000 ms
     "#]]
     .assert_eq(&answer.text);
 }
