@@ -115,8 +115,9 @@ impl StatusWriter {
         let now = Instant::now();
         self.holds.retain(|_, hold| hold.until > now);
         self.due_at = None;
-        let mut due = Vec::new();
+        let (mut due, mut unwritten) = (Vec::new(), BTreeSet::new());
         for pending in self.unsettled(world, plan) {
+            unwritten.insert((pending.subject.kind(), pending.key.clone()));
             match self.holds.get(&(pending.subject, pending.key.clone())) {
                 Some(hold) if hold.applies_to(&pending) => {
                     let until = hold.until;
@@ -152,13 +153,19 @@ impl StatusWriter {
             .filter_map(|(subject, key, _, result)| Some(((*subject, key.clone()), *result.as_ref().ok()?)))
             .collect();
         self.note(results);
+        if written.is_empty() {
+            return unwritten;
+        }
         for Pending { subject, key, version, status, .. } in pending(world, plan) {
             let subject = (subject, key);
             if written.get(&subject) == Some(&version) {
                 self.settled.insert(subject, (version, status));
             }
         }
-        self.unsettled(world, plan).into_iter().map(|of| (of.subject.kind(), of.key)).collect()
+        for (subject, key) in written.into_keys() {
+            unwritten.remove(&(subject.kind(), key));
+        }
+        unwritten
     }
 
     fn unsettled(&mut self, world: &World, plan: &Plan) -> Vec<Pending> {

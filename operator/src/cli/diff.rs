@@ -62,8 +62,7 @@ fn compare(settings: Settings, live: Live, files: Vec<Manifest>) -> Result<Compa
     let before = if files.is_empty() {
         None
     } else {
-        let live = Live { inputs: live.inputs.clone(), written: live.written.clone() };
-        Some(problems(&settle(&mut world_of(settings.clone(), live)?, now).plan))
+        Some(problems(&settle(&mut world_of(settings.clone(), live.clone())?, now).plan))
     };
     let live = Live { inputs: manifests::overlay(live.inputs, files), written: live.written };
     let mut world = world_of(settings, live)?;

@@ -61,19 +61,25 @@ pub struct Target {
 
 /// A pod that is called by its own name, to which limits hold and nothing else.
 pub(super) fn only(pod: &Pod, route: &Route) -> Target {
-    let concurrency = route.service.concurrency.as_ref();
-    let adaptive = concurrency.and_then(|concurrency| concurrency.adaptive);
     Target {
-        per_pod: concurrency.map(|concurrency| concurrency.per_pod),
-        per_pod_min: adaptive.map(|adaptive| adaptive.per_pod_min),
-        per_pod_target_milliseconds: adaptive.map(|adaptive| milliseconds(adaptive.target_ns)),
-        queue: concurrency.map(queue),
         service: format!("{}.{}", pod.name, route.service.name.name),
         port: route.port().port,
         per_million: 1_000_000,
         strict: route.service.is_strict,
         nodes: pod.at.is_usable.then(|| (pod.at.node.to_string(), 1)).into_iter().collect(),
-        ..Target::default()
+        ..limited(Target::default(), &route.service)
+    }
+}
+
+/// With the limit that a Service has for its pods.
+fn limited(target: Target, service: &Service) -> Target {
+    let Some(concurrency) = &service.concurrency else { return target };
+    Target {
+        per_pod: Some(concurrency.per_pod),
+        per_pod_min: concurrency.adaptive.map(|adaptive| adaptive.per_pod_min),
+        per_pod_target_milliseconds: concurrency.adaptive.map(|adaptive| milliseconds(adaptive.target_ns)),
+        queue: Some(queue(concurrency)),
+        ..target
     }
 }
 
@@ -122,16 +128,10 @@ fn with_own(
 ) -> Target {
     let is_other = own.name != route.service.name;
     let spoken = own.ports.iter().find(|port| port.port == target.port).map(|port| port.protocol);
-    let concurrency = own.concurrency.as_ref();
-    let adaptive = concurrency.and_then(|concurrency| concurrency.adaptive);
     let connect = milliseconds(own.times.connect_ns);
     let is_placed_otherwise = (connect, own.requeues) != (limits.connect_milliseconds, limits.requeues);
     Target {
         protocol: spoken.filter(|spoken| *spoken != route.port().protocol).map(|of| protocol(of).to_owned()),
-        per_pod: concurrency.map(|concurrency| concurrency.per_pod),
-        per_pod_min: adaptive.map(|adaptive| adaptive.per_pod_min),
-        per_pod_target_milliseconds: adaptive.map(|adaptive| milliseconds(adaptive.target_ns)),
-        queue: concurrency.map(queue),
         breaker: own.breaker.as_ref().map(breaker),
         balancing: balancing(own.algorithm).map(str::to_owned),
         affinity: own
@@ -142,7 +142,7 @@ fn with_own(
         placing: (is_other && is_placed_otherwise)
             .then(|| format!("{connect} ms to connect, requeued {} times at most", own.requeues)),
         strict: own.is_strict,
-        ..target
+        ..limited(target, own)
     }
 }
 
